@@ -1,0 +1,96 @@
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <numeric>
+
+#include "cerebellum/core/error.h"
+#include "cerebellum/core/file.h"
+#include "cerebellum/core/hash.h"
+#include "cerebellum/core/parallel.h"
+#include "cerebellum/core/quant_type.h"
+#include "cerebellum/core/size.h"
+#include "cerebellum/core/stats.h"
+
+namespace cerebellum {
+namespace {
+
+TEST(Size, reads_units_as_people_write_them) {
+    EXPECT_EQ(parse_size("12GB").bytes(0), 12'000'000'000u);
+    EXPECT_EQ(parse_size("11.5GiB").bytes(0), 12'348'030'976u);
+    EXPECT_EQ(parse_size("80 mb").bytes(0), 80'000'000u);
+    EXPECT_EQ(parse_size("3500000").bytes(0), 3'500'000u);
+    EXPECT_EQ(parse_size("4.25bpw").bytes(16), 8u);
+}
+
+TEST(Size, refuses_what_is_no_size) {
+    for (const char* text : {"", "twelve", "12XB", "-3GB", "0", "nan", "inf GB", "1e30GB", "GB", "4bpw!"})
+        EXPECT_THROW(parse_size(text), UsageError) << text;
+}
+
+TEST(Size, formats_with_three_digits) {
+    EXPECT_EQ(format_bytes(999), "999 B");
+    EXPECT_EQ(format_bytes(3'419'712), "3.42 MB");
+    EXPECT_EQ(format_bytes(79'999'999), "80.0 MB");
+    EXPECT_EQ(format_bytes(999'950), "1.00 MB");
+}
+
+TEST(QuantType, asks_ggml) {
+    EXPECT_EQ(parse_type("Q4_K"), GGML_TYPE_Q4_K);
+    EXPECT_EQ(parse_type("iq2_XXS"), GGML_TYPE_IQ2_XXS);
+    EXPECT_EQ(parse_type("q4_2"), std::nullopt);
+    EXPECT_EQ(parse_type(""), std::nullopt);
+    EXPECT_TRUE(type_fits_row(GGML_TYPE_Q4_0, 576));
+    EXPECT_FALSE(type_fits_row(GGML_TYPE_Q4_K, 576));
+    EXPECT_THROW(type_size_bytes(GGML_TYPE_Q4_K, 576, 2), Error);
+    EXPECT_EQ(type_size_bytes(GGML_TYPE_Q8_0, 64, 3), 3u * 2u * 34u);
+    EXPECT_TRUE(type_needs_imatrix(GGML_TYPE_IQ1_S));
+    EXPECT_EQ(default_types().size(), 19u);
+}
+
+TEST(Stats, clustered_mean_of_known_data) {
+    const std::vector<double> sums = {2.0, 4.0, 6.0}, counts = {2.0, 2.0, 2.0};
+    const auto estimate = clustered_mean(sums, counts);
+    EXPECT_DOUBLE_EQ(estimate.mean, 2.0);
+    EXPECT_NEAR(estimate.error, 1.0 / std::sqrt(3.0), 1e-12);  // sd of {1, 2, 3} over √3
+    EXPECT_TRUE(std::isnan(clustered_mean(std::vector{1.0}, std::vector{1.0}).error));
+}
+
+TEST(Stats, spearman_handles_ties_and_order) {
+    EXPECT_DOUBLE_EQ(spearman(std::vector{1.0, 2.0, 3.0}, std::vector{10.0, 20.0, 25.0}), 1.0);
+    EXPECT_DOUBLE_EQ(spearman(std::vector{1.0, 2.0, 3.0}, std::vector{3.0, 2.0, 1.0}), -1.0);
+    EXPECT_NEAR(spearman(std::vector{1.0, 1.0, 2.0}, std::vector{1.0, 2.0, 3.0}), std::sqrt(0.75), 1e-12);
+}
+
+TEST(Hash, matches_the_standard_s_example) {
+    EXPECT_EQ(sha256("abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+}
+
+TEST(Parallel, covers_every_index_once_and_passes_errors_on) {
+    std::vector<int> seen(1000);
+    parallel_chunks(1000, 7, 3, [&](std::int64_t begin, std::int64_t end) {
+        for (auto i = begin; i < end; ++i) ++seen[static_cast<std::size_t>(i)];
+    });
+    EXPECT_EQ(std::accumulate(seen.begin(), seen.end(), 0), 1000);
+    EXPECT_THROW(parallel_chunks(10, 1, 2, [](std::int64_t, std::int64_t) { throw Error("no"); }), Error);
+}
+
+TEST(File, shows_only_complete_content_under_the_final_name) {
+    const auto folder = std::filesystem::temp_directory_path() / "cerebellum-file-test";
+    std::filesystem::create_directories(folder);
+    const auto path = folder / "out.txt";
+    {
+        AtomicFile file(path);
+        file.write("half", 4);
+    }
+    EXPECT_FALSE(std::filesystem::exists(path));
+    EXPECT_TRUE(std::filesystem::is_empty(folder));
+    write_file_atomically(path, "whole");
+    EXPECT_EQ(read_file(path), "whole");
+    EXPECT_THROW(check_output_path(path, 1, false), Error);
+    EXPECT_NO_THROW(check_output_path(path, 1, true));
+    EXPECT_THROW(check_output_path(folder / "none" / "x", 1, false), Error);
+    std::filesystem::remove_all(folder);
+}
+
+}  // namespace
+}  // namespace cerebellum

@@ -1,0 +1,42 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <string_view>
+
+namespace cerebellum {
+
+/// The whole of a file. Throws Error naming the path and the reason.
+std::string read_file(const std::filesystem::path& path);
+
+/// Writes a file so that its final name only ever shows the old or the complete new content: temporary name in the same
+/// folder, fsync, rename. Throws Error naming the path; the temporary file is removed.
+class AtomicFile {
+  public:
+    /// Opens the temporary file; fails early where the folder is missing or not writable.
+    explicit AtomicFile(std::filesystem::path path);
+    ~AtomicFile();
+    AtomicFile(const AtomicFile&) = delete;
+    AtomicFile& operator=(const AtomicFile&) = delete;
+
+    void write(const void* data, std::uint64_t size);
+    void write_zeros(std::uint64_t size);
+    std::uint64_t position() const { return position_; }
+    /// Makes the content durable and gives it its final name.
+    void commit();
+
+  private:
+    std::filesystem::path path_;
+    std::filesystem::path temporary_;
+    int descriptor_ = -1;
+    std::uint64_t position_ = 0;
+};
+
+void write_file_atomically(const std::filesystem::path& path, std::string_view content);
+
+/// Throws Error unless a file may be created at `path`: its folder exists, is writable and has `size` bytes free, and
+/// nothing is there already (unless `overwrite`).
+void check_output_path(const std::filesystem::path& path, std::uint64_t size, bool overwrite);
+
+}  // namespace cerebellum

@@ -1,0 +1,1 @@
+# Installation and the CMake package, so that find_package(cerebellum) gives cerebellum::cerebellum.

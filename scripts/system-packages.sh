@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# Makes sure that what the build needs from the operating system is there.
+# Usage: system-packages.sh [build|test|lint]...   (default: build)
+# On Debian and Ubuntu missing packages are installed with apt-get when we are root or may use sudo; otherwise the
+# list of what is missing is printed and the exit code is 1.
+set -euo pipefail
+
+declare -A header_of=(
+  [libsqlite3-dev]=sqlite3.h [nlohmann-json3-dev]=nlohmann/json.hpp [libcli11-dev]=CLI/CLI.hpp
+  [libfmt-dev]=fmt/format.h [libspdlog-dev]=spdlog/spdlog.h [libgtest-dev]=gtest/gtest.h
+  [libssl-dev]=openssl/evp.h [libgmock-dev]=gmock/gmock.h [librapidcheck-dev]=rapidcheck.h
+)
+declare -A command_of=(
+  [build-essential]=g++ [cmake]=cmake [ninja-build]=ninja [git]=git [npm]=npm [python3]=python3
+  [python3-pip]=pip3 [clang-format]=clang-format [clang-tidy]=clang-tidy
+)
+build=(build-essential cmake ninja-build git npm libsqlite3-dev nlohmann-json3-dev libcli11-dev libfmt-dev libspdlog-dev libssl-dev)
+test=(libgtest-dev libgmock-dev librapidcheck-dev python3)
+lint=(clang-format clang-tidy python3)
+pip=(python3 python3-pip)
+
+wanted=()
+for set_name in "${@:-build}"; do
+  case "$set_name" in
+    build|test|lint|pip) declare -n packages="$set_name"; wanted+=("${packages[@]}"); unset -n packages ;;
+    *) echo "system-packages.sh: unknown set '$set_name' (build, test, lint, pip)" >&2; exit 2 ;;
+  esac
+done
+
+has_package() {
+  local package=$1
+  if [ -n "${command_of[$package]:-}" ]; then
+    command -v "${command_of[$package]}" >/dev/null 2>&1 && return 0
+    [ "$package" = python3-pip ] && python3 -m pip --version >/dev/null 2>&1 && return 0
+    return 1
+  fi
+  echo "#include <${header_of[$package]}>" | ${CXX:-c++} -std=c++20 -fsyntax-only -x c++ - >/dev/null 2>&1
+}
+
+missing=()
+for package in "${wanted[@]}"; do has_package "$package" || missing+=("$package"); done
+[ ${#missing[@]} -eq 0 ] && exit 0
+
+if command -v apt-get >/dev/null 2>&1; then
+  run=()
+  if [ "$(id -u)" -ne 0 ]; then
+    if command -v sudo >/dev/null 2>&1 && sudo -n true 2>/dev/null; then run=(sudo)
+    elif command -v sudo >/dev/null 2>&1 && [ -t 0 ]; then run=(sudo)
+    else
+      echo "Missing system packages, and no right to install them. Ask an administrator for:" >&2
+      echo "    apt-get install ${missing[*]}" >&2
+      exit 1
+    fi
+  fi
+  echo "Installing system packages: ${missing[*]}" >&2
+  "${run[@]}" apt-get update -qq >&2
+  "${run[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2
+else
+  echo "Missing system packages. Install what your system calls:" >&2
+  printf '    %s\n' "${missing[@]}" >&2
+  exit 1
+fi
