@@ -1,0 +1,298 @@
+#!/usr/bin/env python3
+"""Compares `cerebellum quantize` at given budgets with the best that llama-quantize can do in the same bytes.
+
+    bench/quality.py --source SRC.gguf --test-text wiki.test.raw.gz --bin "$(make -s llama-bin)" Q2_K_S Q4_K_M 4000000
+
+A budget is a number of bytes or the name of a preset, whose file's exact size is then the budget. For each budget:
+ours is built (one journal for all budgets: only the first run measures); then every preset of llama-quantize whose
+file is at most as large, made with the importance matrix of our run, is judged on the test text, and the best one is
+the comparator. Where no preset fits, it is the best of `--pure T --token-embedding-type E` over all (T, E) that fit.
+The comparator is picked by the very figures it is compared by, which is to its advantage.
+
+Everything made is kept in --work and reused: a second run with the same source, text and importance matrix is quick.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+from judge import Judge, JudgeError, add_judge_options, file_digest, run_tool, say, tool  # noqa: E402
+
+PRESETS = ("Q2_K_S Q2_K Q3_K_S Q3_K_M Q3_K_L Q4_0 Q4_1 Q4_K_S Q4_K_M Q5_0 Q5_1 Q5_K_S Q5_K_M Q6_K Q8_0 IQ1_S IQ1_M "
+           "IQ2_XXS IQ2_XS IQ2_S IQ2_M IQ3_XXS IQ3_XS IQ3_S IQ3_M IQ4_XS IQ4_NL").split()
+# What --pure makes of these presets is one type each, named beside it.
+PURE = {"IQ1_S": "iq1_s", "IQ1_M": "iq1_m", "IQ2_XXS": "iq2_xxs", "IQ2_XS": "iq2_xs", "IQ2_M": "iq2_s",
+        "IQ3_XXS": "iq3_xxs", "IQ3_S": "iq3_s", "IQ4_XS": "iq4_xs", "IQ4_NL": "iq4_nl", "Q2_K": "q2_K",
+        "Q3_K_S": "q3_K", "Q4_0": "q4_0", "Q4_1": "q4_1", "Q4_K_S": "q4_K", "Q5_0": "q5_0", "Q5_1": "q5_1",
+        "Q5_K_S": "q5_K", "Q6_K": "q6_K", "Q8_0": "q8_0"}
+# Weights and bytes of a block, to foretell sizes without building; every file that is built is checked against it.
+BLOCKS = {"f32": (1, 4), "f16": (1, 2), "bf16": (1, 2), "q4_0": (32, 18), "q4_1": (32, 20), "q5_0": (32, 22),
+          "q5_1": (32, 24), "q8_0": (32, 34), "q2_K": (256, 84), "q3_K": (256, 110), "q4_K": (256, 144),
+          "q5_K": (256, 176), "q6_K": (256, 210), "iq1_s": (256, 50), "iq1_m": (256, 56), "iq2_xxs": (256, 66),
+          "iq2_xs": (256, 74), "iq2_s": (256, 82), "iq3_xxs": (256, 98), "iq3_s": (256, 110), "iq4_xs": (256, 136),
+          "iq4_nl": (32, 18)}
+ALIGNMENT = 32
+TENSOR_LINE = re.compile(r"^\[ *\d+/ *\d+\] +(\S+) +- \[([0-9, ]+)\], type = +(\w+),.*?(?:\((\w+)\))?$", re.MULTILINE)
+
+
+@dataclasses.dataclass
+class Plan:
+    """What a llama-quantize command line would make, by its own --dry-run."""
+    name: str
+    arguments: list   # options before the input file
+    preset: str
+    types: tuple      # type per tensor, in the file's order
+    data_bytes: int   # tensor data with padding
+
+
+class Stock:
+    """llama-quantize on one source with one importance matrix; files are made once and kept in `folder`."""
+
+    def __init__(self, bin_dir, source, imatrix, folder, threads):
+        self.quantize = tool(bin_dir, "llama-quantize")
+        self.source = pathlib.Path(source).absolute()
+        self.folder = folder
+        self.threads = threads
+        folder.mkdir(parents=True, exist_ok=True)
+        # The matrix's path is written into the file: a short relative one keeps the size independent of our folders.
+        (folder / "imatrix.gguf").write_bytes(pathlib.Path(imatrix).read_bytes())
+        self.header_bytes = None
+        self.plans = {}
+
+    def plan(self, preset, extra=(), name=None):
+        name = name or preset
+        if name in self.plans:
+            return self.plans[name]
+        arguments = [*extra, "--imatrix", "imatrix.gguf"]
+        output = run_tool([self.quantize, "--dry-run", *arguments, self.source, preset], cwd=self.folder)
+        types, data_bytes = [], 0
+        for _, shape, before, after in TENSOR_LINE.findall(output):
+            dims = [int(part) for part in shape.split(",")]
+            block_weights, block_bytes = BLOCKS[after or before]
+            n_bytes = dims[0] // block_weights * block_bytes
+            for dim in dims[1:]:
+                n_bytes *= dim
+            data_bytes += -(-n_bytes // ALIGNMENT) * ALIGNMENT
+            types.append(after or before)
+        if not types:
+            raise JudgeError(f"llama-quantize --dry-run listed no tensors for {name}")
+        self.plans[name] = Plan(name, arguments, preset, tuple(types), data_bytes)
+        return self.plans[name]
+
+    def build(self, plan):
+        """The file of a plan."""
+        path = self.folder / f"{plan.name}.gguf"
+        if not path.is_file():
+            say(f"llama-quantize {plan.name}")
+            partial = path.with_suffix(".partial")
+            run_tool([self.quantize, *plan.arguments, self.source, partial.absolute(), plan.preset, self.threads],
+                     cwd=self.folder)
+            partial.replace(path)
+        header_bytes = path.stat().st_size - plan.data_bytes
+        if self.header_bytes is None:
+            self.header_bytes = header_bytes
+        elif self.header_bytes != header_bytes:
+            say(f"note: {path.name} has {header_bytes - self.header_bytes:+} bytes against what --dry-run foretold")
+        return path
+
+    def size_bytes(self, plan):
+        """Exact size without building: header as in any other file of this source, plus the data."""
+        if self.header_bytes is None:
+            self.build(self.plan("Q8_0"))
+        return self.header_bytes + plan.data_bytes
+
+    def pure_plans(self, budget, all_pairs):
+        """Distinct (T, E) that fit; unless all_pairs, for each T only the three largest E."""
+        plans, seen = [], set()
+        for preset, type_name in PURE.items():
+            fitting = []
+            for embedding in PURE.values():
+                name = f"pure-{type_name}-embedding-{embedding}"
+                try:
+                    plan = self.plan(preset, ["--pure", "--token-embedding-type", embedding], name)
+                except JudgeError:
+                    continue
+                if self.size_bytes(plan) <= budget and plan.types not in seen:
+                    seen.add(plan.types)
+                    fitting.append(plan)
+            fitting.sort(key=lambda plan: -plan.data_bytes)
+            plans += fitting if all_pairs else fitting[:3]
+        return plans
+
+
+class Scores:
+    """Judged figures, kept in a JSON file under what they depend on."""
+
+    def __init__(self, path, make_judge):
+        self.path = path
+        self.make_judge = make_judge
+        self.judge = None
+        self.rows = json.loads(path.read_text()) if path.is_file() else {}
+
+    def of(self, path):
+        key = file_digest(path)
+        if key not in self.rows:
+            if self.judge is None:
+                self.judge = self.make_judge().__enter__()
+            say(f"judging {path.name}")
+            self.rows[key] = self.judge.judge(path)
+            self.path.write_text(json.dumps(self.rows, indent=1))
+        return {**self.rows[key], "file": path.name}
+
+    def close(self):
+        if self.judge is not None:
+            self.judge.__exit__()
+
+
+def quantize_ours(options, work, size_bytes, imatrix_out):
+    out = work / f"ours-{size_bytes}.gguf"
+    command = [options.cerebellum, "quantize", options.source, "--size", str(size_bytes), "-o", str(out), "--journal",
+               str(work / "journal.db"), "--imatrix-out", str(imatrix_out), "--force"]
+    for text in options.text:
+        command += ["--text", text]
+    if options.imatrix:
+        command += ["--imatrix", options.imatrix]
+    if options.threads:
+        command += ["--threads", str(options.threads)]
+    command += options.option
+    say(" ".join(command))
+    done = subprocess.run(command, stdout=sys.stderr, check=False)
+    if done.returncode != 0:
+        raise JudgeError(f"cerebellum quantize failed with exit code {done.returncode} (its message is above)")
+    return out
+
+
+def best_of(scores, paths):
+    return min((scores.of(path) for path in paths), key=lambda row: row["kld_mean"])
+
+
+def find_comparator(stock, scores, screen, budget, options):
+    """The best stock file of at most `budget` bytes (None: none fits), and how many were candidates."""
+    fitting = [plan for plan in map(stock.plan, PRESETS) if stock.size_bytes(plan) <= budget]
+    paths = [path for path in (try_build(stock, plan) for plan in fitting) if path and path.stat().st_size <= budget]
+    if paths and not options.pure:
+        return best_of(scores, paths), len(paths)
+    plans = stock.pure_plans(budget, options.all_pairs)
+    say(f"{len(plans)} combinations of --pure and --token-embedding-type fit {budget:,} bytes")
+    screened = []
+    for plan in plans:
+        path = try_build(stock, plan)
+        if path and path.stat().st_size <= budget:
+            screened.append((screen.of(path)["kld_mean"], plan))
+            path.unlink()  # dozens of files; the finalists are made again
+    screened.sort(key=lambda entry: entry[0])
+    finalists = [stock.build(plan) for _, plan in screened[:4]]
+    return (best_of(scores, finalists), len(screened)) if finalists else (None, 0)
+
+
+def try_build(stock, plan):
+    try:
+        return stock.build(plan)
+    except JudgeError as error:
+        say(f"left out: {plan.name}: {error}")  # for example an IQ type without statistics for the embedding
+        return None
+
+
+def print_result(result):
+    comparator = result["comparator"]
+    print(f"\nbudget {result['budget']} = {result['budget_bytes']:,} bytes")
+    rows = [("ours", result["ours"])] if result["ours"] else []
+    rows += [("best stock", comparator)] if comparator else []
+    for label, row in rows:
+        print(f"  {label:<11} {row['file']:<42} {row['size_bytes']:>13,} bytes  KLD {row['kld_mean']:.6f} ± "
+              f"{row['kld_error']:.6f}  PPL {row['ppl']:.4f}  same top {row['same_top_percent']:.2f} %")
+    if result["ours"]:
+        used = 100.0 * result["ours"]["size_bytes"] / result["budget_bytes"]
+        over = "  OVER BUDGET" if result["ours"]["size_bytes"] > result["budget_bytes"] else ""
+        print(f"  budget used {used:.3f} %{over}")
+    if result["ours"] and comparator:
+        print(f"  KLD ours / best stock {result['ratio']:.4f}: {100.0 * (1.0 - result['ratio']):.1f} % lower "
+              f"(best of {result['candidates']})")
+    if not comparator:
+        print("  llama-quantize has nothing that fits")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--source", required=True, help="high-precision GGUF")
+    add_judge_options(parser)
+    parser.add_argument("--test-text", required=True, help="text to judge on; .gz and .bz2 are unpacked")
+    parser.add_argument("--text", action="append", default=[], help="what ours may learn from; passed on (repeatable)")
+    parser.add_argument("--cerebellum", default="build/cerebellum", help="default build/cerebellum")
+    parser.add_argument("--imatrix", help="use this importance matrix, in ours too, instead of the one ours makes")
+    parser.add_argument("--option", action="append", default=[], help="passed on to cerebellum quantize, as --option=--seed=1")
+    parser.add_argument("--work", help="where files are kept (default build/quality/<source>)")
+    parser.add_argument("--stock-only", action="store_true", help="only find the comparators (needs --imatrix)")
+    parser.add_argument("--pure", action="store_true", help="compare with --pure combinations though presets fit")
+    parser.add_argument("--all-pairs", action="store_true", help="judge every (T, E) that fits, not three E for each T")
+    parser.add_argument("--screen-chunks", type=int, default=4, help="windows to pick the four best combinations on")
+    parser.add_argument("--json", metavar="FILE", help="write the results as JSON here")
+    parser.add_argument("budgets", nargs="+", metavar="BUDGET", help="bytes, or a preset's name")
+    options = parser.parse_args()
+    for budget in options.budgets:
+        if not budget.isdigit() and budget not in PRESETS:
+            parser.error(f"{budget} is neither a number of bytes nor a preset ({' '.join(PRESETS)})")
+    if options.stock_only and not options.imatrix:
+        parser.error("--stock-only needs --imatrix")
+    for path in [options.source, options.test_text, *([options.imatrix] if options.imatrix else [])]:
+        if not pathlib.Path(path).is_file():
+            raise JudgeError(f"{path} is not there")
+    if not options.stock_only and not os.access(options.cerebellum, os.X_OK):
+        raise JudgeError(f"{options.cerebellum} is not there; run 'make build' first")
+
+    digest = file_digest(options.source)[:12]
+    work = pathlib.Path(options.work or f"build/quality/{pathlib.Path(options.source).stem}").absolute()
+    work.mkdir(parents=True, exist_ok=True)
+    imatrix = pathlib.Path(options.imatrix) if options.imatrix else work / "imatrix.gguf"
+    if not options.imatrix and not options.stock_only:
+        # The first run of ours makes the importance matrix that the stock files are made with, and their sizes may be
+        # the budgets. Half the source is a budget that always fits.
+        numbers = [int(budget) for budget in options.budgets if budget.isdigit()]
+        first = numbers[0] if numbers else pathlib.Path(options.source).stat().st_size // 2
+        quantize_ours(options, work, first, imatrix)
+    stock = Stock(options.bin, options.source, imatrix, work / f"stock-{digest}-{file_digest(imatrix)[:12]}",
+                  options.threads or os.cpu_count() or 1)
+
+    text_key = f"{digest}-{file_digest(options.test_text)[:12]}-{options.ctx}-{options.flash_attn}"
+
+    def make_scores(chunks):
+        base = None if chunks != options.chunks else options.base
+        return Scores(work / f"scores-{text_key}-{chunks}.json",
+                      lambda: Judge(options.source, options.test_text, options.bin, options.ctx, chunks,
+                                    options.threads, base, options.flash_attn))
+
+    scores, screen = make_scores(options.chunks), make_scores(options.screen_chunks)
+    results = []
+    try:
+        for budget in options.budgets:
+            size = int(budget) if budget.isdigit() else stock.build(stock.plan(budget)).stat().st_size
+            ours = None
+            if not options.stock_only:
+                ours = scores.of(quantize_ours(options, work, size, work / "imatrix-again.gguf"))
+            comparator, candidates = find_comparator(stock, scores, screen, size, options)
+            ratio = ours["kld_mean"] / comparator["kld_mean"] if ours and comparator else None
+            results.append({"budget": budget, "budget_bytes": size, "ours": ours, "comparator": comparator,
+                            "candidates": candidates, "ratio": ratio})
+            print_result(results[-1])
+            sys.stdout.flush()
+            if options.json:
+                pathlib.Path(options.json).write_text(json.dumps(results, indent=1) + "\n")
+    finally:
+        scores.close()
+        screen.close()
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (JudgeError, OSError) as error:
+        say(f"quality.py: {error}")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)

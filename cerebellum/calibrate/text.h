@@ -1,0 +1,53 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "cerebellum/core/progress.h"
+#include "cerebellum/llama/model.h"
+
+namespace cerebellum {
+
+using TokenWindows = std::vector<std::vector<Token>>;
+
+/// Three disjoint sets of windows. Calibration: importance matrix and measuring. Selection: every choice between
+/// candidates. Test: every figure that is quoted; nothing is chosen on it.
+struct TextParts {
+    TokenWindows calibration;
+    TokenWindows selection;
+    TokenWindows test;
+    std::string description;  // what a user would want to read: file names, or "self-sampled, seed 1"
+
+    /// SHA-256 over all windows of all parts.
+    std::string fingerprint() const;
+};
+
+/// How many windows each part wants.
+struct TextDemand {
+    int calibration = 0;
+    int selection = 0;
+    int test = 0;
+    int total() const { return calibration + selection + test; }
+};
+
+/// Cuts texts into windows of `n_tokens`, each beginning with BOS where the model wants one (as llama-perplexity does),
+/// and deals evenly spread windows to the three parts. Where the texts are shorter than the demand, all parts shrink in
+/// proportion. Throws Error naming the file where one is missing or empty, or all are too short for three windows.
+TextParts windows_from_files(const Model& model, const std::vector<std::filesystem::path>& files, int n_tokens,
+                             TextDemand demand);
+
+/// The same from text sampled from the model itself.
+TextParts windows_from_model(const Model& model, int n_tokens, TextDemand demand, std::uint64_t seed, int threads,
+                             Progress& progress);
+
+/// Deals windows to parts; exposed for its properties to be tested. Every window goes to at most one part, and each part
+/// is spread over the whole list.
+TextParts deal_windows(TokenWindows windows, TextDemand demand);
+
+/// Windows as bytes and back, for keeping them in a journal. Throws Error where the bytes are no such thing.
+std::string serialize(const TextParts& parts);
+TextParts deserialize_text_parts(std::string_view bytes);
+
+}  // namespace cerebellum

@@ -1,0 +1,91 @@
+#pragma once
+
+#include <ggml.h>
+#include <gguf.h>
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <nlohmann/json_fwd.hpp>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace cerebellum {
+
+/// One tensor as the file describes it. A tensor is n_rows() rows of row_length() weights; tensors of experts stack
+/// shape[2] matrices of shape[1] rows each.
+struct TensorInfo {
+    std::string name;
+    ggml_type type = GGML_TYPE_F32;
+    std::array<std::int64_t, 4> shape = {1, 1, 1, 1};  ///< ggml's order: shape[0] runs fastest
+    int n_dims = 1;                                    ///< as ggml counts: trailing dimensions of one are dropped
+    std::uint64_t file_offset = 0;                     ///< of the first byte of data, from the beginning of the file
+    std::uint64_t size_bytes = 0;                      ///< of the data, without padding
+
+    std::int64_t row_length() const { return shape[0]; }
+    std::int64_t n_rows() const { return shape[1] * shape[2] * shape[3]; }
+    std::int64_t n_weights() const { return row_length() * n_rows(); }
+};
+
+/// A GGUF file, mapped read-only and checked: every tensor's data lies inside the file, sizes do not overflow.
+///
+/// Move-only; const methods may be called from several threads. Spans and pointers live as long as the object (moving
+/// keeps them valid). A file that somebody else shortens while it is mapped ends the program (SIGBUS), as with any
+/// mapping.
+class GgufFile {
+  public:
+    /// Throws Error, one line naming the path, where the file is missing, a directory or otherwise not a regular file,
+    /// unreadable, empty, no GGUF, big-endian, of an unsupported version, cut short or damaged in its header, cut short
+    /// in its data, one part of a split model, or without tensors.
+    static GgufFile open(const std::filesystem::path& path);
+
+    GgufFile(GgufFile&&) noexcept;
+    GgufFile& operator=(GgufFile&&) noexcept;
+    ~GgufFile();
+
+    const std::filesystem::path& path() const;
+    std::uint64_t file_size() const;
+    /// Bytes before the first tensor's data: header, metadata and tensor descriptions with their padding.
+    std::uint64_t data_offset() const;
+    /// ggml's view of the metadata; owned by this object.
+    const gguf_context* context() const;
+
+    /// In the order of the file.
+    const std::vector<TensorInfo>& tensors() const;
+    /// nullptr where there is no such tensor.
+    const TensorInfo* find(std::string_view name) const;
+    /// The tensor's bytes; `tensor` must be one of tensors().
+    std::span<const std::byte> data(const TensorInfo& tensor) const;
+    /// Weights of all tensors together.
+    std::uint64_t n_weights() const;
+
+    /// general.architecture; empty where absent (an importance matrix has none).
+    std::string architecture() const;
+    /// Alignment of the tensor data, in bytes.
+    std::uint64_t alignment() const;
+    /// A string of the metadata; empty where the key is absent or holds no string.
+    std::optional<std::string> string_value(std::string_view key) const;
+    /// An integer (any width) or boolean of the metadata; empty where absent, negative, or of another type.
+    std::optional<std::uint64_t> uint_value(std::string_view key) const;
+    /// An array of strings of the metadata; empty where the key is absent or holds something else.
+    std::vector<std::string> string_array(std::string_view key) const;
+    /// All metadata as one object; arrays longer than 8 become {"count": n, "first": [8 items]}. Bytes that are no
+    /// UTF-8 are replaced.
+    nlohmann::json metadata_json() const;
+
+    /// SHA-256 (hexadecimal) over the bytes [0, data_offset) and each tensor's first and last 64 KiB: fast for any
+    /// size, and different for every other model that could be mistaken for this one. Computed once.
+    std::string fingerprint() const;
+
+  private:
+    struct State;
+    explicit GgufFile(std::unique_ptr<State> state);
+    std::unique_ptr<State> state_;
+};
+
+}  // namespace cerebellum

@@ -1,0 +1,142 @@
+#include "cerebellum/gguf/imatrix_file.h"
+
+#include <fmt/format.h>
+
+#include <array>
+#include <cmath>
+#include <cstring>
+#include <fstream>
+#include <string_view>
+
+#include "cerebellum/core/error.h"
+#include "cerebellum/core/file.h"
+#include "cerebellum/gguf/gguf_write.h"
+
+namespace cerebellum {
+
+namespace {
+
+constexpr std::string_view sums_suffix = ".in_sum2";
+constexpr std::string_view counts_suffix = ".counts";
+
+/// The older format begins with its number of entries instead of a magic.
+void refuse_legacy_format(const std::filesystem::path& path) {
+    std::error_code code;
+    if (!std::filesystem::is_regular_file(path, code)) return;  // GgufFile::open finds the words for it
+    std::array<char, 4> magic{};
+    std::ifstream stream(path, std::ios::binary);
+    if (!stream.read(magic.data(), magic.size())) return;
+    if (std::memcmp(magic.data(), GGUF_MAGIC, magic.size()) != 0)
+        throw Error(
+            fmt::format("cannot use {} as an importance matrix: it is no GGUF file; if it is the older .dat format, "
+                        "convert it with llama-imatrix --in-file {} -o imatrix.gguf",
+                        path.string(), path.string()));
+}
+
+std::vector<float> read_floats(const GgufFile& file, const TensorInfo& tensor) {
+    if (tensor.type != GGML_TYPE_F32)
+        throw Error(
+            fmt::format("cannot use {} as an importance matrix: {} is not F32", file.path().string(), tensor.name));
+    std::vector<float> values(static_cast<std::size_t>(tensor.n_weights()));
+    const auto bytes = file.data(tensor);
+    std::memcpy(values.data(), bytes.data(), bytes.size());
+    for (const float value : values)
+        if (!std::isfinite(value) || value < 0.0f)
+            throw Error(fmt::format("cannot use {} as an importance matrix: {} holds the value {}; compute it again",
+                                    file.path().string(), tensor.name, value));
+    return values;
+}
+
+}  // namespace
+
+Imatrix read_imatrix(const std::filesystem::path& path) {
+    refuse_legacy_format(path);
+    const GgufFile file = GgufFile::open(path);
+    const auto refuse = [&](std::string_view reason) {
+        throw Error(fmt::format("cannot use {} as an importance matrix: {}", path.string(), reason));
+    };
+    const auto chunk_count = file.uint_value("imatrix.chunk_count");
+    const auto chunk_size = file.uint_value("imatrix.chunk_size");
+    const bool has_datasets = gguf_find_key(file.context(), "imatrix.datasets") >= 0;
+    if (!chunk_count || !chunk_size || !has_datasets)
+        refuse("it lacks the keys imatrix.datasets, imatrix.chunk_count and imatrix.chunk_size; it may be a model");
+    Imatrix imatrix;
+    imatrix.datasets = file.string_array("imatrix.datasets");
+    imatrix.chunk_count = static_cast<std::uint32_t>(*chunk_count);
+    imatrix.chunk_size = static_cast<std::uint32_t>(*chunk_size);
+    for (const auto& tensor : file.tensors()) {
+        const std::string_view name = tensor.name;
+        if (name.ends_with(sums_suffix))
+            imatrix.entries[std::string(name.substr(0, name.size() - sums_suffix.size()))].in_sum2 =
+                read_floats(file, tensor);
+        else if (name.ends_with(counts_suffix))
+            imatrix.entries[std::string(name.substr(0, name.size() - counts_suffix.size()))].counts =
+                read_floats(file, tensor);
+    }
+    if (imatrix.entries.empty()) refuse("it holds no sums of activations");
+    for (auto& [name, entry] : imatrix.entries) {
+        if (entry.in_sum2.empty() || entry.counts.empty() || entry.in_sum2.size() % entry.counts.size() != 0)
+            refuse(fmt::format("sums and counts of {} do not match ({} and {} values)", name, entry.in_sum2.size(),
+                               entry.counts.size()));
+        entry.n_cols = static_cast<std::int64_t>(entry.in_sum2.size() / entry.counts.size());
+    }
+    return imatrix;
+}
+
+void write_imatrix(const std::filesystem::path& path, const Imatrix& imatrix) {
+    GgufContext context(gguf_init_empty());
+    std::vector<const char*> datasets;
+    for (const auto& dataset : imatrix.datasets) datasets.push_back(dataset.c_str());
+    gguf_set_val_str(context.get(), "general.type", "imatrix");
+    gguf_set_arr_str(context.get(), "imatrix.datasets", datasets.data(), datasets.size());
+    gguf_set_val_u32(context.get(), "imatrix.chunk_count", imatrix.chunk_count);
+    gguf_set_val_u32(context.get(), "imatrix.chunk_size", imatrix.chunk_size);
+    for (const auto& [name, entry] : imatrix.entries) {
+        const auto n_mat = static_cast<std::int64_t>(entry.counts.size());
+        if (n_mat == 0 || entry.n_cols <= 0 || entry.in_sum2.size() != static_cast<std::size_t>(entry.n_cols * n_mat))
+            throw Error(
+                fmt::format("cannot write {}: importance matrix entry {} has {} sums for {} columns and {} counts",
+                            path.string(), name, entry.in_sum2.size(), entry.n_cols, n_mat));
+        add_tensor(context.get(), name + std::string(sums_suffix), GGML_TYPE_F32, {entry.n_cols, n_mat, 1, 1});
+        add_tensor(context.get(), name + std::string(counts_suffix), GGML_TYPE_F32, {1, n_mat, 1, 1});
+    }
+    AtomicFile file(path);
+    const auto metadata = metadata_bytes(context.get());
+    file.write(metadata.data(), metadata.size());
+    const auto write_padded = [&](const std::vector<float>& values) {
+        const std::uint64_t size = values.size() * sizeof(float);
+        file.write(values.data(), size);
+        file.write_zeros(padded_bytes(size) - size);
+    };
+    for (const auto& [name, entry] : imatrix.entries) {
+        write_padded(entry.in_sum2);
+        write_padded(entry.counts);
+    }
+    file.commit();
+}
+
+std::vector<float> quantization_weights(const ImatrixEntry& entry) {
+    std::vector<float> weights(entry.in_sum2.size());
+    const auto n_cols = static_cast<std::size_t>(entry.n_cols);
+    for (std::size_t matrix = 0; matrix < entry.counts.size(); ++matrix) {
+        const auto count = static_cast<float>(std::lround(entry.counts[matrix]));
+        for (std::size_t i = matrix * n_cols; i < (matrix + 1) * n_cols; ++i)
+            weights[i] = count > 0.0f ? entry.in_sum2[i] / count : 1.0f;
+    }
+    return weights;
+}
+
+std::vector<float> quantization_weights(const Imatrix* imatrix, const TensorInfo& tensor) {
+    if (imatrix == nullptr) return {};
+    const auto found = imatrix->entries.find(tensor.name);
+    if (found == imatrix->entries.end()) return {};
+    if (found->second.in_sum2.size() == static_cast<std::size_t>(tensor.row_length() * tensor.shape[2]))
+        return quantization_weights(found->second);
+    if (tensor.name == "token_embd.weight" || tensor.name == "per_layer_token_embd.weight") return {};
+    throw Error(
+        fmt::format("the importance matrix does not belong to this model: {} has {} columns in it and {} in the "
+                    "model; compute it from the model itself",
+                    tensor.name, found->second.in_sum2.size(), tensor.row_length() * tensor.shape[2]));
+}
+
+}  // namespace cerebellum

@@ -1,0 +1,46 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "cerebellum/gguf/gguf_file.h"
+
+namespace cerebellum {
+
+/// What llama-imatrix stores for one tensor: sums of squared activations, not means (tools/imatrix/imatrix.cpp,
+/// save_imatrix). Tensors of experts have one count per expert; every other tensor, stacked ones included, has a single
+/// count, so that a stacked dense tensor appears as one matrix of row_length x shape[2] columns.
+struct ImatrixEntry {
+    std::vector<float> in_sum2;  ///< counts.size() x n_cols, expert by expert: Σ x² over the tokens seen
+    std::vector<float> counts;   ///< tokens that went into each matrix's sums (whole numbers, as floats)
+    std::int64_t n_cols = 0;     ///< in_sum2.size() / counts.size()
+};
+
+/// An importance matrix. Entries carry the full name of the weight they belong to ("blk.0.attn_q.weight").
+struct Imatrix {
+    std::map<std::string, ImatrixEntry> entries;
+    std::vector<std::string> datasets;  ///< names of the texts
+    std::uint32_t chunk_count = 0;
+    std::uint32_t chunk_size = 0;  ///< tokens per chunk
+};
+
+/// Reads llama.cpp's GGUF format. Throws Error naming the path where the file is no such thing (the older .dat format
+/// included, with what to do about it), sums and counts do not match, or values are not finite.
+Imatrix read_imatrix(const std::filesystem::path& path);
+
+/// Writes the format that llama-imatrix v0.5.0 writes, byte for byte, and llama-quantize reads; the final name only
+/// ever shows a complete file. Throws Error naming the path or the entry.
+void write_imatrix(const std::filesystem::path& path, const Imatrix& imatrix);
+
+/// The values that llama-quantize hands to the quantizer (tools/quantize/quantize.cpp, load_imatrix), same shape as
+/// in_sum2: in_sum2 / count, and 1 for every column of a matrix that no token reached.
+std::vector<float> quantization_weights(const ImatrixEntry& entry);
+
+/// The weights for one tensor, row_length x shape[2] values; empty where `imatrix` is null or does not know it. Throws
+/// Error where the entry is of another size, as llama-quantize does, which lets only token embeddings pass.
+std::vector<float> quantization_weights(const Imatrix* imatrix, const TensorInfo& tensor);
+
+}  // namespace cerebellum

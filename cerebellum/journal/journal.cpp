@@ -1,0 +1,450 @@
+#include "cerebellum/journal/journal.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sqlite3.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <bit>
+#include <cassert>
+#include <cerrno>
+#include <cstdint>
+#include <cstring>
+#include <span>
+#include <system_error>
+#include <utility>
+
+#include "cerebellum/core/error.h"
+
+namespace cerebellum {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr int application_id = 0x43424c4d;  // "CBLM": marks an SQLite file as a journal
+constexpr int schema_version = 1;
+
+constexpr const char* schema = R"sql(
+CREATE TABLE identity (field TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE measurement (
+    tensor TEXT NOT NULL, type TEXT NOT NULL, tier TEXT NOT NULL CHECK (tier IN ('fast', 'full')),
+    counts BLOB NOT NULL, kld BLOB NOT NULL, delta_nll BLOB NOT NULL, top1_agree BLOB NOT NULL,
+    local_energy BLOB NOT NULL, local_counts BLOB NOT NULL, wall_s REAL NOT NULL,
+    PRIMARY KEY (tensor, type, tier));
+CREATE TABLE artifact (name TEXT PRIMARY KEY, bytes BLOB NOT NULL);
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+)sql";
+
+struct CloseDatabase {
+    void operator()(sqlite3* database) const { sqlite3_close_v2(database); }
+};
+struct FinalizeStatement {
+    void operator()(sqlite3_stmt* statement) const { sqlite3_finalize(statement); }
+};
+using Database = std::unique_ptr<sqlite3, CloseDatabase>;
+using Statement = std::unique_ptr<sqlite3_stmt, FinalizeStatement>;
+
+/// An SQLite failure as a person's problem.
+[[noreturn]] void fail(const fs::path& path, int code, std::string_view detail) {
+    std::string advice;
+    switch (code & 0xff) {
+        case SQLITE_NOTADB:
+            advice = "it is not a Cerebellum journal; pass another --journal or remove it";
+            break;
+        case SQLITE_CORRUPT:
+            advice = "the file is damaged; restore a copy, or remove it to measure again";
+            break;
+        case SQLITE_FULL:
+            advice = "no space is left; free some and run again, what was recorded is kept";
+            break;
+        case SQLITE_BUSY:
+        case SQLITE_LOCKED:
+            advice = "another program holds it locked; close that one first";
+            break;
+        case SQLITE_READONLY:
+        case SQLITE_PERM:
+        case SQLITE_CANTOPEN:
+            advice =
+                "check that the file and its folder exist and are readable and writable, or pass another --journal";
+            break;
+        case SQLITE_TOOBIG:
+            advice = "one entry may take 1 GB at most";
+            break;
+        default:
+            advice = "check the disk and the file, or pass another --journal";
+            break;
+    }
+    throw Error(fmt::format("journal {}: {} ({})", path.string(), advice, detail));
+}
+
+/// One use of a prepared statement; resets it in the end, so that no read transaction stays open.
+class Query {
+  public:
+    Query(const fs::path& path, sqlite3* database, sqlite3_stmt* statement)
+        : path_(path), database_(database), statement_(statement) {}
+    ~Query() {
+        sqlite3_reset(statement_);
+        sqlite3_clear_bindings(statement_);
+    }
+    Query(const Query&) = delete;
+    Query& operator=(const Query&) = delete;
+
+    Query& text(std::string_view value) {
+        return check(sqlite3_bind_text64(statement_, ++bound_, value.data() ? value.data() : "", value.size(),
+                                         SQLITE_TRANSIENT, SQLITE_UTF8));
+    }
+    /// The bytes must outlive the query.
+    Query& blob(std::string_view value) {
+        return check(
+            sqlite3_bind_blob64(statement_, ++bound_, value.data() ? value.data() : "", value.size(), SQLITE_STATIC));
+    }
+    Query& real(double value) { return check(sqlite3_bind_double(statement_, ++bound_, value)); }
+
+    /// True where there is a (further) row.
+    bool step() {
+        const int code = sqlite3_step(statement_);
+        if (code == SQLITE_ROW) return true;
+        if (code == SQLITE_DONE) return false;
+        fail(path_, code, sqlite3_errmsg(database_));
+    }
+    std::string bytes(int column) const {
+        const void* data = sqlite3_column_blob(statement_, column);
+        const auto size = static_cast<std::size_t>(sqlite3_column_bytes(statement_, column));
+        return data ? std::string(static_cast<const char*>(data), size) : std::string();
+    }
+    int integer(int column) const { return sqlite3_column_int(statement_, column); }
+    double number(int column) const { return sqlite3_column_double(statement_, column); }
+
+  private:
+    Query& check(int code) {
+        if (code != SQLITE_OK) fail(path_, code, sqlite3_errstr(code));
+        return *this;
+    }
+
+    const fs::path& path_;
+    sqlite3* database_;
+    sqlite3_stmt* statement_;
+    int bound_ = 0;
+};
+
+/// Little-endian IEEE doubles, whatever machine this is.
+std::string to_blob(std::span<const double> values) {
+    std::string bytes;
+    bytes.reserve(values.size() * 8);
+    for (const double value : values) {
+        const auto bits = std::bit_cast<std::uint64_t>(value);
+        for (int i = 0; i < 8; ++i) bytes.push_back(static_cast<char>((bits >> (8 * i)) & 0xff));
+    }
+    return bytes;
+}
+
+std::vector<double> from_blob(const fs::path& path, const std::string& bytes) {
+    if (bytes.size() % 8 != 0) fail(path, SQLITE_CORRUPT, "a measurement has a broken list of numbers");
+    std::vector<double> values(bytes.size() / 8);
+    for (std::size_t i = 0; i < values.size(); ++i) {
+        std::uint64_t bits = 0;
+        for (std::size_t b = 8; b-- > 0;) bits = bits << 8 | static_cast<unsigned char>(bytes[8 * i + b]);
+        values[i] = std::bit_cast<double>(bits);
+    }
+    return values;
+}
+
+/// The right to write, as a lock on a file beside the journal. It is not a lock on the journal itself: readers may look
+/// in while a sweep is running, and closing any other descriptor of a database drops the locks SQLite holds on it.
+class WriterLock {
+  public:
+    explicit WriterLock(const fs::path& journal) : path_(journal) {
+        path_ += ".lock";
+        // Whoever lets go removes the file, so what was locked may no longer be what the name stands for: look again.
+        while (true) {
+            descriptor_ = ::open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+            if (descriptor_ < 0)
+                throw Error(
+                    fmt::format("journal {}: cannot create {}: {}; choose another folder or mend its permissions",
+                                journal.string(), path_.string(), std::strerror(errno)));
+            if (::flock(descriptor_, LOCK_EX | LOCK_NB) != 0) {
+                const int reason = errno;
+                const std::string owner = read_owner();
+                ::close(descriptor_);
+                if (reason != EWOULDBLOCK)
+                    throw Error(fmt::format("journal {}: cannot lock {}: {}; choose a folder on another file system",
+                                            journal.string(), path_.string(), std::strerror(reason)));
+                throw Error(fmt::format("journal {}: {} is writing to it; wait for it to end or pass another --journal",
+                                        journal.string(), owner.empty() ? "another process" : "process " + owner));
+            }
+            struct stat mine {
+            }, named{};
+            if (::fstat(descriptor_, &mine) == 0 && ::stat(path_.c_str(), &named) == 0 && mine.st_ino == named.st_ino &&
+                mine.st_dev == named.st_dev)
+                break;
+            ::close(descriptor_);
+        }
+        // Only a courtesy for the message above, so failing to write it is no failure.
+        const std::string owner = fmt::format("{}\n", ::getpid());
+        if (::ftruncate(descriptor_, 0) != 0 || ::pwrite(descriptor_, owner.data(), owner.size(), 0) < 0) errno = 0;
+    }
+    ~WriterLock() {
+        ::unlink(path_.c_str());
+        ::close(descriptor_);
+    }
+    WriterLock(const WriterLock&) = delete;
+    WriterLock& operator=(const WriterLock&) = delete;
+
+  private:
+    std::string read_owner() const {
+        char text[24];
+        const auto size = ::pread(descriptor_, text, sizeof text, 0);
+        std::string owner;
+        for (long i = 0; i < size && text[i] >= '0' && text[i] <= '9'; ++i) owner.push_back(text[i]);
+        return owner;
+    }
+
+    fs::path path_;
+    int descriptor_ = -1;
+};
+
+}  // namespace
+
+std::string_view tier_name(Tier tier) {
+    return tier == Tier::fast ? "fast" : "full";
+}
+
+struct Journal::State {
+    fs::path path;
+    bool writable = false;
+    JournalIdentity identity;
+    // Members go in reverse order: statements before their database, the lock last.
+    std::unique_ptr<WriterLock> lock;
+    Database database;
+    Statement record, has, all, put_artifact, get_artifact, put_meta, get_meta;
+
+    Statement prepare(std::string_view sql) const {
+        sqlite3_stmt* statement = nullptr;
+        const int code = sqlite3_prepare_v3(database.get(), sql.data(), static_cast<int>(sql.size()),
+                                            SQLITE_PREPARE_PERSISTENT, &statement, nullptr);
+        if (code != SQLITE_OK) fail(path, code, sqlite3_errmsg(database.get()));
+        return Statement(statement);
+    }
+    Query query(const Statement& statement) const { return {path, database.get(), statement.get()}; }
+    void execute(const char* sql) const {
+        const int code = sqlite3_exec(database.get(), sql, nullptr, nullptr, nullptr);
+        if (code != SQLITE_OK) fail(path, code, sqlite3_errmsg(database.get()));
+    }
+    int integer(const char* sql) const {
+        const Statement statement = prepare(sql);
+        Query row = query(statement);
+        return row.step() ? row.integer(0) : 0;
+    }
+    std::string text(const char* sql) const {
+        const Statement statement = prepare(sql);
+        Query row = query(statement);
+        return row.step() ? row.bytes(0) : std::string();
+    }
+    std::optional<std::string> look_up(const Statement& statement, std::string_view key) const {
+        Query row = query(statement);
+        if (!row.text(key).step()) return std::nullopt;
+        return row.bytes(0);
+    }
+    void expect_writable() const {
+        if (!writable)
+            throw Error(fmt::format(
+                "journal {}: it was opened for reading only; open it for a measurement to write to it", path.string()));
+    }
+
+    void open_database(const std::string& name, int flags) {
+        sqlite3* handle = nullptr;
+        const int code = sqlite3_open_v2(name.c_str(), &handle, flags | SQLITE_OPEN_NOMUTEX, nullptr);
+        database.reset(handle);
+        if (code != SQLITE_OK) fail(path, code, handle ? sqlite3_errmsg(handle) : "out of memory");
+        sqlite3_extended_result_codes(handle, 1);
+        // Readers and the writer meet only for moments (a checkpoint, the recovery after a crash).
+        sqlite3_busy_timeout(handle, 5000);
+    }
+
+    /// False for a file that is still empty.
+    bool is_journal() const {
+        const int id = integer("PRAGMA application_id");
+        if (id == 0 && integer("SELECT count(*) FROM sqlite_master") == 0) return false;
+        if (id != application_id) fail(path, SQLITE_NOTADB, "an SQLite database of another program");
+        if (const int version = integer("PRAGMA user_version"); version > schema_version)
+            throw Error(
+                fmt::format("journal {}: it has format {}, this Cerebellum knows {}; update Cerebellum or pass another "
+                            "--journal",
+                            path.string(), version, schema_version));
+        return true;
+    }
+
+    void create(const JournalIdentity& wanted) {
+        // One transaction: a journal exists with its identity or not at all.
+        execute("BEGIN IMMEDIATE");
+        execute(schema);
+        execute(fmt::format("PRAGMA application_id = {}; PRAGMA user_version = {}", application_id, schema_version)
+                    .c_str());
+        const Statement insert = prepare("INSERT INTO identity (field, value) VALUES (?, ?)");
+        for (const auto& [field, value] : wanted.fields) query(insert).text(field).text(value).step();
+        execute("COMMIT");
+    }
+
+    /// Checks what holds the measurements and prepares everything.
+    void load() {
+        if (const std::string verdict = text("PRAGMA quick_check('measurement')"); verdict != "ok")
+            fail(path, SQLITE_CORRUPT, verdict);
+        const Statement fields = prepare("SELECT field, value FROM identity");
+        for (Query row = query(fields); row.step();) identity.fields.emplace(row.bytes(0), row.bytes(1));
+        has = prepare("SELECT 1 FROM measurement WHERE tensor = ? AND type = ? AND tier = ?");
+        all = prepare(
+            "SELECT tensor, type, tier, counts, kld, delta_nll, top1_agree, local_energy, local_counts, wall_s "
+            "FROM measurement ORDER BY tensor, type, tier");
+        get_artifact = prepare("SELECT bytes FROM artifact WHERE name = ?");
+        get_meta = prepare("SELECT value FROM meta WHERE key = ?");
+        if (!writable) return;
+        record = prepare(
+            "INSERT OR REPLACE INTO measurement (tensor, type, tier, counts, kld, delta_nll, top1_agree, local_energy, "
+            "local_counts, wall_s) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)");
+        put_artifact = prepare("INSERT OR REPLACE INTO artifact (name, bytes) VALUES (?, ?)");
+        put_meta = prepare("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)");
+    }
+
+    void expect_identity(const JournalIdentity& wanted) const {
+        const auto compare = [&](const std::string& field) {
+            const auto value = [&](const JournalIdentity& of) {
+                const auto found = of.fields.find(field);
+                return found == of.fields.end() ? std::string("nothing") : fmt::format("\"{}\"", found->second);
+            };
+            const std::string theirs = value(identity), ours = value(wanted);
+            if (theirs != ours)
+                throw Error(
+                    fmt::format("journal {}: it was measured with {} = {}, this run has {}; pass another --journal or "
+                                "remove it to measure again",
+                                path.string(), field, theirs, ours));
+        };
+        for (const auto& [field, value] : wanted.fields) compare(field);
+        for (const auto& [field, value] : identity.fields) compare(field);
+    }
+};
+
+Journal::Journal(std::unique_ptr<State> state) : state_(std::move(state)) {}
+Journal::Journal(Journal&&) noexcept = default;
+Journal& Journal::operator=(Journal&&) noexcept = default;
+Journal::~Journal() = default;
+
+Journal Journal::open(const fs::path& path, const JournalIdentity& identity) {
+    auto state = std::make_unique<State>();
+    state->path = path;
+    state->writable = true;
+    std::error_code code;
+    if (fs::is_directory(path, code)) fail(path, SQLITE_CANTOPEN, "it is a directory");
+    const fs::path folder = path.has_parent_path() ? path.parent_path() : fs::path(".");
+    if (!fs::is_directory(folder, code))
+        throw Error(fmt::format("journal {}: there is no folder {}; create it first", path.string(), folder.string()));
+    state->lock = std::make_unique<WriterLock>(path);
+    state->open_database(path.string(), SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE);
+    const bool existed = state->is_journal();
+    if (const std::string mode = state->text("PRAGMA journal_mode = WAL"); mode != "wal")
+        throw Error(
+            fmt::format("journal {}: its file system has no shared memory for a write-ahead log; choose a local folder",
+                        path.string()));
+    // NORMAL would survive a killed process too, but not a power cut.
+    state->execute("PRAGMA synchronous = FULL");
+    if (!existed) state->create(identity);
+    state->load();
+    state->expect_identity(identity);
+    return Journal(std::move(state));
+}
+
+Journal Journal::open_existing(const fs::path& path) {
+    auto state = std::make_unique<State>();
+    state->path = path;
+    std::error_code code;
+    if (!fs::exists(path, code))
+        throw Error(fmt::format("journal {}: there is no such file; measure first, or pass the right --journal",
+                                path.string()));
+    if (fs::is_directory(path, code)) fail(path, SQLITE_CANTOPEN, "it is a directory");
+    const fs::path folder = path.has_parent_path() ? path.parent_path() : fs::path(".");
+    // Where we may write, the connection may too, though no statement of ours does: whoever leaves last then folds the
+    // log into the file and removes it, which a read-only connection could not.
+    const bool tidy = ::access(path.c_str(), W_OK) == 0 && ::access(folder.c_str(), W_OK) == 0;
+    try {
+        state->open_database(path.string(), tidy ? SQLITE_OPEN_READWRITE : SQLITE_OPEN_READONLY);
+        state->execute("PRAGMA query_only = ON");
+        if (!state->is_journal()) fail(path, SQLITE_NOTADB, "an empty file");
+    } catch (const Error&) {
+        // A write-ahead log wants files beside it. Where the folder is not ours to write and nobody is writing, the
+        // file is complete as it is and can be read as such.
+        fs::path log = path;
+        log += "-wal";
+        if (tidy || fs::exists(log, code)) throw;
+        std::string uri = "file:";
+        for (const char c : fs::absolute(path).string())
+            uri += c == '%' || c == '?' || c == '#' ? fmt::format("%{:02x}", static_cast<int>(c)) : std::string(1, c);
+        state->open_database(uri + "?immutable=1", SQLITE_OPEN_READONLY | SQLITE_OPEN_URI);
+        if (!state->is_journal()) fail(path, SQLITE_NOTADB, "an empty file");
+    }
+    state->load();
+    return Journal(std::move(state));
+}
+
+const fs::path& Journal::path() const {
+    return state_->path;
+}
+const JournalIdentity& Journal::identity() const {
+    return state_->identity;
+}
+
+void Journal::record(const Measurement& m) {
+    state_->expect_writable();
+    for ([[maybe_unused]] const auto* sums : {&m.kld, &m.delta_nll, &m.top1_agree})
+        assert(sums->empty() || sums->size() == m.counts.size());
+    assert(m.local_energy.empty() || m.local_energy.size() == m.local_counts.size());
+    const std::string blobs[] = {to_blob(m.counts),     to_blob(m.kld),          to_blob(m.delta_nll),
+                                 to_blob(m.top1_agree), to_blob(m.local_energy), to_blob(m.local_counts)};
+    Query query = state_->query(state_->record);
+    query.text(m.tensor).text(m.type).text(tier_name(m.tier));
+    for (const std::string& blob : blobs) query.blob(blob);
+    query.real(m.wall_s).step();
+}
+
+bool Journal::has(std::string_view tensor, std::string_view type, Tier tier) const {
+    return state_->query(state_->has).text(tensor).text(type).text(tier_name(tier)).step();
+}
+
+std::vector<Measurement> Journal::measurements() const {
+    std::vector<Measurement> all;
+    const auto& path = state_->path;
+    for (Query row = state_->query(state_->all); row.step();) {
+        Measurement& m = all.emplace_back();
+        m.tensor = row.bytes(0);
+        m.type = row.bytes(1);
+        m.tier = row.bytes(2) == "fast" ? Tier::fast : Tier::full;
+        m.counts = from_blob(path, row.bytes(3));
+        m.kld = from_blob(path, row.bytes(4));
+        m.delta_nll = from_blob(path, row.bytes(5));
+        m.top1_agree = from_blob(path, row.bytes(6));
+        m.local_energy = from_blob(path, row.bytes(7));
+        m.local_counts = from_blob(path, row.bytes(8));
+        m.wall_s = row.number(9);
+    }
+    return all;
+}
+
+void Journal::put_artifact(std::string_view name, std::string_view bytes) {
+    state_->expect_writable();
+    state_->query(state_->put_artifact).text(name).blob(bytes).step();
+}
+
+std::optional<std::string> Journal::get_artifact(std::string_view name) const {
+    return state_->look_up(state_->get_artifact, name);
+}
+
+void Journal::put_meta(std::string_view key, std::string_view value) {
+    state_->expect_writable();
+    state_->query(state_->put_meta).text(key).text(value).step();
+}
+
+std::optional<std::string> Journal::get_meta(std::string_view key) const {
+    return state_->look_up(state_->get_meta, key);
+}
+
+}  // namespace cerebellum

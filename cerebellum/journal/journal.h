@@ -1,0 +1,87 @@
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace cerebellum {
+
+/// What a journal's figures depend on: model fingerprint, hash of the text, context length, seed, versions ... Figures
+/// of different identities must not meet in one journal.
+struct JournalIdentity {
+    std::map<std::string, std::string> fields;
+    bool operator==(const JournalIdentity&) const = default;
+};
+
+/// fast: damage seen at the layer's output, times a gain; full: a replay to the end of the model.
+enum class Tier { fast, full };
+
+/// "fast" or "full".
+std::string_view tier_name(Tier tier);
+
+/// The measured damage of one tensor in one type. Vectors hold one entry per window of text (sums over the window's
+/// scored positions) or are empty where the quantity was not measured.
+struct Measurement {
+    std::string tensor;
+    std::string type;
+    Tier tier = Tier::full;
+    std::vector<double> counts;        ///< scored positions
+    std::vector<double> kld;           ///< Kullback-Leibler divergence from the reference, nats
+    std::vector<double> delta_nll;     ///< negative log-likelihood minus the reference's, nats
+    std::vector<double> top1_agree;    ///< positions whose likeliest token is the reference's
+    std::vector<double> local_energy;  ///< Σ over tokens of ‖h′ − h‖² / ‖h‖² at the layer's output
+    std::vector<double> local_counts;  ///< tokens in local_energy
+    double wall_s = 0.0;
+
+    bool operator==(const Measurement&) const = default;
+};
+
+/// Measurements in an SQLite file, keyed by (tensor, type, tier). Each call that writes is durable when it returns: not
+/// only kill -9 but also a power cut afterwards loses nothing of it (write-ahead log with synchronous=FULL: one fsync
+/// per call, a few milliseconds, against measurements that take far longer).
+///
+/// One process writes at a time, held by a lock on `<path>.lock`; readers may look in meanwhile. The lock goes with
+/// the process, however it ends. Use one object from one thread at a time, and do not carry it across fork().
+///
+/// Every function throws Error (one line: what, which file, what to do) where the file cannot be read or written, is
+/// damaged, is no journal, or was written by a newer Cerebellum.
+class Journal {
+  public:
+    /// Opens for writing; creates the file where there is none. A journal of another identity is refused with an Error
+    /// that names the differing field and both values.
+    static Journal open(const std::filesystem::path& path, const JournalIdentity& identity);
+    /// Opens for reading only; the writing functions throw. Works while another process is writing.
+    static Journal open_existing(const std::filesystem::path& path);
+
+    Journal(Journal&&) noexcept;
+    Journal& operator=(Journal&&) noexcept;
+    ~Journal();
+
+    const std::filesystem::path& path() const;
+    const JournalIdentity& identity() const;
+
+    /// Stores a measurement, in the place of an earlier one of the same tensor, type and tier.
+    void record(const Measurement& measurement);
+    bool has(std::string_view tensor, std::string_view type, Tier tier) const;
+    /// All of them, sorted by tensor, type and tier (fast before full).
+    std::vector<Measurement> measurements() const;
+
+    /// Named byte strings that go with the measurements (tokens, importance matrix, ...); at most 1 GB each.
+    void put_artifact(std::string_view name, std::string_view bytes);
+    std::optional<std::string> get_artifact(std::string_view name) const;
+
+    /// Named remarks (when, where, with which settings) that are not part of the identity.
+    void put_meta(std::string_view key, std::string_view value);
+    std::optional<std::string> get_meta(std::string_view key) const;
+
+  private:
+    struct State;
+    explicit Journal(std::unique_ptr<State> state);
+    std::unique_ptr<State> state_;
+};
+
+}  // namespace cerebellum

@@ -1,0 +1,145 @@
+#include "cerebellum/llama/model.h"
+
+#include <fmt/format.h>
+#include <llama.h>
+
+#include <algorithm>
+#include <mutex>
+#include <utility>
+
+#include "cerebellum/core/error.h"
+#include "cerebellum/llama/context_params.h"
+#include "cerebellum/llama/log.h"
+
+namespace cerebellum {
+
+namespace {
+
+void initialise_once() {
+    static std::once_flag once;
+    std::call_once(once, [] { llama_backend_init(); });
+}
+
+}  // namespace
+
+void Model::Free::operator()(llama_model* model) const { llama_model_free(model); }
+
+Model Model::load(const std::filesystem::path& path) {
+    initialise_once();
+    auto params = llama_model_default_params();
+    ggml_backend_dev_t no_devices[] = {nullptr};
+    params.devices = no_devices;
+    params.n_gpu_layers = 0;
+    params.use_extra_bufts = false;
+    Model result;
+    result.path_ = path;
+    {
+        const LogCapture log;
+        result.model_.reset(llama_model_load_from_file(path.c_str(), params));
+        if (!result.model_)
+            throw Error(fmt::format("cannot load {}: {}", path.string(), log.last_error("llama.cpp gave no reason")));
+    }
+    if (llama_model_has_encoder(result.handle()) || !llama_model_has_decoder(result.handle())) {
+        std::string architecture(128, '\0');
+        const int length =
+            llama_model_meta_val_str(result.handle(), "general.architecture", architecture.data(), architecture.size());
+        architecture.resize(static_cast<std::size_t>(std::max(0, length)));
+        throw Error(fmt::format("{} is a {} model, which does not predict a next token; only generative decoders can be measured",
+                                path.string(), architecture));
+    }
+    return result;
+}
+
+int Model::n_layers() const { return llama_model_n_layer(handle()); }
+int Model::n_vocab() const { return llama_vocab_n_tokens(llama_model_get_vocab(handle())); }
+int Model::trained_context() const { return llama_model_n_ctx_train(handle()); }
+bool Model::adds_bos() const { return llama_vocab_get_add_bos(llama_model_get_vocab(handle())); }
+
+Token Model::first_token() const {
+    const auto* vocab = llama_model_get_vocab(handle());
+    if (const Token bos = llama_vocab_bos(vocab); bos != LLAMA_TOKEN_NULL) return bos;
+    if (const Token eos = llama_vocab_eos(vocab); eos != LLAMA_TOKEN_NULL) return eos;
+    return 0;
+}
+
+bool Model::ends_text(Token token) const { return llama_vocab_is_eog(llama_model_get_vocab(handle()), token); }
+
+std::vector<Token> Model::tokenize(std::string_view text) const {
+    const auto* vocab = llama_model_get_vocab(handle());
+    if (llama_vocab_type(vocab) == LLAMA_VOCAB_TYPE_NONE)
+        throw Error(fmt::format("{} carries no tokenizer, so text cannot be used with it", path_.string()));
+    std::vector<Token> tokens(text.size() + 8);
+    const auto call = [&] {
+        return llama_tokenize(vocab, text.data(), static_cast<std::int32_t>(text.size()), tokens.data(),
+                              static_cast<std::int32_t>(tokens.size()), /*add_special=*/false, /*parse_special=*/false);
+    };
+    int count = call();
+    if (count < 0) {
+        tokens.resize(static_cast<std::size_t>(-count));
+        count = call();
+    }
+    if (count < 0) throw Error(fmt::format("the text is too long to be tokenized at once ({} bytes)", text.size()));
+    tokens.resize(static_cast<std::size_t>(count));
+    return tokens;
+}
+
+std::string Model::text_of(std::span<const Token> tokens) const {
+    std::string text(tokens.size() * 8 + 64, '\0');
+    const auto call = [&] {
+        return llama_detokenize(llama_model_get_vocab(handle()), tokens.data(), static_cast<std::int32_t>(tokens.size()),
+                                text.data(), static_cast<std::int32_t>(text.size()), false, true);
+    };
+    int length = call();
+    if (length < 0) {
+        text.resize(static_cast<std::size_t>(-length));
+        length = call();
+    }
+    text.resize(static_cast<std::size_t>(std::max(0, length)));
+    return text;
+}
+
+llama_context_params cpu_context_params(int n_tokens, int threads) {
+    auto params = llama_context_default_params();
+    params.n_ctx = params.n_batch = params.n_ubatch = static_cast<std::uint32_t>(n_tokens);
+    params.n_seq_max = 1;
+    params.n_threads = params.n_threads_batch = threads;
+    params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_DISABLED;
+    params.type_k = params.type_v = GGML_TYPE_F16;
+    params.offload_kqv = false;
+    params.op_offload = false;
+    params.no_perf = true;
+    return params;
+}
+
+WindowBatch::WindowBatch(int n_tokens) : batch_(llama_batch_init(n_tokens, 0, 1)) {
+    batch_.n_tokens = n_tokens;
+    for (int i = 0; i < n_tokens; ++i) {
+        batch_.pos[i] = i;
+        batch_.n_seq_id[i] = 1;
+        batch_.seq_id[i][0] = 0;
+        batch_.logits[i] = 1;
+    }
+}
+
+WindowBatch::~WindowBatch() { llama_batch_free(batch_); }
+
+void Decoder::Free::operator()(llama_context* context) const { llama_free(context); }
+
+Decoder::Decoder(const Model& model, int n_tokens, int threads) : n_tokens_(n_tokens), n_vocab_(model.n_vocab()) {
+    const LogCapture log;
+    context_.reset(llama_init_from_model(model.handle(), cpu_context_params(n_tokens, threads)));
+    if (!context_)
+        throw Error(fmt::format("cannot evaluate {} with a context of {} tokens: {}", model.path().string(), n_tokens,
+                                log.last_error("llama.cpp gave no reason")));
+}
+
+std::span<const float> Decoder::decode(std::span<const Token> tokens) {
+    WindowBatch window(n_tokens_);
+    std::ranges::copy(tokens, window.batch().token);
+    llama_memory_clear(llama_get_memory(context_.get()), true);
+    if (const int status = llama_decode(context_.get(), window.batch()); status != 0)
+        throw Error(fmt::format("llama.cpp could not evaluate a window of {} tokens (llama_decode returned {})", n_tokens_, status));
+    return {llama_get_logits(context_.get()), static_cast<std::size_t>(n_tokens_) * static_cast<std::size_t>(n_vocab_)};
+}
+
+}  // namespace cerebellum

@@ -1,0 +1,69 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+struct llama_model;
+struct llama_context;
+
+namespace cerebellum {
+
+using Token = std::int32_t;
+
+/// A model loaded by libllama into host memory (mapped from its file), without repacked weights, so that its weights can
+/// be read and replaced by name. Movable; its const functions may be called from several threads.
+class Model {
+  public:
+    /// Throws Error with libllama's reason where the file cannot be loaded, and for encoders and other models that do
+    /// not predict a next token.
+    static Model load(const std::filesystem::path& path);
+
+    const std::filesystem::path& path() const { return path_; }
+    int n_layers() const;
+    int n_vocab() const;
+    /// The context the model was trained for, in tokens.
+    int trained_context() const;
+    /// Whether texts begin with a BOS token for this model.
+    bool adds_bos() const;
+    /// The token a text begins with: BOS where there is one, else EOS, else token 0.
+    Token first_token() const;
+    /// A token that ends a text (EOS, end of turn, …): self-sampled sequences restart there.
+    bool ends_text(Token token) const;
+
+    /// Tokens of a text, without BOS, special tokens not parsed. llama-perplexity tokenizes the same way.
+    std::vector<Token> tokenize(std::string_view text) const;
+    std::string text_of(std::span<const Token> tokens) const;
+
+    llama_model* handle() const { return model_.get(); }
+
+  private:
+    struct Free {
+        void operator()(llama_model* model) const;
+    };
+    std::filesystem::path path_;
+    std::unique_ptr<llama_model, Free> model_;
+};
+
+/// A context that evaluates one window at a time on the CPU, logits at every position, flash attention off and an F16
+/// cache: the settings that replay and every referee use too. Not thread-safe.
+class Decoder {
+  public:
+    Decoder(const Model& model, int n_tokens, int threads);
+    /// Logits of every position of the window, [n_tokens × n_vocab], valid until the next call. `tokens` is of n_tokens.
+    std::span<const float> decode(std::span<const Token> tokens);
+
+  private:
+    struct Free {
+        void operator()(llama_context* context) const;
+    };
+    int n_tokens_;
+    int n_vocab_;
+    std::unique_ptr<llama_context, Free> context_;
+};
+
+}  // namespace cerebellum

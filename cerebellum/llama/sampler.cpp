@@ -1,0 +1,83 @@
+#include "cerebellum/llama/sampler.h"
+
+#include <fmt/format.h>
+#include <llama.h>
+
+#include <algorithm>
+#include <memory>
+
+#include "cerebellum/core/error.h"
+#include "cerebellum/llama/context_params.h"
+#include "cerebellum/llama/log.h"
+
+namespace cerebellum {
+
+namespace {
+
+struct ContextFree {
+    void operator()(llama_context* context) const { llama_free(context); }
+};
+struct SamplerFree {
+    void operator()(llama_sampler* sampler) const { llama_sampler_free(sampler); }
+};
+
+/// One batch of sequences, continued token by token until all have `length` tokens.
+std::vector<std::vector<Token>> sample_batch(const Model& model, int n_sequences, int length, std::uint32_t seed, int threads,
+                                             Progress& progress, double done_before) {
+    auto params = cpu_context_params(length * n_sequences, threads);
+    params.n_seq_max = static_cast<std::uint32_t>(n_sequences);
+    params.n_batch = params.n_ubatch = static_cast<std::uint32_t>(n_sequences);
+    std::unique_ptr<llama_context, ContextFree> context;
+    {
+        const LogCapture log;
+        context.reset(llama_init_from_model(model.handle(), params));
+        if (!context)
+            throw Error(fmt::format("cannot sample text from {}: {}", model.path().string(),
+                                    log.last_error("llama.cpp gave no reason")));
+    }
+    const std::unique_ptr<llama_sampler, SamplerFree> sampler(llama_sampler_init_dist(seed));
+    std::vector<std::vector<Token>> sequences(static_cast<std::size_t>(n_sequences), {model.first_token()});
+    llama_batch batch = llama_batch_init(n_sequences, 0, 1);
+    const std::unique_ptr<llama_batch, void (*)(llama_batch*)> batch_guard(&batch, [](llama_batch* b) { llama_batch_free(*b); });
+    batch.n_tokens = n_sequences;
+    for (int position = 0; position + 1 < length; ++position) {
+        progress.check();
+        for (int s = 0; s < n_sequences; ++s) {
+            batch.token[s] = sequences[static_cast<std::size_t>(s)].back();
+            batch.pos[s] = position;
+            batch.n_seq_id[s] = 1;
+            batch.seq_id[s][0] = s;
+            batch.logits[s] = 1;
+        }
+        if (const int status = llama_decode(context.get(), batch); status != 0)
+            throw Error(fmt::format("llama.cpp could not continue the sampled text (llama_decode returned {})", status));
+        for (int s = 0; s < n_sequences; ++s) {
+            auto& sequence = sequences[static_cast<std::size_t>(s)];
+            const bool text_ended = sequence.size() > 1 && model.ends_text(sequence.back()) && sequence.back() != model.first_token();
+            const Token next = llama_sampler_sample(sampler.get(), context.get(), s);
+            sequence.push_back(text_ended ? model.first_token() : next);
+        }
+        progress.advance(done_before + static_cast<double>((position + 1) * n_sequences), "tokens");
+    }
+    return sequences;
+}
+
+}  // namespace
+
+std::vector<std::vector<Token>> sample_sequences(const Model& model, int n_sequences, int length, std::uint64_t seed,
+                                                 int threads, Progress& progress) {
+    constexpr int side_by_side = 32;
+    std::vector<std::vector<Token>> result;
+    progress.begin("sampling text from the model itself", static_cast<double>(n_sequences) * length);
+    std::uint32_t batch_seed = static_cast<std::uint32_t>(seed * 0x9E3779B97F4A7C15U >> 32);
+    while (static_cast<int>(result.size()) < n_sequences) {
+        const int count = std::min(side_by_side, n_sequences - static_cast<int>(result.size()));
+        auto batch = sample_batch(model, count, length, batch_seed++, threads, progress,
+                                  static_cast<double>(result.size()) * length);
+        std::ranges::move(batch, std::back_inserter(result));
+    }
+    progress.end();
+    return result;
+}
+
+}  // namespace cerebellum

@@ -1,0 +1,30 @@
+#pragma once
+
+#include <map>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "cerebellum/journal/journal.h"
+
+namespace cerebellum {
+
+/// What is known of the damage that one tensor does in one type.
+struct Damage {
+    std::string type;
+    double kld = 0.0;    // nats per token
+    double error = 0.0;  // standard error, clustered by window; for fast figures with the spread of the gain in it
+    Tier tier = Tier::fast;
+};
+
+/// Relative spread of the fast tier's predictions around full measurements (docs/fast-tier.md has the residuals).
+inline constexpr double gain_spread = 0.25;
+
+/// Damage by tensor name and type.
+///
+/// A type measured in full has that figure. Any other has its local energy times the tensor's gain, KLD per unit of
+/// local energy, which comes from the tensor's anchors: between two anchors log gain is interpolated in log energy,
+/// outside of them the nearest anchor's gain holds. Throws Error for a tensor that has fast figures but no anchor.
+std::map<std::string, std::vector<Damage>> predict_damage(std::span<const Measurement> measurements);
+
+}  // namespace cerebellum

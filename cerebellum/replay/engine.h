@@ -1,0 +1,88 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "cerebellum/llama/model.h"
+#include "cerebellum/llama/recorder.h"
+#include "cerebellum/replay/score_kernels.h"
+#include "cerebellum/replay/slice.h"
+
+namespace cerebellum {
+
+/// One window of text, ready to be replayed.
+struct Window {
+    std::vector<Token> tokens;
+    WindowInputs inputs;
+};
+
+/// Sums over the scored positions of one window. Scored are the positions from the burn-in on that have a next token.
+struct WindowScore {
+    double count = 0.0;
+    double kld = 0.0;            // nats
+    double nll = 0.0;            // of the variant, nats
+    double reference_nll = 0.0;  // of the source, nats
+    double same_top = 0.0;       // positions with the same most probable token
+};
+
+/// Positions that are not scored at the start of a window: too little context to be typical.
+int burn_in(int n_tokens);
+
+/// Sums a window's position scores; `scores` has one entry per position.
+WindowScore sum_scores(std::span<const PositionScore> scores, int first_position);
+
+/// Replays windows of one length on one model. Not thread-safe; the model must outlive it.
+class ReplayEngine {
+  public:
+    ReplayEngine(const Model& model, int n_tokens, int threads);
+    ~ReplayEngine();
+
+    const Model& model() const { return *model_; }
+    const Topology& topology() const { return topology_; }
+    Device& device() { return device_; }
+    int n_tokens() const { return n_tokens_; }
+
+    /// Records a window's inputs.
+    Window prepare(std::vector<Token> tokens);
+
+    /// Whether replaying the windows in slices, one per block, gives logits bit-identical to llama_decode's. The largest
+    /// absolute difference comes back (0 when identical).
+    double largest_deviation(std::span<const Window> windows);
+
+    /// Computes log p of the source for a window, from its live state at the head cut, and keeps it for score().
+    void set_reference(const Window& window, const LiveState& at_head);
+    /// Scores a variant's live state at the head cut against the reference set last. The weights behind the head cut are
+    /// the source's.
+    WindowScore score(const Window& window, const LiveState& at_head);
+    /// The same with weights behind the head cut substituted; such a head is made once and used for many windows.
+    class Head;
+    std::unique_ptr<Head> make_head(const Substitutions& substitutes);
+    WindowScore score(Head& head, const Window& window, const LiveState& at_head);
+
+  private:
+    struct Reference;
+    void make_reference();
+
+    const Model* model_;
+    int n_tokens_;
+    Recorder recorder_;
+    Topology topology_;
+    Device device_;
+    std::unique_ptr<Reference> reference_;
+    std::unique_ptr<Slice> reference_head_;
+    std::unique_ptr<Head> plain_head_;
+};
+
+/// The head with some of its weights substituted, and the score behind it.
+class ReplayEngine::Head {
+  public:
+    explicit Head(std::unique_ptr<Slice> slice) : slice_(std::move(slice)) {}
+    Slice& slice() { return *slice_; }
+
+  private:
+    std::unique_ptr<Slice> slice_;
+};
+
+}  // namespace cerebellum

@@ -1,0 +1,53 @@
+#include "cerebellum/sweep/plan.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "cerebellum/core/quant_type.h"
+
+namespace cerebellum {
+
+std::vector<ggml_type> admissible_types(const TensorInfo& tensor, std::span<const ggml_type> allowed, bool has_imatrix_entry) {
+    std::vector<ggml_type> candidates(allowed.begin(), allowed.end());
+    if (candidates.empty()) {
+        candidates = {GGML_TYPE_F16, GGML_TYPE_BF16};
+        candidates.insert(candidates.end(), default_types().begin(), default_types().end());
+    }
+    std::vector<ggml_type> result;
+    for (const auto type : candidates) {
+        if (type == tensor.type || !type_is_quantizable(type) || !type_fits_row(type, tensor.row_length())) continue;
+        if (type_size_bytes(type, tensor.row_length(), tensor.n_rows()) >= tensor.size_bytes) continue;
+        if (type_needs_imatrix(type) && !has_imatrix_entry) continue;
+        if (std::ranges::find(result, type) == result.end()) result.push_back(type);
+    }
+    std::ranges::stable_sort(result, std::greater<>{}, bits_per_weight);
+    return result;
+}
+
+std::vector<ggml_type> choose_anchors(std::span<const ggml_type> types) {
+    constexpr double marks_bits[] = {2.6, 4.5};
+    std::vector<ggml_type> anchors;
+    for (const double mark : marks_bits) {
+        const auto nearest = std::ranges::min_element(
+            types, {}, [&](ggml_type type) { return std::fabs(std::log(bits_per_weight(type) / mark)); });
+        if (nearest != types.end() && std::ranges::find(anchors, *nearest) == anchors.end()) anchors.push_back(*nearest);
+    }
+    return anchors;
+}
+
+std::vector<TensorPlan> make_plan(const GgufFile& source, std::span<const std::string> quantizable,
+                                  const std::function<bool(const std::string&)>& has_imatrix_entry, const PlanOptions& options) {
+    std::vector<TensorPlan> plan;
+    for (const auto& name : quantizable) {
+        const auto* tensor = source.find(name);
+        if (tensor == nullptr) continue;
+        TensorPlan entry;
+        entry.name = name;
+        entry.types = admissible_types(*tensor, options.types, has_imatrix_entry(name));
+        entry.anchors = options.full ? entry.types : choose_anchors(entry.types);
+        if (!entry.types.empty()) plan.push_back(std::move(entry));
+    }
+    return plan;
+}
+
+}  // namespace cerebellum

@@ -1,0 +1,38 @@
+#pragma once
+
+#include <functional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "cerebellum/core/progress.h"
+#include "cerebellum/journal/journal.h"
+#include "cerebellum/replay/engine.h"
+#include "cerebellum/sweep/plan.h"
+
+namespace cerebellum {
+
+/// A tensor's bytes in another type; the caller knows the source and the importance matrix.
+using Quantizer = std::function<std::vector<std::byte>(const std::string& tensor, ggml_type type)>;
+
+/// What a sweep did, for reports and benchmarks.
+struct SweepSummary {
+    std::size_t fast_measured = 0;
+    std::size_t full_measured = 0;
+    std::size_t resumed = 0;              // found in the journal
+    std::vector<std::string> unmeasured;  // tensors of the plan that no operation of the graph reads
+    double replay_flops = 0.0;            // multiply-adds of all replayed matrix products, times two
+    double replay_s = 0.0;
+    double quantize_s = 0.0;
+};
+
+/// Measures everything of the plan that the journal does not hold yet and records each figure the moment it is there.
+///
+/// Fast tier: the tensor is substituted in a replay from its first use to the end of its block, and the relative energy
+/// of the change in the block's output is taken. Full tier (anchors): that changed output is replayed to the end of the
+/// model and scored over the full vocabulary. Tensors read outside of the blocks (embeddings, head) are measured in full
+/// for every type, since no single block's output shows their damage.
+SweepSummary run_sweep(ReplayEngine& engine, std::span<const Window> windows, std::span<const TensorPlan> plan,
+                       const Quantizer& quantize, Journal& journal, Progress& progress);
+
+}  // namespace cerebellum
