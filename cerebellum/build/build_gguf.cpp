@@ -28,7 +28,7 @@ constexpr std::size_t digest_length = 64;
 
 /// Everything of the file's first part whose size counts; values that vary have a fixed width.
 GgufContext make_metadata(const GgufFile& source, const std::optional<ImatrixInfo>& imatrix, std::uint32_t file_type,
-                          const std::string& recipe_digest, const std::string& source_digest) {
+                          const std::string& recipe_digest, const std::string& source_digest, Provenance provenance) {
     assert(recipe_digest.size() == digest_length && source_digest.size() == digest_length);
     GgufContext context(gguf_init_empty());
     gguf_context* out = context.get();
@@ -39,6 +39,7 @@ GgufContext make_metadata(const GgufFile& source, const std::optional<ImatrixInf
     for (const char* key : {"split.no", "split.count", "split.tensors.count"}) gguf_remove_key(out, key);
     gguf_set_val_u32(out, "general.quantization_version", GGML_QNT_VERSION);
     gguf_set_val_u32(out, "general.file_type", file_type);
+    if (provenance == Provenance::none) return context;
     if (imatrix) {
         gguf_set_val_str(out, "quantize.imatrix.file", imatrix->file.c_str());
         if (imatrix->dataset) gguf_set_val_str(out, "quantize.imatrix.dataset", imatrix->dataset->c_str());
@@ -193,17 +194,17 @@ std::uint64_t tensor_bytes(const TensorInfo& tensor, ggml_type type) {
     return padded_bytes(type_size_bytes(type, tensor.row_length(), tensor.n_rows()));
 }
 
-std::uint64_t fixed_bytes(const GgufFile& source, const std::optional<ImatrixInfo>& imatrix) {
+std::uint64_t fixed_bytes(const GgufFile& source, const std::optional<ImatrixInfo>& imatrix, Provenance provenance) {
     const std::string digest(digest_length, '0');
-    const auto context = make_metadata(source, imatrix, 0, digest, digest);
+    const auto context = make_metadata(source, imatrix, 0, digest, digest, provenance);
     for (const auto& tensor : source.tensors()) add_tensor(context.get(), tensor.name, tensor.type, tensor.shape);
     return gguf_get_meta_size(context.get());
 }
 
 std::uint64_t predicted_file_bytes(const GgufFile& source, const TypeMap& types,
-                                   const std::optional<ImatrixInfo>& imatrix) {
+                                   const std::optional<ImatrixInfo>& imatrix, Provenance provenance) {
     check_names(source, types);
-    std::uint64_t bytes = fixed_bytes(source, imatrix);
+    std::uint64_t bytes = fixed_bytes(source, imatrix, provenance);
     for (const auto& tensor : source.tensors()) bytes += tensor_bytes(tensor, type_of(tensor, types));
     return bytes;
 }
@@ -218,7 +219,7 @@ std::uint64_t build_gguf(const GgufFile& source, const Recipe& recipe, const Ima
         throw Error(fmt::format("cannot write {}: it is the source itself; choose another name", out.string()));
 
     const auto context = make_metadata(source, info, file_type_number(source, recipe.types), recipe_sha256(recipe),
-                                       source.fingerprint());
+                                       source.fingerprint(), options.provenance);
     std::uint64_t total = 0;
     for (const auto* tensor : tensors) {
         const ggml_type type = type_of(*tensor, recipe.types);

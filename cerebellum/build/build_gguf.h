@@ -25,12 +25,19 @@ struct ImatrixInfo {
 
 ImatrixInfo imatrix_info(const Imatrix& imatrix, const std::string& file);
 
+/// What a built file says about its origin. A stock mix that fits a budget by a few bytes only may have no room for it.
+enum class Provenance {
+    full,  ///< the keys quantize.imatrix.* and cerebellum.*
+    none,  ///< neither: as small as llama-quantize would write it without an importance matrix
+};
+
 struct BuildOptions {
     int threads = 0;         ///< 0: physical cores
     bool overwrite = false;  ///< replace a file that is there already
     /// These tensors come first, in this order; all others follow in the source's order. Does not change the size.
     std::vector<std::string> tensor_order;
-    std::string imatrix_file;                        ///< name of the importance matrix for the metadata
+    std::string imatrix_file;  ///< name of the importance matrix for the metadata
+    Provenance provenance = Provenance::full;
     std::uint64_t slab_bytes = 64ull * 1024 * 1024;  ///< at most so much (or one row) of output is held in memory
 };
 
@@ -48,9 +55,10 @@ void check_recipe(const GgufFile& source, const Recipe& recipe, const Imatrix* i
 
 /// Exact size of a built file, without building it: fixed_bytes + the sum of tensor_bytes over all tensors.
 std::uint64_t predicted_file_bytes(const GgufFile& source, const TypeMap& types,
-                                   const std::optional<ImatrixInfo>& imatrix);
+                                   const std::optional<ImatrixInfo>& imatrix, Provenance provenance = Provenance::full);
 /// Everything but tensor data: the same for every recipe.
-std::uint64_t fixed_bytes(const GgufFile& source, const std::optional<ImatrixInfo>& imatrix);
+std::uint64_t fixed_bytes(const GgufFile& source, const std::optional<ImatrixInfo>& imatrix,
+                          Provenance provenance = Provenance::full);
 /// What one tensor adds to the file in this type, padding included. Throws Error where its rows do not fit the type.
 std::uint64_t tensor_bytes(const TensorInfo& tensor, ggml_type type);
 

@@ -111,10 +111,8 @@ TEST(BuildGguf, equals_llama_quantize_in_every_type) {
     if (!have_referees()) GTEST_SKIP() << "llama.cpp's tools are not there (CEREBELLUM_REFEREE_BIN)";
     const auto source = GgufFile::open(small_model());
     const auto imatrix = synthetic_imatrix(source);
-    for (const std::size_t first : {0u, 9u}) {
-        const TemporaryFolder folder;
-        expect_same_as_llama_quantize(source, mixed_recipe(source, first), imatrix, folder);
-    }
+    const TemporaryFolder folder;
+    expect_same_as_llama_quantize(source, mixed_recipe(source, 0), imatrix, folder);
 }
 
 TEST(BuildGguf, equals_llama_quantize_for_experts) {
@@ -128,14 +126,14 @@ TEST(BuildGguf, equals_llama_quantize_for_experts) {
                      {"blk.0.attn_q.weight", GGML_TYPE_F32, {256, 256, 1, 1}},
                      {"blk.0.attn_k.weight", GGML_TYPE_Q4_1, {256, 256, 1, 1}},
                      {"blk.0.ffn_gate_inp.weight", GGML_TYPE_F32, {256, 3, 1, 1}},
-                     {"blk.0.ffn_up_exps.weight", GGML_TYPE_F16, {256, 96, 3, 1}},
-                     {"blk.0.ffn_gate_exps.weight", GGML_TYPE_BF16, {256, 96, 3, 1}},
-                     {"blk.0.ffn_down_exps.weight", GGML_TYPE_F32, {96, 256, 3, 1}}},
+                     {"blk.0.ffn_up_exps.weight", GGML_TYPE_F16, {256, 32, 3, 1}},
+                     {"blk.0.ffn_gate_exps.weight", GGML_TYPE_BF16, {256, 32, 3, 1}},
+                     {"blk.0.ffn_down_exps.weight", GGML_TYPE_F32, {32, 256, 3, 1}}},
                     [](gguf_context* context) {
                         for (const auto& [key, value] : {std::pair("context_length", 64u),
                                                          {"embedding_length", 256u},
                                                          {"block_count", 1u},
-                                                         {"feed_forward_length", 96u},
+                                                         {"feed_forward_length", 32u},
                                                          {"attention.head_count", 4u},
                                                          {"expert_count", 3u},
                                                          {"expert_used_count", 2u},
@@ -146,7 +144,7 @@ TEST(BuildGguf, equals_llama_quantize_for_experts) {
                     });
     const auto source = GgufFile::open(model);
     const auto imatrix = synthetic_imatrix(source);
-    for (const std::size_t first : {0u, 4u, 8u, 12u, 16u})
+    for (const std::size_t first : {0u, 6u, 12u, 18u})
         expect_same_as_llama_quantize(source, mixed_recipe(source, first), imatrix, folder);
 }
 
@@ -161,7 +159,7 @@ class BuiltFromTheEmbeddedModel : public ::testing::Test {
 TEST_F(BuiltFromTheEmbeddedModel, has_the_predicted_size_for_any_recipe) {
     const auto imatrix = synthetic_imatrix(source_);
     options_.overwrite = true;
-    for (std::size_t first = 0; first < 4; ++first) {
+    for (std::size_t first = 0; first < 2; ++first) {
         Recipe recipe = mixed_recipe(source_, first * 5);
         recipe.provenance["note"] = std::string(first * 10, 'x');
         for (const Imatrix* used : {static_cast<const Imatrix*>(nullptr), &imatrix}) {
@@ -172,11 +170,23 @@ TEST_F(BuiltFromTheEmbeddedModel, has_the_predicted_size_for_any_recipe) {
             const auto real = std::filesystem::file_size(folder_ / "out.gguf");
             EXPECT_EQ(predicted_file_bytes(source_, recipe.types, info), real);
             std::uint64_t sum = fixed_bytes(source_, info);
-            for (const auto& tensor : GgufFile::open(folder_ / "out.gguf").tensors())
-                sum += tensor_bytes(tensor, tensor.type);
+            const auto built = GgufFile::open(folder_ / "out.gguf");
+            for (const auto& tensor : built.tensors()) sum += tensor_bytes(tensor, tensor.type);
             EXPECT_EQ(sum, real);
         }
     }
+}
+
+TEST_F(BuiltFromTheEmbeddedModel, says_nothing_of_its_origin_when_told_so) {
+    const auto imatrix = synthetic_imatrix(source_);
+    options_.provenance = Provenance::none;
+    const Recipe recipe = mixed_recipe(source_, 0);
+    build_gguf(source_, recipe, &imatrix, folder_ / "out.gguf", options_, progress_);
+    const auto built = GgufFile::open(folder_ / "out.gguf");
+    EXPECT_EQ(built.file_size(),
+              predicted_file_bytes(source_, recipe.types, imatrix_info(imatrix, "x"), Provenance::none));
+    EXPECT_EQ(built.string_value("cerebellum.version"), std::nullopt);
+    EXPECT_EQ(built.string_value("quantize.imatrix.file"), std::nullopt);
 }
 
 TEST_F(BuiltFromTheEmbeddedModel, carries_provenance_and_order) {

@@ -264,10 +264,10 @@ std::uint64_t GgufFile::file_size() const {
 std::uint64_t GgufFile::data_offset() const {
     return gguf_get_data_offset(context());
 }
-const gguf_context* GgufFile::context() const {
+const gguf_context* GgufFile::context() const& {
     return state_->context.get();
 }
-const std::vector<TensorInfo>& GgufFile::tensors() const {
+const std::vector<TensorInfo>& GgufFile::tensors() const& {
     return state_->tensors;
 }
 std::uint64_t GgufFile::n_weights() const {
@@ -280,7 +280,7 @@ std::uint64_t GgufFile::alignment() const {
     return gguf_get_alignment(context());
 }
 
-const TensorInfo* GgufFile::find(std::string_view name) const {
+const TensorInfo* GgufFile::find(std::string_view name) const& {
     const auto found = state_->index.find(name);
     return found == state_->index.end() ? nullptr : &state_->tensors[found->second];
 }

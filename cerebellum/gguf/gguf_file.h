@@ -53,12 +53,15 @@ class GgufFile {
     /// Bytes before the first tensor's data: header, metadata and tensor descriptions with their padding.
     std::uint64_t data_offset() const;
     /// ggml's view of the metadata; owned by this object.
-    const gguf_context* context() const;
+    const gguf_context* context() const&;
+    const gguf_context* context() && = delete;  // it would dangle
 
     /// In the order of the file.
-    const std::vector<TensorInfo>& tensors() const;
+    const std::vector<TensorInfo>& tensors() const&;
+    const std::vector<TensorInfo>& tensors() && = delete;
     /// nullptr where there is no such tensor.
-    const TensorInfo* find(std::string_view name) const;
+    const TensorInfo* find(std::string_view name) const&;
+    const TensorInfo* find(std::string_view name) && = delete;
     /// The tensor's bytes; `tensor` must be one of tensors().
     std::span<const std::byte> data(const TensorInfo& tensor) const;
     /// Weights of all tensors together.

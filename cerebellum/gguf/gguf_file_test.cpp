@@ -203,7 +203,7 @@ TEST(GgufFile, survives_any_damage_to_the_header) {
     const std::size_t header = GgufFile::open(path).data_offset();
     std::mt19937 random(1);
     int refused = 0;
-    for (int trial = 0; trial < 3000; ++trial) {
+    for (int trial = 0; trial < 1500; ++trial) {
         std::string bytes = good;
         for (auto n = random() % 3 + 1; n > 0; --n) bytes[random() % header] = static_cast<char>(random());
         if (random() % 4 == 0) bytes.resize(random() % bytes.size());
@@ -216,7 +216,7 @@ TEST(GgufFile, survives_any_damage_to_the_header) {
             ++refused;
         }
     }
-    EXPECT_GT(refused, 1000);
+    EXPECT_GT(refused, 500);
 }
 
 TEST(GgufFile, restores_ggml_s_log) {

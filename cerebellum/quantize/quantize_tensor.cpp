@@ -6,6 +6,7 @@
 #include <cassert>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <memory>
 
 #include "cerebellum/core/error.h"
@@ -19,21 +20,27 @@ namespace {
 /// Weights a thread dequantizes and rounds at a time: llama-quantize's own chunk, small enough for the cache.
 constexpr std::int64_t chunk_weights = 32 * 512;
 
-/// No quantized type of ggml can scale beyond 63·15·65504 (K-quants), and some of its quantizers abort on numbers whose
-/// squares overflow; so this bound refuses nothing that could have been stored.
-constexpr float largest_weight = 1e9f;
+/// Beyond this magnitude a weight certainly overflows the type; the bound refuses nothing that could be stored.
+/// Quantized types: K-quants scale furthest, 63·15·65504, and some of ggml's quantizers abort on numbers whose squares
+/// overflow. F16: 65520 is the first number that rounds to infinity; found here, as ggml's own check would print it.
+float largest_weight(ggml_type target) {
+    if (ggml_is_quantized(target)) return 1e9f;
+    if (target == GGML_TYPE_F16) return 65519.996f;
+    return std::numeric_limits<float>::max();
+}
 
 bool can_dequantize(ggml_type type) {
     return type == GGML_TYPE_F32 || ggml_get_type_traits(type)->to_float != nullptr;
 }
 
 void check_values(const TensorInfo& tensor, ggml_type target, std::span<const float> values, std::int64_t first_row) {
-    const bool bounded = ggml_is_quantized(target) && target != tensor.type;
+    // What the source holds already can be copied.
+    const float largest = target == tensor.type ? std::numeric_limits<float>::max() : largest_weight(target);
     for (std::size_t i = 0; i < values.size(); ++i) {
-        if (std::isfinite(values[i]) && !(bounded && std::fabs(values[i]) > largest_weight)) continue;
+        if (std::fabs(values[i]) <= largest) continue;  // false for NaN
         throw Error(fmt::format(
-            "cannot store {} as {}: row {} holds the value {}; the source file is damaged or its weights "
-            "overflowed in training",
+            "cannot store {} as {}: row {} holds the value {}, which is too large or no number; choose "
+            "another type for it, or mend the source",
             tensor.name, type_name(target), first_row + static_cast<std::int64_t>(i) / tensor.row_length(), values[i]));
     }
 }

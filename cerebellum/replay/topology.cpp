@@ -20,6 +20,11 @@ int block_number(std::string_view name) {
 
 }  // namespace
 
+bool WeightUse::read_within(int begin, int end) const {
+    const auto node = std::ranges::lower_bound(nodes, begin);
+    return node != nodes.end() && *node < end;
+}
+
 Topology::Topology(const RecordedGraph& graph) : graph_(&graph) {
     const auto n_tensors = graph.tensors.size();
     last_read_.assign(n_tensors, -1);
@@ -39,8 +44,9 @@ Topology::Topology(const RecordedGraph& graph) : graph_(&graph) {
             last_read_[static_cast<std::size_t>(root)] = std::max(last_read_[static_cast<std::size_t>(root)], node);
             const auto& leaf = graph.tensors[static_cast<std::size_t>(root)];
             if (leaf.kind != TensorKind::weight) return;
-            const auto [entry, added] = weights_.try_emplace(leaf.name, WeightUse{node, node});
-            if (!added) entry->second.last = node;
+            auto& use = weights_.try_emplace(leaf.name, WeightUse{node, node, {}}).first->second;
+            use.last = node;
+            use.nodes.push_back(node);
         };
         for (const int source : tensor.sources) read(source);
         read(tensor.view_of);

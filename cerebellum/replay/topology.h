@@ -12,6 +12,9 @@ namespace cerebellum {
 struct WeightUse {
     int first = 0;
     int last = 0;
+    std::vector<int> nodes;  // all of them, ascending
+
+    bool read_within(int begin, int end) const;
 };
 
 /// A range of nodes that reads the weights of one block of the model.

@@ -1,0 +1,92 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "cerebellum/cli/commands.h"
+#include "cerebellum/cli/options.h"
+#include "cerebellum/cli/terminal.h"
+#include "cerebellum/core/quant_type.h"
+#include "cerebellum/core/stats.h"
+#include "cerebellum/predict/damage.h"
+#include "cerebellum/report/table.h"
+
+namespace cerebellum::cli {
+
+namespace {
+
+nlohmann::json number(double value) { return std::isfinite(value) ? nlohmann::json(value) : nlohmann::json(); }
+
+nlohmann::json rows_of(const std::vector<Measurement>& measurements) {
+    std::map<std::pair<std::string, std::string>, const Measurement*> full, fast;
+    for (const auto& m : measurements) (m.tier == Tier::full ? full : fast)[{m.tensor, m.type}] = &m;
+    auto rows = nlohmann::json::array();
+    for (const auto& [tensor, damages] : predict_damage(measurements))
+        for (const auto& damage : damages) {
+            nlohmann::json row = {{"tensor", tensor}, {"type", damage.type}, {"tier", tier_name(damage.tier)},
+                                  {"kld", damage.kld}, {"kld_error", number(damage.error)}};
+            const auto add = [&](const char* name, const std::vector<double>& sums, const std::vector<double>& counts) {
+                if (sums.empty()) return;
+                const auto estimate = clustered_mean(sums, counts);
+                row[name] = estimate.mean;
+                row[fmt::format("{}_error", name)] = number(estimate.error);
+            };
+            if (const auto m = full.find({tensor, damage.type}); m != full.end()) {
+                add("delta_nll", m->second->delta_nll, m->second->counts);
+                add("top1_agree", m->second->top1_agree, m->second->counts);
+                double tokens = 0.0;
+                for (const double count : m->second->counts) tokens += count;
+                row["tokens"] = tokens;
+                row["windows"] = m->second->counts.size();
+            }
+            if (const auto m = fast.find({tensor, damage.type}); m != fast.end())
+                add("local_energy", m->second->local_energy, m->second->local_counts);
+            rows.push_back(std::move(row));
+        }
+    return rows;
+}
+
+std::string describe(const std::vector<Measurement>& measurements) {
+    struct Line {
+        std::string tensor;
+        Damage damage;
+    };
+    std::vector<Line> lines;
+    for (const auto& [tensor, damages] : predict_damage(measurements))
+        for (const auto& damage : damages) lines.push_back({tensor, damage});
+    std::ranges::stable_sort(lines, std::greater<>{}, [](const Line& line) { return line.damage.kld; });
+    std::vector<std::vector<std::string>> rows;
+    for (const auto& line : lines)
+        rows.push_back({line.tensor, line.damage.type, fmt::format("{:.3e} ± {:.1e}", line.damage.kld, line.damage.error),
+                        std::string(tier_name(line.damage.tier))});
+    return format_table({"tensor", "type", "KLD (nats per token)", "tier"}, rows);
+}
+
+}  // namespace
+
+Command add_ablate(CLI::App& app) {
+    auto common = std::make_shared<CommonOptions>();
+    auto* command = app.add_subcommand("ablate", "Only measure: what each tensor loses at each type");
+    command->footer("Example:\n  cerebellum ablate model-f16.gguf --json > damage.json\n\n"
+                    "Every figure is kept in the journal the moment it is made; run the command again to go on.");
+    add_model(*command, *common);
+    add_measuring(*command, *common);
+    add_json(*command, *common);
+    return [common] {
+        TerminalProgress progress(common->quiet);
+        Session session(run_options(*common, ""), progress);
+        const auto summary = session.measure();
+        const auto measurements = session.journal().measurements();
+        if (common->json)
+            fmt::print("{}\n", rows_of(measurements).dump(1));
+        else
+            fmt::print("{}", describe(measurements));
+        progress.info(fmt::format("{} fast and {} full measurements, {} from the journal {}; {:.1f} TFLOP replayed in {}, quantizing took {}",
+                                  summary.fast_measured, summary.full_measured, summary.resumed, session.journal().path().string(),
+                                  summary.replay_flops / 1e12, format_seconds(summary.replay_s), format_seconds(summary.quantize_s)));
+        return 0;
+    };
+}
+
+}  // namespace cerebellum::cli

@@ -1,0 +1,18 @@
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <functional>
+
+namespace cerebellum::cli {
+
+/// Each adds one subcommand and returns what runs it. The returned function is called only if the subcommand was given;
+/// what it returns is the exit code.
+using Command = std::function<int()>;
+Command add_quantize(CLI::App& app);
+Command add_ablate(CLI::App& app);
+Command add_allocate(CLI::App& app);
+Command add_build(CLI::App& app);
+Command add_verify(CLI::App& app);
+Command add_inspect(CLI::App& app);
+
+}  // namespace cerebellum::cli

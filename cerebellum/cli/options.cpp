@@ -1,0 +1,79 @@
+#include "cerebellum/cli/options.h"
+
+#include <fmt/format.h>
+
+#include "cerebellum/core/error.h"
+#include "cerebellum/core/quant_type.h"
+
+namespace cerebellum::cli {
+
+namespace fs = std::filesystem;
+
+void add_model(CLI::App& command, CommonOptions& options) {
+    command.add_option("model", options.model, "The source: a GGUF model in high precision (F16, BF16, F32)")
+        ->required()
+        ->type_name("MODEL.gguf");
+}
+
+void add_measuring(CLI::App& command, CommonOptions& options) {
+    command.add_option("--text", options.texts, "Plain text to measure on; repeatable. Without it the model writes its own")
+        ->type_name("FILE");
+    command.add_option("--tokens", options.tokens, "Tokens that every change is measured on")->check(CLI::PositiveNumber)->capture_default_str();
+    command.add_option("--ctx", options.context, "Tokens per window (default: 512, or the model's own context if smaller)")->check(CLI::PositiveNumber);
+    command.add_option("--seed", options.seed, "Seed of the text that the model writes")->capture_default_str();
+    command.add_option("--types", options.types, "Only these types, comma-separated, for example q4_K,q6_K,iq4_xs");
+    command.add_option("--imatrix", options.imatrix, "An existing importance matrix (GGUF) instead of a computed one")->type_name("FILE");
+    command.add_flag("--full", options.full, "Measure every type to the end of the model instead of estimating most of them");
+    command.add_option("--journal", options.journal, "Where measurements are kept, to resume and to reuse (default: beside the output)")->type_name("FILE");
+    add_threads(command, options);
+}
+
+void add_output(CLI::App& command, CommonOptions& options, std::string& output, const std::string& help) {
+    command.add_option("-o,--output", output, help)->required()->type_name("FILE");
+    command.add_flag("--force", options.force, "Replace the output if it exists");
+}
+
+void add_threads(CLI::App& command, CommonOptions& options) {
+    command.add_option("--threads", options.threads, "Threads (default: physical cores)")->check(CLI::PositiveNumber);
+    command.add_flag("-q,--quiet", options.quiet, "No progress on stderr");
+}
+
+void add_json(CLI::App& command, CommonOptions& options) {
+    command.add_flag("--json", options.json, "Print the result as JSON");
+}
+
+std::vector<ggml_type> parse_types(const std::string& list) {
+    std::vector<ggml_type> types;
+    for (const auto& name : CLI::detail::split(list, ',')) {
+        if (name.empty()) continue;
+        const auto type = parse_type(name);
+        if (!type || !type_is_quantizable(*type)) {
+            std::string known = "f16, bf16";
+            for (const auto candidate : default_types()) known += ", " + type_name(candidate);
+            throw UsageError(fmt::format("'{}' is not a quantization type; known are {}", name, known));
+        }
+        types.push_back(*type);
+    }
+    return types;
+}
+
+fs::path default_journal(const std::string& model, const std::string& beside) {
+    return fs::path(beside).parent_path() / (fs::path(model).stem().string() + ".cerebellum.db");
+}
+
+RunOptions run_options(const CommonOptions& options, const std::string& beside) {
+    RunOptions run;
+    run.model = options.model;
+    run.texts.assign(options.texts.begin(), options.texts.end());
+    run.tokens = options.tokens;
+    run.context = options.context;
+    run.threads = options.threads;
+    run.seed = options.seed;
+    run.journal = options.journal.empty() ? default_journal(options.model, beside) : fs::path(options.journal);
+    if (!options.imatrix.empty()) run.imatrix = options.imatrix;
+    run.types = parse_types(options.types);
+    run.full = options.full;
+    return run;
+}
+
+}  // namespace cerebellum::cli

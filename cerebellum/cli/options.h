@@ -1,0 +1,41 @@
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "cerebellum/pipeline/session.h"
+
+namespace cerebellum::cli {
+
+/// Options that every stage has which looks at a model.
+struct CommonOptions {
+    std::string model;
+    std::vector<std::string> texts;
+    std::string types;
+    std::string journal;
+    std::string imatrix;
+    int tokens = 4096;
+    int context = 0;
+    int threads = 0;
+    std::uint64_t seed = 1;
+    bool full = false;
+    bool force = false;
+    bool json = false;
+    bool quiet = false;
+};
+
+void add_model(CLI::App& command, CommonOptions& options);
+void add_measuring(CLI::App& command, CommonOptions& options);
+void add_output(CLI::App& command, CommonOptions& options, std::string& output, const std::string& help);
+void add_threads(CLI::App& command, CommonOptions& options);
+void add_json(CLI::App& command, CommonOptions& options);
+
+/// Throws UsageError where a value is not usable. `beside` names the output that the journal lies beside by default.
+RunOptions run_options(const CommonOptions& options, const std::string& beside);
+std::vector<ggml_type> parse_types(const std::string& list);
+/// The default journal of a model: in the folder of `beside`, named after the model.
+std::filesystem::path default_journal(const std::string& model, const std::string& beside);
+
+}  // namespace cerebellum::cli

@@ -1,0 +1,102 @@
+#include "cerebellum/cli/terminal.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <string_view>
+
+namespace cerebellum::cli {
+
+namespace {
+
+extern "C" void request_stop(int signal) {
+    if (Progress::stop_requested.exchange(true)) {
+        std::signal(signal, SIG_DFL);
+        std::raise(signal);
+    }
+}
+
+bool stderr_is_terminal() {
+    const char* term = std::getenv("TERM");
+    return isatty(STDERR_FILENO) == 1 && (term == nullptr || std::string_view(term) != "dumb");
+}
+
+}  // namespace
+
+std::string format_seconds(double seconds) {
+    const auto whole = static_cast<long>(std::max(0.0, seconds) + 0.5);
+    if (whole < 60) return fmt::format("{} s", whole);
+    if (whole < 3600) return fmt::format("{} min {} s", whole / 60, whole % 60);
+    return fmt::format("{} h {} min", whole / 3600, whole % 3600 / 60);
+}
+
+void stop_on_signals() {
+    std::signal(SIGINT, request_stop);
+    std::signal(SIGTERM, request_stop);
+}
+
+TerminalProgress::TerminalProgress(bool quiet) : quiet_(quiet), rewrites_(stderr_is_terminal()) {}
+
+void TerminalProgress::begin(std::string_view stage, double total) {
+    const std::lock_guard lock(mutex_);
+    stage_ = stage;
+    total_ = total;
+    started_ = Clock::now();
+    shown_ = started_;
+    if (!quiet_ && rewrites_) line(stage_, false);
+}
+
+void TerminalProgress::advance(double done, std::string_view detail) {
+    const std::lock_guard lock(mutex_);
+    const auto now = Clock::now();
+    const auto interval = rewrites_ ? std::chrono::milliseconds(150) : std::chrono::milliseconds(15000);
+    if (quiet_ || now - shown_ < interval) return;
+    shown_ = now;
+    std::string text = stage_;
+    if (total_ > 0.0 && done > 0.0) {
+        const double elapsed = std::chrono::duration<double>(now - started_).count();
+        const double share = std::min(1.0, done / total_);
+        text += fmt::format(" {:3.0f} %, {} left", 100.0 * share, format_seconds(elapsed * (1.0 - share) / share));
+    }
+    if (!detail.empty()) text += fmt::format(" ({})", detail);
+    line(text, false);
+}
+
+void TerminalProgress::end() {
+    const std::lock_guard lock(mutex_);
+    const double elapsed = std::chrono::duration<double>(Clock::now() - started_).count();
+    if (!quiet_) line(fmt::format("{}: done in {}", stage_, format_seconds(elapsed)), true);
+}
+
+void TerminalProgress::warn(std::string_view message) {
+    const std::lock_guard lock(mutex_);
+    clear_line();
+    fmt::print(stderr, "warning: {}\n", message);
+}
+
+void TerminalProgress::info(std::string_view message) {
+    const std::lock_guard lock(mutex_);
+    if (quiet_) return;
+    clear_line();
+    fmt::print(stderr, "{}\n", message);
+}
+
+void TerminalProgress::line(const std::string& text, bool last) {
+    clear_line();
+    constexpr std::size_t columns = 79;  // a longer line would wrap and could not be rewritten
+    fmt::print(stderr, "{}", rewrites_ ? text.substr(0, columns) : text);
+    line_shown_ = rewrites_ && !last;
+    if (!line_shown_) fmt::print(stderr, "\n");
+    std::fflush(stderr);
+}
+
+void TerminalProgress::clear_line() {
+    if (line_shown_) fmt::print(stderr, "\r\033[K");
+    line_shown_ = false;
+}
+
+}  // namespace cerebellum::cli

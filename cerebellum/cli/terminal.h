@@ -1,0 +1,42 @@
+#pragma once
+
+#include <chrono>
+#include <mutex>
+#include <string>
+
+#include "cerebellum/core/progress.h"
+
+namespace cerebellum::cli {
+
+/// Progress on stderr: one line that is rewritten on a terminal, a line every few seconds elsewhere.
+class TerminalProgress final : public Progress {
+  public:
+    explicit TerminalProgress(bool quiet);
+    void begin(std::string_view stage, double total) override;
+    void advance(double done, std::string_view detail) override;
+    void end() override;
+    void warn(std::string_view message) override;
+    void info(std::string_view message) override;
+
+  private:
+    using Clock = std::chrono::steady_clock;
+    void line(const std::string& text, bool last);
+    void clear_line();
+
+    std::mutex mutex_;
+    bool quiet_;
+    bool rewrites_;
+    bool line_shown_ = false;
+    std::string stage_;
+    double total_ = 0.0;
+    Clock::time_point started_;
+    Clock::time_point shown_;
+};
+
+/// "3 min 20 s".
+std::string format_seconds(double seconds);
+
+/// Ctrl-C and SIGTERM ask the work to stop at the next safe point; a second one ends the program at once.
+void stop_on_signals();
+
+}  // namespace cerebellum::cli

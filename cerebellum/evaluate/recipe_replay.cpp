@@ -1,0 +1,88 @@
+#include "cerebellum/evaluate/recipe_replay.h"
+
+#include <algorithm>
+#include <map>
+#include <set>
+
+namespace cerebellum {
+
+namespace {
+
+/// Bytes of a block's weights in the types that the recipes ask for, made when first asked for.
+class QuantizedWeights {
+  public:
+    explicit QuantizedWeights(const Quantizer& quantize) : quantize_(quantize) {}
+
+    Substitutions substitutes(const Topology& topology, const TypeMap& recipe, int begin, int end) {
+        Substitutions result;
+        for (const auto& [name, use] : topology.weights()) {
+            if (!use.read_within(begin, end)) continue;
+            const auto wanted = recipe.find(name);
+            if (wanted == recipe.end() || wanted->second == source_type(topology, name)) continue;
+            auto& bytes = known_[{name, wanted->second}];
+            if (bytes.empty()) bytes = quantize_(name, wanted->second);
+            result[name] = {wanted->second, bytes};
+        }
+        return result;
+    }
+    void clear() { known_.clear(); }
+
+  private:
+    static ggml_type source_type(const Topology& topology, const std::string& name) {
+        const auto& tensors = topology.graph().tensors;
+        const auto weight = std::ranges::find_if(
+            tensors, [&](const RecordedTensor& t) { return t.kind == TensorKind::weight && t.name == name; });
+        return weight->type;
+    }
+
+    const Quantizer& quantize_;
+    std::map<std::pair<std::string, ggml_type>, std::vector<std::byte>> known_;
+};
+
+}  // namespace
+
+std::vector<std::vector<WindowScore>> replay_recipes(ReplayEngine& engine, std::span<const Window> windows,
+                                                     std::span<const TypeMap> recipes, const Quantizer& quantize,
+                                                     Progress& progress) {
+    const auto& topology = engine.topology();
+    std::vector<int> cuts = {0};
+    for (const auto& layer : topology.layers()) cuts.push_back(layer.begin);
+    cuts.push_back(topology.head_cut());
+
+    // Index 0 is the source itself, the reference.
+    std::vector<TypeMap> all = {TypeMap{}};
+    all.insert(all.end(), recipes.begin(), recipes.end());
+    std::vector<std::vector<LiveState>> states(all.size(), std::vector<LiveState>(windows.size()));
+    std::vector<std::vector<WindowScore>> scores(recipes.size());
+    QuantizedWeights weights(quantize);
+    progress.begin("replaying recipes", static_cast<double>(cuts.size() * all.size()));
+    double done = 0.0;
+    for (std::size_t c = 0; c + 1 < cuts.size(); ++c) {
+        for (std::size_t r = 0; r < all.size(); ++r) {
+            progress.check();
+            progress.advance(++done, "blocks");
+            if (cuts[c] == cuts[c + 1]) continue;
+            Slice::Options options;
+            options.substitutes = weights.substitutes(topology, all[r], cuts[c], cuts[c + 1]);
+            Slice slice(topology, engine.device(), cuts[c], cuts[c + 1], options);
+            for (std::size_t w = 0; w < windows.size(); ++w) {
+                slice.run(windows[w].inputs, states[r][w]);
+                states[r][w] = slice.live_out(states[r][w]);
+            }
+        }
+        weights.clear();
+    }
+    for (std::size_t r = 0; r < recipes.size(); ++r) {
+        progress.check();
+        const auto head = engine.make_head(weights.substitutes(topology, recipes[r], topology.head_cut(), topology.n_nodes()));
+        for (std::size_t w = 0; w < windows.size(); ++w) {
+            engine.set_reference(windows[w], states[0][w]);
+            scores[r].push_back(engine.score(*head, windows[w], states[r + 1][w]));
+        }
+        progress.advance(++done, "heads");
+    }
+    progress.end();
+    return scores;
+}
+
+}  // namespace cerebellum

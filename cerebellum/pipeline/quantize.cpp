@@ -1,0 +1,314 @@
+#include "cerebellum/pipeline/quantize.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "cerebellum/build/build_gguf.h"
+#include "cerebellum/core/error.h"
+#include "cerebellum/core/file.h"
+#include "cerebellum/core/hash.h"
+#include "cerebellum/core/quant_type.h"
+#include "cerebellum/evaluate/built_file.h"
+#include "cerebellum/evaluate/recipe_replay.h"
+#include "cerebellum/llama/presets.h"
+#include "cerebellum/pipeline/allocation.h"
+#include "cerebellum/version.h"
+
+namespace cerebellum {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+fs::path beside(const fs::path& output, std::string_view ending) {
+    fs::path path = output;
+    path.replace_extension();
+    path += ending;
+    return path;
+}
+
+std::string scores_key(const TypeMap& types, std::string_view part) {
+    std::string text;
+    for (const auto& [name, type] : types) text += fmt::format("{}={}\n", name, type_name(type));
+    return fmt::format("scores:{}:{}", part, sha256(text));
+}
+
+nlohmann::json to_json(std::span<const WindowScore> scores) {
+    auto json = nlohmann::json::array();
+    for (const auto& s : scores) json.push_back({s.count, s.kld, s.nll, s.reference_nll, s.same_top});
+    return json;
+}
+
+std::vector<WindowScore> scores_from_json(const nlohmann::json& json) {
+    std::vector<WindowScore> scores;
+    for (const auto& s : json)
+        scores.push_back({s.at(0).get<double>(), s.at(1).get<double>(), s.at(2).get<double>(), s.at(3).get<double>(), s.at(4).get<double>()});
+    return scores;
+}
+
+/// Replays the types of several contenders on a part of the text; what the journal knows already is not replayed again.
+void replay_scores(Session& session, std::span<Contender*> contenders, const TokenWindows& part, std::string_view part_name,
+                   std::vector<WindowScore> Contender::*where, Progress& progress) {
+    std::map<std::string, TypeMap> missing;  // several mixes may come to the same types
+    for (const auto* contender : contenders) {
+        const auto key = scores_key(contender->types, part_name);
+        if (!session.journal().get_artifact(key)) missing.emplace(key, contender->types);
+    }
+    if (!missing.empty()) {
+        auto& engine = session.engine();
+        const auto windows = session.prepare(part);
+        // Every recipe on its way holds its live state for every window; bound what is held at once.
+        std::size_t state_bytes = 0;
+        for (const auto& layer : engine.topology().layers()) state_bytes = std::max(state_bytes, engine.topology().live_bytes(layer.begin));
+        constexpr std::size_t most_bytes = std::size_t{256} << 20;
+        const auto at_once = std::max<std::size_t>(1, most_bytes / std::max<std::size_t>(1, state_bytes * windows.size()));
+        for (auto next = missing.begin(); next != missing.end();) {
+            std::vector<std::string> keys;
+            std::vector<TypeMap> recipes;
+            for (; next != missing.end() && recipes.size() < at_once; ++next) {
+                keys.push_back(next->first);
+                recipes.push_back(next->second);
+            }
+            const auto scores = replay_recipes(engine, windows, recipes, session.quantizer(), progress);
+            for (std::size_t i = 0; i < keys.size(); ++i) session.journal().put_artifact(keys[i], to_json(scores[i]).dump());
+        }
+    }
+    for (auto* contender : contenders) {
+        const auto stored = session.journal().get_artifact(scores_key(contender->types, part_name));
+        contender->*where = scores_from_json(nlohmann::json::parse(stored.value()));
+    }
+}
+
+/// Whether ggml can make these types from this source and importance matrix; mixes that llama-quantize would refuse are
+/// no contenders.
+bool can_be_built(Session& session, const TypeMap& types) {
+    try {
+        check_recipe(session.source(), {.types = types, .source_fingerprint = {}, .source_name = {}, .file_bytes = 0, .predicted_kld = 0.0, .provenance = {}}, &session.imatrix());
+        return true;
+    } catch (const Error&) {
+        return false;
+    }
+}
+
+/// The stock mixes to compare with: every one of at most the budget and the next larger one. Where none fits, the
+/// uniform files `--pure T --token-embedding-type E` that fit, the few with the least predicted damage.
+std::vector<Contender> find_contenders(Session& session, const AllocationProblem& problem, std::uint64_t budget_bytes) {
+    const auto& source = session.source();
+    const auto stock_bytes = [&](const TypeMap& types) { return predicted_file_bytes(source, types, std::nullopt, Provenance::none); };
+    std::vector<Contender> all;
+    for (const auto& preset : stock_presets()) {
+        Contender contender;
+        contender.name = preset.name;
+        contender.types = dry_run(source.path(), {.file_type = preset.file_type, .has_imatrix = true}).types;
+        if (!can_be_built(session, contender.types)) continue;
+        contender.bytes = stock_bytes(contender.types);
+        contender.fits = contender.bytes <= budget_bytes;
+        all.push_back(std::move(contender));
+    }
+    std::ranges::stable_sort(all, {}, &Contender::bytes);
+    const auto larger = std::ranges::find(all, false, &Contender::fits);
+    if (larger != all.end()) all.erase(larger + 1, all.end());
+    if (!all.empty() && all.front().fits) return all;
+
+    std::vector<std::pair<double, Contender>> pure;
+    const auto offer = [&](ggml_type type, std::optional<ggml_type> embedding) {
+        const auto file_type = file_type_of(type);
+        if (!file_type) return;
+        Contender contender;
+        contender.kind = Contender::Kind::pure;
+        contender.name = fmt::format("pure {}", type_name(type)) + (embedding ? fmt::format(", embedding {}", type_name(*embedding)) : "");
+        contender.types = dry_run(source.path(), {.file_type = *file_type, .has_imatrix = true, .pure = true, .token_embedding_type = embedding}).types;
+        contender.bytes = stock_bytes(contender.types);
+        contender.fits = contender.bytes <= budget_bytes;
+        if (!contender.fits || !can_be_built(session, contender.types)) return;
+        if (std::ranges::any_of(pure, [&](const auto& known) { return known.second.types == contender.types; })) return;
+        pure.emplace_back(predicted_kld(problem, contender.types).value_or(0.0), std::move(contender));
+    };
+    const auto* embedding_tensor = source.find("token_embd.weight");
+    for (const auto type : default_types()) {
+        offer(type, std::nullopt);
+        for (const auto embedding : default_types())
+            if (embedding_tensor != nullptr && type_fits_row(embedding, embedding_tensor->row_length())) offer(type, embedding);
+    }
+    std::ranges::stable_sort(pure, {}, [](const auto& entry) { return entry.first; });
+    constexpr std::size_t replayed = 6;
+    if (pure.size() > replayed) pure.resize(replayed);
+    for (auto& [prediction, contender] : pure) all.push_back(std::move(contender));
+    std::ranges::stable_sort(all, {}, &Contender::bytes);
+    return all;
+}
+
+double selection_kld(const Contender& contender) { return summarize(contender.selection).kld.mean; }
+
+/// Builds a file under a temporary name that goes with the object.
+class ScratchFile {
+  public:
+    explicit ScratchFile(fs::path path) : path_(std::move(path)) {}
+    ~ScratchFile() {
+        std::error_code ignored;
+        fs::remove(path_, ignored);
+    }
+    ScratchFile(const ScratchFile&) = delete;
+    ScratchFile& operator=(const ScratchFile&) = delete;
+    const fs::path& path() const { return path_; }
+
+  private:
+    fs::path path_;
+};
+
+}  // namespace
+
+fs::path recipe_path(const fs::path& output) { return beside(output, ".recipe.json"); }
+fs::path type_file_path(const fs::path& output) { return beside(output, ".tensor-types.txt"); }
+fs::path imatrix_path(const fs::path& output) { return beside(output, ".imatrix.gguf"); }
+fs::path results_path(const fs::path& output) { return beside(output, ".results.json"); }
+
+QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, Progress& progress) {
+    const auto& source = session.source();
+    QuantizeResult result;
+    result.output = options.output;
+    result.n_weights = source.n_weights();
+    result.budget_bytes = options.goal.bytes(result.n_weights);
+    // Everything that can be refused is refused before the long work.
+    check_output_path(options.output, std::min(result.budget_bytes, source.file_size()), options.overwrite);
+
+    session.measure();
+    const auto& imatrix = session.imatrix();
+    const auto imatrix_file = imatrix_info(imatrix, session.imatrix_name());
+    result.text = session.text().description;
+    const auto problem = make_problem(source, session.journal(), imatrix_file, result.budget_bytes);
+    result.recipe = make_recipe(source, session.journal(), imatrix_file, result.budget_bytes);
+
+    Contender ours;
+    ours.kind = Contender::Kind::ours;
+    ours.name = "cerebellum";
+    ours.types = complete_types(source, result.recipe.types);
+    ours.bytes = result.recipe.file_bytes;
+    ours.fits = true;
+    auto others = find_contenders(session, problem, result.budget_bytes);
+
+    std::vector<Contender*> everyone = {&ours};
+    for (auto& other : others) everyone.push_back(&other);
+    replay_scores(session, everyone, session.text().selection, "selection", &Contender::selection, progress);
+    replay_scores(session, everyone, session.text().test, "test", &Contender::test, progress);
+
+    // Never worse: the choice is made on the selection text alone.
+    Contender* winner = &ours;
+    for (auto& other : others)
+        if (other.fits && selection_kld(other) < selection_kld(*winner)) winner = &other;
+    result.delivered = winner->name;
+    Provenance provenance = Provenance::full;
+    if (winner != &ours) {
+        progress.warn(fmt::format("{} does less damage on the selection text ({:.5f} against {:.5f} nats per token), so that mix is delivered",
+                                  winner->name, selection_kld(*winner), selection_kld(ours)));
+        result.recipe.types = winner->types;
+        result.recipe.predicted_kld = predicted_kld(problem, winner->types).value_or(std::nan(""));
+        result.recipe.file_bytes = predicted_file_bytes(source, winner->types, imatrix_file, Provenance::full);
+        if (result.recipe.file_bytes > result.budget_bytes) {
+            provenance = Provenance::none;
+            result.recipe.file_bytes = winner->bytes;
+        }
+    }
+    result.recipe.provenance["delivered"] = result.delivered;
+    result.recipe.provenance["text"] = result.text;
+
+    const auto build = [&](const Recipe& recipe, const fs::path& path, Provenance with) {
+        BuildOptions build_options;
+        build_options.threads = session.threads();
+        build_options.overwrite = true;
+        build_options.tensor_order = session.tensor_order();
+        build_options.imatrix_file = session.imatrix_name();
+        build_options.provenance = with;
+        return build_gguf(source, recipe, &imatrix, path, build_options, progress);
+    };
+    // The delivered file is built under a scratch name too, so that the output appears only when it is verified.
+    const ScratchFile built(beside(options.output, ".unverified.gguf"));
+    if (const auto bytes = build(result.recipe, built.path(), provenance); bytes > result.budget_bytes || bytes != result.recipe.file_bytes)
+        throw Error(fmt::format("the built file has {} bytes where {} were predicted (budget {}); please report this", bytes,
+                                result.recipe.file_bytes, result.budget_bytes));
+    winner->bytes = result.recipe.file_bytes;
+
+    // For real: the delivered file and the two nearest stock mixes, each built and loaded afresh by libllama.
+    std::vector<Contender*> nearest;
+    Contender* below = nullptr;
+    Contender* above = nullptr;
+    for (auto& other : others) {
+        if (&other == winner) continue;
+        if (other.fits && (below == nullptr || other.bytes >= below->bytes)) below = &other;
+        if (!other.fits && above == nullptr) above = &other;
+    }
+    std::vector<fs::path> files = {built.path()};
+    std::vector<std::unique_ptr<ScratchFile>> scratch;
+    nearest.push_back(winner);
+    for (auto* other : {below, above}) {
+        if (other == nullptr) continue;
+        scratch.push_back(std::make_unique<ScratchFile>(beside(options.output, fmt::format(".preset-{}.gguf", scratch.size()))));
+        Recipe recipe;
+        recipe.types = other->types;
+        build(recipe, scratch.back()->path(), Provenance::none);
+        files.push_back(scratch.back()->path());
+        nearest.push_back(other);
+    }
+    const auto real = score_files(session.model(), files, session.text().test, session.threads(), progress);
+    for (std::size_t i = 0; i < nearest.size(); ++i) {
+        nearest[i]->test = real[i];
+        nearest[i]->built = true;
+    }
+
+    Contender original;
+    original.kind = Contender::Kind::source;
+    original.name = "source";
+    original.bytes = source.file_size();
+    original.types = complete_types(source, {});
+    original.test = ours.test;
+    for (auto& window : original.test) window = {window.count, 0.0, window.reference_nll, window.reference_nll, window.count};
+    original.fits = original.bytes <= result.budget_bytes;
+    result.contenders.push_back(std::move(original));
+    for (auto& other : others) result.contenders.push_back(std::move(other));
+    result.contenders.push_back(std::move(ours));
+    std::stable_sort(result.contenders.begin() + 1, result.contenders.end(), [](const Contender& a, const Contender& b) { return a.bytes < b.bytes; });
+
+    write_recipe(recipe_path(options.output), result.recipe);
+    write_file_atomically(type_file_path(options.output), tensor_type_file(complete_types(source, result.recipe.types)));
+    write_imatrix(options.imatrix_out.empty() ? imatrix_path(options.output) : options.imatrix_out, imatrix);
+    write_file_atomically(results_path(options.output), to_json(result).dump(2) + "\n");
+    fs::rename(built.path(), options.output);
+    return result;
+}
+
+nlohmann::json to_json(const QuantizeResult& result) {
+    const auto estimate = [](const Estimate& value) { return nlohmann::json{{"mean", value.mean}, {"error", value.error}}; };
+    const auto bpw = [&](std::uint64_t bytes) { return 8.0 * static_cast<double>(bytes) / static_cast<double>(result.n_weights); };
+    nlohmann::json rows = nlohmann::json::array();
+    for (const auto& contender : result.contenders) {
+        const auto figures = summarize(contender.test);
+        nlohmann::json row = {{"name", contender.name},
+                              {"bytes", contender.bytes},
+                              {"bpw", bpw(contender.bytes)},
+                              {"fits", contender.fits},
+                              {"measured_by", contender.built || contender.kind == Contender::Kind::source ? "libllama" : "replay"},
+                              {"kld", estimate(figures.kld)},
+                              {"perplexity", {{"mean", figures.perplexity}, {"error", figures.perplexity_error}}},
+                              {"delta_nll", estimate(figures.delta_nll)},
+                              {"top1_agree", estimate(figures.top1_agree)},
+                              {"tokens", figures.tokens}};
+        if (!contender.selection.empty()) row["selection_kld"] = estimate(summarize(contender.selection).kld);
+        rows.push_back(std::move(row));
+    }
+    return {{"cerebellum", CEREBELLUM_VERSION},
+            {"llama.cpp", CEREBELLUM_LLAMA_VERSION},
+            {"output", result.output.string()},
+            {"budget_bytes", result.budget_bytes},
+            {"file_bytes", result.recipe.file_bytes},
+            {"budget_used", static_cast<double>(result.recipe.file_bytes) / static_cast<double>(result.budget_bytes)},
+            {"delivered", result.delivered},
+            {"predicted_kld", result.recipe.predicted_kld},
+            {"text", result.text},
+            {"files", rows}};
+}
+
+}  // namespace cerebellum

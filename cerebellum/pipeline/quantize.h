@@ -1,0 +1,58 @@
+#pragma once
+
+#include <filesystem>
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+#include <vector>
+
+#include "cerebellum/build/recipe.h"
+#include "cerebellum/core/size.h"
+#include "cerebellum/evaluate/figures.h"
+#include "cerebellum/pipeline/session.h"
+
+namespace cerebellum {
+
+/// One file, built or not, in the comparison.
+struct Contender {
+    enum class Kind { source, ours, preset, pure };
+    Kind kind = Kind::preset;
+    std::string name;         // "Q4_K_M", "pure Q4_0, embedding Q8_0", …
+    TypeMap types;            // of every tensor
+    std::uint64_t bytes = 0;  // of the file as it is delivered (ours) or as llama-quantize writes it (all others)
+    bool fits = false;        // at most the budget
+    std::vector<WindowScore> selection;  // replayed
+    std::vector<WindowScore> test;       // replayed, or as libllama runs the built file
+    bool built = false;                  // test figures are of a file loaded by libllama
+};
+
+struct QuantizeResult {
+    std::filesystem::path output;
+    std::uint64_t budget_bytes = 0;
+    std::uint64_t n_weights = 0;
+    Recipe recipe;              // of the delivered file
+    std::string delivered;      // name of the contender that was delivered
+    std::vector<Contender> contenders;  // the source first, then by size
+    std::string text;           // description
+};
+
+struct QuantizeOptions {
+    SizeGoal goal;
+    std::filesystem::path output;
+    bool overwrite = false;
+    std::filesystem::path imatrix_out;  // empty: beside the output
+};
+
+/// The main job: measure, allocate, build, verify. Writes the output and, beside it, the recipe, the llama-quantize type
+/// file, the importance matrix and the results. If a stock mix of at most the size does less damage on the selection
+/// text, that mix is delivered instead, and the result says so.
+QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, Progress& progress);
+
+/// Paths of what lies beside an output: `output` with another ending.
+std::filesystem::path recipe_path(const std::filesystem::path& output);
+std::filesystem::path type_file_path(const std::filesystem::path& output);
+std::filesystem::path imatrix_path(const std::filesystem::path& output);
+std::filesystem::path results_path(const std::filesystem::path& output);
+
+nlohmann::json to_json(const QuantizeResult& result);
+
+}  // namespace cerebellum

@@ -1,0 +1,179 @@
+#include "cerebellum/pipeline/session.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "cerebellum/calibrate/imatrix.h"
+#include "cerebellum/core/error.h"
+#include "cerebellum/core/file.h"
+#include "cerebellum/core/hash.h"
+#include "cerebellum/core/parallel.h"
+#include "cerebellum/llama/presets.h"
+#include "cerebellum/quantize/quantize_tensor.h"
+#include "cerebellum/sweep/plan.h"
+#include "cerebellum/version.h"
+
+namespace cerebellum {
+
+namespace {
+
+constexpr int default_context = 512;
+constexpr int calibration_factor = 4;  // the importance matrix sees this many times the tokens that are measured on
+
+std::string serialize(const Imatrix& imatrix) {
+    nlohmann::json entries = nlohmann::json::object();
+    for (const auto& [name, entry] : imatrix.entries) entries[name] = {entry.in_sum2, entry.counts, entry.n_cols};
+    const auto bytes = nlohmann::json::to_cbor(nlohmann::json{{"entries", entries},
+                                                              {"datasets", imatrix.datasets},
+                                                              {"chunk_count", imatrix.chunk_count},
+                                                              {"chunk_size", imatrix.chunk_size}});
+    return {bytes.begin(), bytes.end()};
+}
+
+Imatrix deserialize_imatrix(std::string_view bytes) {
+    try {
+        const auto json = nlohmann::json::from_cbor(bytes.begin(), bytes.end());
+        Imatrix imatrix;
+        for (const auto& [name, value] : json.at("entries").items()) {
+            auto& entry = imatrix.entries[name];
+            value.at(0).get_to(entry.in_sum2);
+            value.at(1).get_to(entry.counts);
+            value.at(2).get_to(entry.n_cols);
+        }
+        json.at("datasets").get_to(imatrix.datasets);
+        json.at("chunk_count").get_to(imatrix.chunk_count);
+        json.at("chunk_size").get_to(imatrix.chunk_size);
+        return imatrix;
+    } catch (const nlohmann::json::exception& error) {
+        throw Error(fmt::format("the importance matrix in the journal is damaged: {}", error.what()));
+    }
+}
+
+std::vector<Window> record(ReplayEngine& engine, const TokenWindows& windows) {
+    std::vector<Window> recorded;
+    for (const auto& window : windows) recorded.push_back(engine.prepare(window));
+    return recorded;
+}
+
+}  // namespace
+
+std::optional<Imatrix> imatrix_from_journal(const Journal& journal) {
+    const auto bytes = journal.get_artifact("imatrix");
+    return bytes ? std::optional(deserialize_imatrix(*bytes)) : std::nullopt;
+}
+
+Session::Session(RunOptions options, Progress& progress)
+    : options_(std::move(options)), progress_(progress), source_(GgufFile::open(options_.model)), model_(Model::load(options_.model)) {
+    if (options_.threads <= 0) options_.threads = physical_cores();
+    if (options_.context <= 0) options_.context = std::min(default_context, model_.trained_context());
+    if (options_.context < 16) throw UsageError(fmt::format("--ctx {} is too small: windows need at least 16 tokens", options_.context));
+    if (options_.context > model_.trained_context())
+        throw UsageError(fmt::format("--ctx {} is more than the {} tokens that {} was trained for", options_.context,
+                                     model_.trained_context(), options_.model.string()));
+    if (options_.tokens < options_.context)
+        throw UsageError(fmt::format("--tokens {} is less than one window of {} tokens; raise it or lower --ctx", options_.tokens, options_.context));
+    journal_ = std::make_unique<Journal>(Journal::open(options_.journal, identity()));
+    journal_->put_meta("imatrix_name", imatrix_name());
+}
+
+Session::~Session() = default;
+
+JournalIdentity Session::identity() const {
+    Sha256 text;
+    for (const auto& file : options_.texts) text.update(sha256(read_file(file)));
+    return {{
+        {"model", source_.fingerprint()},
+        {"text", options_.texts.empty() ? fmt::format("self-sampled, seed {}", options_.seed) : text.finish()},
+        {"tokens", std::to_string(options_.tokens)},
+        {"context", std::to_string(options_.context)},
+        {"imatrix", options_.imatrix ? sha256(read_file(*options_.imatrix)) : "computed from the text"},
+        {"llama.cpp", CEREBELLUM_LLAMA_VERSION},
+        {"measuring", "1"},  // changes whenever a figure would come out differently
+    }};
+}
+
+const TextParts& Session::text() {
+    if (text_) return *text_;
+    if (const auto stored = journal_->get_artifact("text")) {
+        text_ = deserialize_text_parts(*stored);
+        return *text_;
+    }
+    const int windows = options_.tokens / options_.context;
+    const TextDemand demand{calibration_factor * windows, std::max(1, windows / 2), windows};
+    text_ = options_.texts.empty()
+                ? windows_from_model(model_, options_.context, demand, options_.seed, options_.threads, progress_)
+                : windows_from_files(model_, options_.texts, options_.context, demand);
+    if (static_cast<int>(text_->test.size()) < demand.test)
+        progress_.warn(fmt::format("the text is shorter than asked for: {} windows to measure on instead of {}; error bars will be wider",
+                                   (text_->calibration.size() + calibration_factor - 1) / calibration_factor, windows));
+    journal_->put_artifact("text", serialize(*text_));
+    return *text_;
+}
+
+ReplayEngine& Session::engine() {
+    if (engine_) return *engine_;
+    const auto& windows = text().calibration;
+    engine_ = std::make_unique<ReplayEngine>(model_, options_.context, options_.threads);
+    const TokenWindows some(windows.begin(), windows.begin() + std::min<std::ptrdiff_t>(2, std::ssize(windows)));
+    if (const double deviation = engine_->largest_deviation(record(*engine_, some)); deviation != 0.0)
+        throw Error(fmt::format("{} ({}) cannot be replayed exactly: logits differ by up to {:.3g} from llama.cpp's, so its tensors cannot be measured yet",
+                                options_.model.string(), source_.architecture(), deviation));
+    return *engine_;
+}
+
+const Imatrix& Session::imatrix() {
+    if (imatrix_) return *imatrix_;
+    if (options_.imatrix) {
+        imatrix_ = read_imatrix(*options_.imatrix);
+    } else if (auto stored = imatrix_from_journal(*journal_)) {
+        imatrix_ = std::move(*stored);
+        return *imatrix_;
+    } else {
+        imatrix_ = compute_imatrix(engine(), prepare(text().calibration), text().description, progress_);
+    }
+    journal_->put_artifact("imatrix", serialize(*imatrix_));
+    return *imatrix_;
+}
+
+std::string Session::imatrix_name() const {
+    return options_.imatrix ? options_.imatrix->filename().string() : "computed by cerebellum";
+}
+
+const std::vector<std::string>& Session::quantizable() {
+    if (quantizable_.empty()) quantizable_ = quantizable_tensors(options_.model);
+    return quantizable_;
+}
+
+const std::vector<std::string>& Session::tensor_order() {
+    if (tensor_order_.empty()) tensor_order_ = dry_run(options_.model, {.file_type = *file_type_of(GGML_TYPE_F16)}).order;
+    return tensor_order_;
+}
+
+Quantizer Session::quantizer() {
+    const auto& weights = imatrix();
+    return [this, &weights](const std::string& name, ggml_type type) {
+        const auto* tensor = source_.find(name);
+        if (tensor == nullptr) throw Error(fmt::format("{} has no tensor {}", options_.model.string(), name));
+        return quantize_tensor(*tensor, source_.data(*tensor), type, quantization_weights(&weights, *tensor), options_.threads);
+    };
+}
+
+std::vector<Window> Session::prepare(const TokenWindows& windows) { return record(engine(), windows); }
+
+SweepSummary Session::measure() {
+    const auto& matrix = imatrix();
+    const auto plan = make_plan(source_, quantizable(), [&](const std::string& name) { return matrix.entries.contains(name); },
+                                {options_.types, options_.full});
+    TokenWindows measured;
+    const auto& calibration = text().calibration;
+    for (std::size_t i = 0; i < calibration.size(); i += calibration_factor) measured.push_back(calibration[i]);
+    auto& replay = engine();
+    const auto summary = run_sweep(replay, prepare(measured), plan, quantizer(), *journal_, progress_);
+    for (const auto& name : summary.unmeasured)
+        progress_.warn(fmt::format("{} is not read when the model runs; it keeps its type and is not measured", name));
+    return summary;
+}
+
+}  // namespace cerebellum

@@ -1,0 +1,16 @@
+#include "cerebellum/report/table.h"
+
+#include <gtest/gtest.h>
+
+namespace cerebellum {
+namespace {
+
+TEST(Table, aligns_columns_and_counts_characters_not_bytes) {
+    EXPECT_EQ(format_table({"file", "KLD"}, {{"ours", "0.1 ± 0.2"}, {"longer name", "1"}}),
+              "file               KLD\n"
+              "ours         0.1 ± 0.2\n"
+              "longer name          1\n");
+}
+
+}  // namespace
+}  // namespace cerebellum
