@@ -1,0 +1,223 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "cerebellum/gguf/gguf_support_test.h"
+#include "cerebellum/llama/log.h"
+#include "cerebellum/replay/engine.h"
+#include "cerebellum/replay/replay_support_test.h"
+
+namespace cerebellum {
+namespace {
+
+using testing::decode;
+using testing::difference;
+using testing::largest_change;
+using testing::random_tokens;
+using testing::ReplayedWindow;
+
+constexpr int n_tokens = 48;
+
+const Model& model() {
+    static const Model loaded = [] {
+        silence_llama_log();
+        return Model::load(testing::small_model());
+    }();
+    return loaded;
+}
+
+/// The first test to need it pays for it.
+ReplayedWindow& window() {
+    static ReplayedWindow recorded(model(), random_tokens(model(), n_tokens, 1));
+    return recorded;
+}
+
+const std::vector<float>& baseline() {
+    static const std::vector<float> logits = decode(model(), window().tokens());
+    return logits;
+}
+
+TEST(Replay, from_every_layer_boundary_equals_llama_decode_bit_for_bit) {
+    const auto cuts = window().layer_cuts();
+    ASSERT_EQ(cuts.size(), static_cast<std::size_t>(model().n_layers()) + 1 + (*cuts.begin() != 0 ? 1 : 0) +
+                               (window().topology().layers().front().begin != 0 ? 1 : 0));
+    for (const int cut : cuts) EXPECT_EQ(difference(window().logits_from(cut), baseline()), "") << "cut at " << cut;
+}
+
+TEST(Replay, from_the_first_use_of_every_weight_equals_llama_decode_bit_for_bit) {
+    const auto cuts = window().weight_cuts();
+    ASSERT_GT(cuts.size(), 6U * static_cast<unsigned>(model().n_layers()));
+    for (const int cut : cuts) EXPECT_EQ(difference(window().logits_from(cut), baseline()), "") << "cut at " << cut;
+}
+
+TEST(Replay, notices_a_wrong_live_state) {
+    // What the tests above prove, they prove only if a damaged state changes the logits.
+    const auto& topology = window().topology();
+    Device device(1);
+    Recorder recorder(model(), n_tokens);
+    const auto inputs = recorder.inputs(window().tokens());
+    const int cut = topology.layers()[3].begin;
+    Slice before(topology, device, 0, cut, {});
+    before.run(inputs, {});
+    auto state = before.live_out({});
+    ASSERT_EQ(state.values.size(), 1U);
+    auto bytes = *state.values.begin()->second;
+    const float other = 1.0F;
+    std::memcpy(bytes.data(), &other, sizeof other);
+    state.values.begin()->second = std::make_shared<const std::vector<std::byte>>(bytes);
+    Slice::Options options;
+    options.reads = {topology.graph().logits};
+    Slice behind(topology, device, cut, topology.n_nodes(), options);
+    behind.run(inputs, state);
+    const auto logits = behind.read(topology.graph().logits);
+    EXPECT_NE(std::memcmp(logits.data(), baseline().data(), logits.size()), 0);
+    EXPECT_THROW(behind.run(inputs, {}), Error);
+}
+
+TEST(Replay, a_weight_substituted_in_a_suffix_equals_it_substituted_in_the_whole) {
+    for (const auto& [name, type] : {std::pair<std::string, ggml_type>{"blk.0.attn_q.weight", GGML_TYPE_Q2_K},
+                                     {"blk.2.ffn_down.weight", GGML_TYPE_Q4_0},
+                                     {"blk.5.attn_v.weight", GGML_TYPE_IQ3_S},
+                                     {"output.weight", GGML_TYPE_Q3_K}}) {
+        const auto bytes = window().quantized(name, type);
+        const Substitutions substitutes = {{name, {type, bytes}}};
+        const auto whole = window().logits_from(0, substitutes);
+        EXPECT_GT(largest_change(whole, baseline()), 1e-3) << name;
+        const auto& use = window().topology().weights().at(name);
+        EXPECT_EQ(difference(window().logits_from(use.first, substitutes), whole), "") << name;
+        // From a cut behind its last use it must not matter at all.
+        if (use.last + 1 < window().topology().n_nodes())
+            EXPECT_EQ(difference(window().logits_from(use.last + 1, substitutes), baseline()), "") << name;
+    }
+}
+
+TEST(Replay, many_weights_can_be_substituted_at_once) {
+    std::map<std::string, std::vector<std::byte>> bytes;
+    Substitutions substitutes;
+    for (const auto& [name, use] : window().topology().weights()) {
+        if (!name.starts_with("blk.") || window().weight(name).weight->type != GGML_TYPE_F16) continue;
+        bytes[name] = window().quantized(name, GGML_TYPE_Q4_K);
+        substitutes[name] = {GGML_TYPE_Q4_K, bytes[name]};
+    }
+    ASSERT_EQ(substitutes.size(), 42U);
+    const auto all = window().logits_from(0, substitutes);
+    EXPECT_GT(largest_change(all, baseline()), 1e-2);
+    // The same weights in their own type are a substitution that changes nothing.
+    for (auto& [name, substitute] : substitutes) {
+        bytes[name] = window().quantized(name, GGML_TYPE_F16);
+        substitute = {GGML_TYPE_F16, bytes[name]};
+    }
+    EXPECT_EQ(difference(window().logits_from(0, substitutes), baseline()), "");
+}
+
+TEST(Replay, refuses_substitutes_that_do_not_fit) {
+    const auto bytes = window().quantized("blk.0.attn_q.weight", GGML_TYPE_Q8_0);
+    const std::span<const std::byte> all = bytes;
+    testing::error_of([&] {
+        window().logits_from(0, {{"blk.0.attn_q.weight", {GGML_TYPE_Q8_0, all.first(all.size() - 34)}}});
+    });
+}
+
+/// −log softmax and Kullback-Leibler divergence in double precision, from llama_decode's logits.
+struct Exact {
+    double kld = 0.0, nll = 0.0, reference_nll = 0.0, same_top = 0.0, count = 0.0;
+};
+
+std::vector<double> exact_log_softmax(std::span<const float> logits) {
+    const double max = static_cast<double>(std::ranges::max(logits));
+    double sum = 0.0;
+    for (const float x : logits) sum += std::exp(static_cast<double>(x) - max);
+    std::vector<double> result;
+    for (const float x : logits) result.push_back(static_cast<double>(x) - max - std::log(sum));
+    return result;
+}
+
+Exact exact_scores(std::span<const float> variant, std::span<const float> reference, std::span<const Token> tokens) {
+    const auto n_vocab = variant.size() / tokens.size();
+    Exact exact;
+    for (auto i = static_cast<std::size_t>(burn_in(n_tokens)); i + 1 < tokens.size(); ++i) {
+        const auto q = exact_log_softmax(variant.subspan(i * n_vocab, n_vocab));
+        const auto p = exact_log_softmax(reference.subspan(i * n_vocab, n_vocab));
+        for (std::size_t v = 0; v < n_vocab; ++v) exact.kld += std::exp(p[v]) * (p[v] - q[v]);
+        const auto target = static_cast<std::size_t>(tokens[i + 1]);
+        exact.nll -= q[target];
+        exact.reference_nll -= p[target];
+        exact.same_top +=
+            std::ranges::max_element(q) - q.begin() == std::ranges::max_element(p) - p.begin() ? 1.0 : 0.0;
+        exact.count += 1.0;
+    }
+    return exact;
+}
+
+class Scores : public ::testing::Test {
+  protected:
+    Scores() : engine_(model(), n_tokens, 1), window_(engine_.prepare(random_tokens(model(), n_tokens, 1))) {
+        Slice body(engine_.topology(), engine_.device(), 0, engine_.topology().head_cut(), {});
+        body.run(window_.inputs, {});
+        at_head_ = body.live_out({});
+        engine_.set_reference(window_, at_head_);
+    }
+
+    void expect_exact(const WindowScore& score, std::span<const float> variant) {
+        const auto exact = exact_scores(variant, baseline(), window_.tokens);
+        EXPECT_EQ(score.count, exact.count);
+        EXPECT_EQ(score.count, n_tokens - 1 - burn_in(n_tokens));
+        EXPECT_NEAR(score.kld, exact.kld, 1e-5 * exact.kld);
+        EXPECT_NEAR(score.nll, exact.nll, 1e-6 * exact.nll);
+        EXPECT_NEAR(score.reference_nll, exact.reference_nll, 1e-6 * exact.reference_nll);
+        EXPECT_EQ(score.same_top, exact.same_top);
+    }
+
+    ReplayEngine engine_;
+    Window window_;
+    LiveState at_head_;
+};
+
+TEST_F(Scores, of_the_source_against_itself_are_zero) {
+    const auto score = engine_.score(window_, at_head_);
+    EXPECT_LT(std::fabs(score.kld), 1e-12);
+    EXPECT_EQ(score.nll, score.reference_nll);
+    EXPECT_EQ(score.same_top, score.count);
+}
+
+TEST_F(Scores, of_a_weight_inside_a_block_equal_a_computation_in_double_precision) {
+    const std::string name = "blk.3.ffn_up.weight";
+    const auto bytes = ::cerebellum::window().quantized(name, GGML_TYPE_Q2_K);
+    Slice::Options options;
+    options.substitutes = {{name, {GGML_TYPE_Q2_K, bytes}}};
+    Slice body(engine_.topology(), engine_.device(), 0, engine_.topology().head_cut(), options);
+    body.run(window_.inputs, {});
+    const auto score = engine_.score(window_, body.live_out({}));
+    expect_exact(score, ::cerebellum::window().logits_from(0, options.substitutes));
+    EXPECT_GT(score.kld, 1e-3);
+}
+
+TEST_F(Scores, of_the_output_weight_equal_a_computation_in_double_precision) {
+    const std::string name = "output.weight";
+    for (const auto type : {GGML_TYPE_Q2_K, GGML_TYPE_Q8_0}) {
+        const auto bytes = ::cerebellum::window().quantized(name, type);
+        const Substitutions substitutes = {{name, {type, bytes}}};
+        const auto head = engine_.make_head(substitutes);
+        expect_exact(engine_.score(*head, window_, at_head_), ::cerebellum::window().logits_from(0, substitutes));
+    }
+}
+
+TEST_F(Scores, largest_deviation_is_zero) {
+    EXPECT_EQ(engine_.largest_deviation(std::span(&window_, 1)), 0.0);
+}
+
+TEST(Scoring, sums_leave_out_the_burn_in_and_positions_without_a_next_token) {
+    const float nan = std::numeric_limits<float>::quiet_NaN();
+    const std::vector<PositionScore> scores = {{100, 100, 100, 1}, {1, 2, 3, 1}, {10, 20, 30, 0}, {5, nan, nan, 1}};
+    const auto sum = sum_scores(scores, 1);
+    EXPECT_EQ(sum.count, 2.0);
+    EXPECT_EQ(sum.kld, 11.0);
+    EXPECT_EQ(sum.nll, 22.0);
+    EXPECT_EQ(sum.reference_nll, 33.0);
+    EXPECT_EQ(sum.same_top, 1.0);
+}
+
+}  // namespace
+}  // namespace cerebellum

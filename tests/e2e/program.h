@@ -1,0 +1,109 @@
+#pragma once
+
+// Running the real executable and looking at what it leaves behind.
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <chrono>
+#include <csignal>
+#include <filesystem>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "cerebellum/core/file.h"
+#include "cerebellum/gguf/gguf_support_test.h"
+
+namespace cerebellum::testing {
+
+struct ProgramResult {
+    int code = -1;  // -1 where a signal ended it
+    int signal = 0;
+    std::string output;  // stdout
+    std::string errors;  // stderr
+};
+
+/// A started process with its output in files. Killed on destruction where it still runs.
+class Program {
+  public:
+    Program(const std::vector<std::string>& arguments, const fs::path& folder) {
+        static int count = 0;
+        const std::string number = std::to_string(++count);
+        out_ = folder / ("stdout-" + number);
+        err_ = folder / ("stderr-" + number);
+        posix_spawn_file_actions_t actions;
+        posix_spawn_file_actions_init(&actions);
+        posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
+        posix_spawn_file_actions_addopen(&actions, 1, out_.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
+        posix_spawn_file_actions_addopen(&actions, 2, err_.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
+        std::vector<char*> argv;
+        for (const auto& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
+        argv.push_back(nullptr);
+        const int status = posix_spawnp(&pid_, argv[0], &actions, nullptr, argv.data(), environ);
+        posix_spawn_file_actions_destroy(&actions);
+        if (status != 0) throw std::runtime_error("cannot start " + arguments.front());
+    }
+    ~Program() {
+        if (pid_ > 0) {
+            ::kill(pid_, SIGKILL);
+            ::waitpid(pid_, nullptr, 0);
+        }
+    }
+    Program(const Program&) = delete;
+    Program& operator=(const Program&) = delete;
+
+    void send(int signal) const {
+        if (pid_ > 0) ::kill(pid_, signal);
+    }
+    /// Whether it has not ended yet.
+    bool running() {
+        if (pid_ <= 0) return false;
+        if (::waitpid(pid_, &status_, WNOHANG) != pid_) return true;
+        pid_ = 0;
+        return false;
+    }
+    ProgramResult wait() {
+        while (pid_ > 0) {
+            if (::waitpid(pid_, &status_, 0) == pid_)
+                pid_ = 0;
+            else if (errno != EINTR)
+                throw std::runtime_error("waitpid failed");
+        }
+        ProgramResult result;
+        if (WIFEXITED(status_)) result.code = WEXITSTATUS(status_);
+        if (WIFSIGNALED(status_)) result.signal = WTERMSIG(status_);
+        result.output = read_file(out_);
+        result.errors = read_file(err_);
+        return result;
+    }
+
+  private:
+    pid_t pid_ = 0;
+    int status_ = 0;
+    fs::path out_, err_;
+};
+
+inline std::vector<std::string> with_program(std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(), CEREBELLUM_EXECUTABLE);
+    return arguments;
+}
+
+/// Runs cerebellum to its end. `logs` is where its output is kept meanwhile.
+inline ProgramResult run_program(const std::vector<std::string>& arguments, const fs::path& logs) {
+    return Program(with_program(arguments), logs).wait();
+}
+
+/// The text on the repository's own shelf: plain English, enough for small windows.
+inline std::string some_text() {
+    std::string text;
+    for (const auto* name : {"LICENSE", "CONTRIBUTING.md"}) text += read_file(fs::path(CEREBELLUM_SOURCE_DIR) / name);
+    return text;
+}
+
+}  // namespace cerebellum::testing
