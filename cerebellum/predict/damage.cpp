@@ -40,26 +40,34 @@ std::map<std::string, std::vector<Damage>> predict_damage(std::span<const Measur
     struct Known {
         std::map<std::string, Estimate> energy;
         std::map<std::string, Estimate> kld;
+        std::map<std::string, Estimate> gain;  // KLD per unit of local energy, on the windows that both are known for
     };
     std::map<std::string, Known> tensors;
     for (const auto& m : measurements) {
         auto& known = tensors[m.tensor];
-        if (m.tier == Tier::full)
-            known.kld[m.type] = clustered_mean(m.kld, m.counts);
-        else
+        if (m.tier == Tier::fast) {
             known.energy[m.type] = clustered_mean(m.local_energy, m.local_counts);
+            continue;
+        }
+        known.kld[m.type] = clustered_mean(m.kld, m.counts);
+        if (!m.local_energy.empty()) known.gain[m.type] = clustered_mean(m.kld, m.local_energy);
     }
     std::map<std::string, std::vector<Damage>> result;
     for (const auto& [name, known] : tensors) {
         std::vector<Anchor> anchors;
+        auto& damages = result[name];
         for (const auto& [type, kld] : known.kld) {
             const auto energy = known.energy.find(type);
-            if (energy == known.energy.end() || energy->second.mean <= 0.0 || kld.mean <= 0.0) continue;
-            anchors.push_back({std::log(energy->second.mean), std::log(kld.mean / energy->second.mean), relative(kld.error, kld.mean)});
+            const auto gain = known.gain.find(type);
+            if (energy == known.energy.end() || gain == known.gain.end() || energy->second.mean <= 0.0 || gain->second.mean <= 0.0) {
+                damages.push_back({type, kld.mean, kld.error, Tier::full});
+                continue;
+            }
+            // Where the anchor saw fewer windows than the fast tier, the ratio estimator carries it over to all of them.
+            damages.push_back({type, gain->second.mean * energy->second.mean, kld.error, Tier::full});
+            anchors.push_back({std::log(energy->second.mean), std::log(gain->second.mean), relative(gain->second.error, gain->second.mean)});
         }
         std::ranges::sort(anchors, {}, &Anchor::log_energy);
-        auto& damages = result[name];
-        for (const auto& [type, kld] : known.kld) damages.push_back({type, kld.mean, kld.error, Tier::full});
         for (const auto& [type, energy] : known.energy) {
             if (known.kld.contains(type)) continue;
             if (energy.mean <= 0.0) {

@@ -45,6 +45,7 @@ std::vector<TensorPlan> make_plan(const GgufFile& source, std::span<const std::s
         entry.name = name;
         entry.types = admissible_types(*tensor, options.types, has_imatrix_entry(name));
         entry.anchors = options.full ? entry.types : choose_anchors(entry.types);
+        entry.anchor_stride = options.full ? 1 : 2;
         if (!entry.types.empty()) plan.push_back(std::move(entry));
     }
     return plan;

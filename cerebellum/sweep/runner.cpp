@@ -7,6 +7,7 @@
 #include <cmath>
 #include <map>
 #include <memory>
+#include <utility>
 
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/quant_type.h"
@@ -72,7 +73,8 @@ void add_score(const WindowScore& score, Measurement& measurement) {
 /// A variant that has been replayed as far as some cut.
 struct Variant {
     Measurement measurement;
-    States states;
+    std::vector<std::size_t> windows;  // which ones
+    States states;                     // one for each of these
 };
 
 class Sweep {
@@ -138,7 +140,7 @@ class Sweep {
         }
         if (work.empty()) return;
         work_left_ += static_cast<double>(work.fast.size()) * cost_of(use->second.first, inside ? topology_.layers()[static_cast<std::size_t>(span)].end : 0) +
-                      static_cast<double>(work.full.size()) * cost_of(use->second.first, topology_.n_nodes());
+                      static_cast<double>(work.full.size()) * cost_of(use->second.first, topology_.n_nodes()) / (inside ? static_cast<double>(plan.anchor_stride) : 1.0);
         (inside ? inside_[static_cast<std::size_t>(span)] : outside_).push_back(std::move(work));
     }
 
@@ -162,8 +164,8 @@ class Sweep {
     }
     double cost_of(int begin, int end) const { return flops(begin, std::max(begin, end)) + 1.0; }
 
-    void account(int begin, int end, Clock::time_point start) {
-        summary_.replay_flops += flops(begin, end) * static_cast<double>(windows_.size());
+    void account(int begin, int end, std::size_t runs, Clock::time_point start) {
+        summary_.replay_flops += flops(begin, end) * static_cast<double>(runs);
         summary_.replay_s += seconds_since(start);
     }
 
@@ -181,7 +183,7 @@ class Sweep {
             slice.run(windows_[w].inputs, states[w]);
             states[w] = slice.live_out(states[w]);
         }
-        account(begin, end, start);
+        account(begin, end, windows_.size(), start);
     }
 
     /// The source's live state at the head, which every score is made against.
@@ -230,7 +232,7 @@ class Sweep {
                     body.run(windows_[w].inputs, {});
                     states[w] = body.live_out({});
                 }
-                account(0, head_cut, replay_start);
+                account(0, head_cut, windows_.size(), replay_start);
             } else {
                 states = at_head_;
             }
@@ -240,8 +242,7 @@ class Sweep {
                 engine_.set_reference(windows_[w], at_head_[w]);
                 add_score(engine_.score(*head, windows_[w], states[w]), measurement);
             }
-            account(head_cut, topology_.n_nodes(), head_start);
-            account(head_cut, topology_.n_nodes(), Clock::now());  // the reference's head
+            account(head_cut, topology_.n_nodes(), 2 * windows_.size(), head_start);  // the variant's and the reference's
             measurement.wall_s = seconds_since(start);
             journal_.record(measurement);
             ++summary_.full_measured;
@@ -294,29 +295,28 @@ class Sweep {
         Slice::Options options;
         options.substitutes = {{name, {type, data}}};
         Slice slice(topology_, engine_.device(), cut, layer.end, options);
+        Measurement fast = blank(name, type, Tier::fast);
         Variant variant;
-        variant.measurement = blank(name, type, Tier::fast);
+        variant.measurement = blank(name, type, Tier::full);
         for (std::size_t w = 0; w < windows_.size(); ++w) {
             slice.run(windows_[w].inputs, at_cut[w]);
             auto changed = slice.live_out(at_cut[w]);
-            add_local_energy(topology_.graph(), baseline_end[w], changed, variant.measurement);
-            if (work.wants_full(type)) variant.states.push_back(std::move(changed));
+            add_local_energy(topology_.graph(), baseline_end[w], changed, fast);
+            if (!work.wants_full(type) || w % work.plan->anchor_stride != 0) continue;
+            variant.measurement.local_energy.push_back(fast.local_energy.back());
+            variant.measurement.local_counts.push_back(fast.local_counts.back());
+            variant.windows.push_back(w);
+            variant.states.push_back(std::move(changed));
         }
-        account(cut, layer.end, replay_start);
-        variant.measurement.wall_s = seconds_since(start);
-        const double energy = std::ranges::max(variant.measurement.local_energy);
+        account(cut, layer.end, windows_.size(), replay_start);
+        fast.wall_s = variant.measurement.wall_s = seconds_since(start);
         if (std::ranges::find(work.fast, type) != work.fast.end()) {
-            journal_.record(variant.measurement);
+            journal_.record(fast);
             ++summary_.fast_measured;
         }
         done(cost_of(cut, layer.end), name);
-        if (work.wants_full(type)) {
-            variant.measurement.tier = Tier::full;
-            variant.measurement.local_energy.clear();
-            variant.measurement.local_counts.clear();
-            pending_.push_back(std::move(variant));
-        }
-        return energy > 0.0;
+        if (work.wants_full(type)) pending_.push_back(std::move(variant));
+        return std::ranges::max(fast.local_energy) > 0.0;
     }
 
     /// Carries the block's anchors from the block's end to the head, all through one graph.
@@ -328,15 +328,16 @@ class Sweep {
         for (auto& variant : pending_) {
             const auto start = Clock::now();
             if (suffix) {
-                for (std::size_t w = 0; w < windows_.size(); ++w) {
-                    suffix->run(windows_[w].inputs, variant.states[w]);
-                    variant.states[w] = suffix->live_out(variant.states[w]);
+                for (std::size_t i = 0; i < variant.windows.size(); ++i) {
+                    suffix->run(windows_[variant.windows[i]].inputs, variant.states[i]);
+                    variant.states[i] = suffix->live_out(variant.states[i]);
                 }
-                account(layer.end, head_cut, start);
+                account(layer.end, head_cut, variant.windows.size(), start);
             }
             variant.measurement.wall_s += seconds_since(start);
             scored_.push_back(std::move(variant));
-            done(cost_of(layer.end, topology_.n_nodes()), scored_.back().measurement.tensor);
+            done(cost_of(layer.end, topology_.n_nodes()) * static_cast<double>(scored_.back().windows.size()) / static_cast<double>(windows_.size()),
+                 scored_.back().measurement.tensor);
         }
         pending_.clear();
         // Scoring many variants against one computation of the reference's logits saves most of the reference's cost.
@@ -345,19 +346,27 @@ class Sweep {
             for (const auto& state : variant.states)
                 for (const auto& [root, value] : state.values) bytes += value->size();
         constexpr std::size_t wave_variants = 24;
-        constexpr std::size_t wave_bytes = std::size_t{160} << 20;
+        constexpr std::size_t wave_bytes = std::size_t{96} << 20;
         if (scored_.size() >= wave_variants || bytes >= wave_bytes) flush();
     }
 
     void flush() {
         if (scored_.empty()) return;
         const auto start = Clock::now();
-        const int head_cut = topology_.head_cut();
+        std::size_t heads = 0;
         for (std::size_t w = 0; w < windows_.size(); ++w) {
-            engine_.set_reference(windows_[w], at_head_[w]);
+            bool referenced = false;
             for (auto& variant : scored_) {
+                const auto found = std::ranges::find(variant.windows, w);
+                if (found == variant.windows.end()) continue;
                 progress_.check();
-                add_score(engine_.score(windows_[w], variant.states[w]), variant.measurement);
+                if (!std::exchange(referenced, true)) {
+                    engine_.set_reference(windows_[w], at_head_[w]);
+                    ++heads;
+                }
+                const auto& state = variant.states[static_cast<std::size_t>(found - variant.windows.begin())];
+                add_score(engine_.score(windows_[w], state), variant.measurement);
+                ++heads;
             }
         }
         const double seconds = seconds_since(start) / static_cast<double>(scored_.size());
@@ -366,8 +375,7 @@ class Sweep {
             journal_.record(variant.measurement);
             ++summary_.full_measured;
         }
-        summary_.replay_s += seconds_since(start);
-        summary_.replay_flops += flops(head_cut, topology_.n_nodes()) * static_cast<double>(windows_.size() * (scored_.size() + 1));
+        account(topology_.head_cut(), topology_.n_nodes(), heads, start);
         scored_.clear();
     }
 

@@ -26,6 +26,9 @@ namespace fs = std::filesystem;
 constexpr int failure = 1;
 constexpr int usage = 2;
 
+/// A recipe that leaves every tensor as it is and does not know the size of the file.
+constexpr auto no_change = R"({"format": "cerebellum-recipe", "version": 1, "source": {}, "types": {}})";
+
 class BadInput : public ::testing::Test {
   protected:
     BadInput() { fs::create_directory(work_ / "out"); }
@@ -149,7 +152,7 @@ TEST_F(BadInput, a_model_that_llama_cpp_cannot_load) {
 
 TEST_F(BadInput, output_folders_that_cannot_be_written) {
     const auto file = write("file", "x");
-    for (const fs::path folder : {file, work_ / "nowhere", fs::path("/proc"), fs::path("/proc/self")}) {
+    for (const fs::path& folder : {file, work_ / "nowhere", fs::path("/proc"), fs::path("/proc/self")}) {
         const auto path = (folder / "small.gguf").string();
         EXPECT_THAT(refused({"quantize", small_model().string(), "--size", "3MB", "-o", path, "--threads", "1",
                              "--journal", (out() / "j.cerebellum.db").string()},
@@ -217,7 +220,7 @@ TEST_F(BadInput, an_output_folder_without_space) {
                 AllOf(HasSubstr(path), HasSubstr("free")));
     EXPECT_TRUE(fs::is_empty(folder));
     // Found out while writing: a recipe that does not say how large its file will be.
-    const auto recipe = write("recipe.json", R"({"format": "cerebellum recipe"})");
+    const auto recipe = write("recipe.json", no_change);
     const auto built =
         run_program({"build", small_model().string(), "--recipe", recipe.string(), "-o", path, "--threads", "1", "-q"},
                     work_.path());
@@ -288,7 +291,7 @@ TEST_F(BadInput, an_output_that_exists) {
     write_file_atomically(output(), "precious");
     EXPECT_THAT(refused(quantize(small_model()), failure), AllOf(HasSubstr(output()), HasSubstr("--force")));
     EXPECT_EQ(read_file(output()), "precious");
-    const auto recipe = write("recipe.json", R"({"format": "cerebellum recipe"})");
+    const auto recipe = write("recipe.json", no_change);
     EXPECT_THAT(
         refused({"build", small_model().string(), "--recipe", recipe.string(), "-o", output(), "--threads", "1"},
                 failure),
