@@ -65,8 +65,7 @@ build:
 	cmake --build build -j $(JOBS) --target cerebellum-executable >&2
 
 demo: build
-	@$(find_tools)
-	LLAMA_BIN=$$tools exec bash scripts/demo.sh
+	@exec bash scripts/demo.sh
 
 demo-smollm2: build
 	@$(find_tools)

@@ -31,6 +31,8 @@ int run(int argc, char** argv) {
     } catch (const CLI::Success& asked_for_help) {
         return app.exit(asked_for_help);
     } catch (const CLI::ParseError& error) {
+        if (const auto words = app.remaining(); app.get_subcommands().empty() && !words.empty())
+            throw cerebellum::UsageError(fmt::format("there is no '{}'; see 'cerebellum --help'", words.front()));
         throw cerebellum::UsageError(fmt::format("{}; see 'cerebellum --help'", error.what()));
     }
     const auto& subcommands = app.get_subcommands([](const CLI::App*) { return true; });

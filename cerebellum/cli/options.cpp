@@ -20,7 +20,7 @@ void add_measuring(CLI::App& command, CommonOptions& options) {
         ->type_name("FILE");
     command.add_option("--tokens", options.tokens, "Tokens that every change is measured on")->check(CLI::PositiveNumber)->capture_default_str();
     command.add_option("--ctx", options.context, "Tokens per window (default: 512, or the model's own context if smaller)")->check(CLI::PositiveNumber);
-    command.add_option("--seed", options.seed, "Seed of the text that the model writes")->capture_default_str();
+    command.add_option("--seed", options.seed, "Seed of the text that the model writes")->check(CLI::NonNegativeNumber)->capture_default_str();
     command.add_option("--types", options.types, "Only these types, comma-separated, for example q4_K,q6_K,iq4_xs");
     command.add_option("--imatrix", options.imatrix, "An existing importance matrix (GGUF) instead of a computed one")->type_name("FILE");
     command.add_flag("--full", options.full, "Measure every type to the end of the model instead of estimating most of them");
@@ -47,13 +47,14 @@ std::vector<ggml_type> parse_types(const std::string& list) {
     for (const auto& name : CLI::detail::split(list, ',')) {
         if (name.empty()) continue;
         const auto type = parse_type(name);
-        if (!type || !type_is_quantizable(*type)) {
+        if (!type || *type == GGML_TYPE_F32 || !type_is_quantizable(*type)) {
             std::string known = "f16, bf16";
             for (const auto candidate : default_types()) known += ", " + type_name(candidate);
             throw UsageError(fmt::format("'{}' is not a quantization type; known are {}", name, known));
         }
         types.push_back(*type);
     }
+    if (types.empty() && !list.empty()) throw UsageError(fmt::format("--types {} names no type", list));
     return types;
 }
 

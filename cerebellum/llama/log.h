@@ -17,6 +17,8 @@ class LogCapture {
     const std::string& text() const;
     /// The last error logged, without the function name in front and in one line; `fallback` where there was none.
     std::string last_error(const std::string& fallback) const;
+    /// The first one: where llama.cpp reports on several levels, this is the reason and the others its consequences.
+    std::string first_error(const std::string& fallback) const;
 };
 
 /// From now on llama.cpp's own messages are dropped. Called once by whoever starts the library.

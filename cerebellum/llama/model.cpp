@@ -37,7 +37,7 @@ Model Model::load(const std::filesystem::path& path) {
         const LogCapture log;
         result.model_.reset(llama_model_load_from_file(path.c_str(), params));
         if (!result.model_)
-            throw Error(fmt::format("cannot load {}: {}", path.string(), log.last_error("llama.cpp gave no reason")));
+            throw Error(fmt::format("cannot load {}: {}", path.string(), log.first_error("llama.cpp gave no reason")));
     }
     if (llama_model_has_encoder(result.handle()) || !llama_model_has_decoder(result.handle())) {
         std::string architecture(128, '\0');

@@ -144,6 +144,26 @@ std::vector<Contender> find_contenders(Session& session, const AllocationProblem
 
 double selection_kld(const Contender& contender) { return summarize(contender.selection).kld.mean; }
 
+/// A budget below the smallest possible file is refused before anything is measured.
+void check_budget(Session& session, std::uint64_t budget_bytes) {
+    const auto& source = session.source();
+    std::map<std::string, std::vector<ggml_type>> candidates;
+    for (const auto& entry : session.plan())
+        if (session.engine().topology().weights().contains(entry.name)) candidates[entry.name] = entry.types;
+    for (const auto& measured : session.journal().measurements())  // by an earlier run, which may have allowed more types
+        if (const auto type = parse_type(measured.type)) candidates[measured.tensor].push_back(*type);
+    AllocationProblem problem;
+    problem.fixed_bytes = fixed_bytes(source, imatrix_info(session.imatrix(), session.imatrix_name()));
+    problem.budget_bytes = budget_bytes;
+    for (const auto& tensor : source.tensors()) {
+        TypeChoice smallest{tensor.type, tensor_bytes(tensor, tensor.type), 0.0};
+        for (const auto type : candidates[tensor.name])
+            if (const auto bytes = tensor_bytes(tensor, type); bytes < smallest.bytes) smallest = {type, bytes, 0.0};
+        problem.tensors.push_back({tensor.name, {smallest}});
+    }
+    allocate(problem);
+}
+
 /// Builds a file under a temporary name that goes with the object.
 class ScratchFile {
   public:
@@ -175,6 +195,10 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
     result.budget_bytes = options.goal.bytes(result.n_weights);
     // Everything that can be refused is refused before the long work.
     check_output_path(options.output, std::min(result.budget_bytes, source.file_size()), options.overwrite);
+
+    if (fs::exists(options.output) && fs::equivalent(options.output, source.path()))
+        throw Error(fmt::format("the output {} is the source itself; choose another name", options.output.string()));
+    check_budget(session, result.budget_bytes);
 
     session.measure();
     const auto& imatrix = session.imatrix();

@@ -74,7 +74,13 @@ Session::Session(RunOptions options, Progress& progress)
                                      model_.trained_context(), options_.model.string()));
     if (options_.tokens < options_.context)
         throw UsageError(fmt::format("--tokens {} is less than one window of {} tokens; raise it or lower --ctx", options_.tokens, options_.context));
+    // What cannot be used is refused before there is a journal that would belong to it.
+    if (options_.imatrix) imatrix_ = read_imatrix(*options_.imatrix);
+    if (!options_.texts.empty() && !std::filesystem::exists(options_.journal))
+        text_ = windows_from_files(model_, options_.texts, options_.context, demand());
     journal_ = std::make_unique<Journal>(Journal::open(options_.journal, identity()));
+    if (imatrix_ && !journal_->get_artifact("imatrix")) journal_->put_artifact("imatrix", serialize(*imatrix_));
+    if (text_) keep_text();
     journal_->put_meta("imatrix_name", imatrix_name());
 }
 
@@ -94,21 +100,28 @@ JournalIdentity Session::identity() const {
     }};
 }
 
+TextDemand Session::demand() const {
+    const int windows = options_.tokens / options_.context;
+    return {calibration_factor * windows, std::max(1, windows / 2), windows};
+}
+
+void Session::keep_text() {
+    if (static_cast<int>(text_->test.size()) < demand().test)
+        progress_.warn(fmt::format("the text is shorter than asked for: {} windows to measure on instead of {}; error bars will be wider",
+                                   (text_->calibration.size() + calibration_factor - 1) / calibration_factor, demand().test));
+    journal_->put_artifact("text", serialize(*text_));
+}
+
 const TextParts& Session::text() {
     if (text_) return *text_;
     if (const auto stored = journal_->get_artifact("text")) {
         text_ = deserialize_text_parts(*stored);
         return *text_;
     }
-    const int windows = options_.tokens / options_.context;
-    const TextDemand demand{calibration_factor * windows, std::max(1, windows / 2), windows};
     text_ = options_.texts.empty()
-                ? windows_from_model(model_, options_.context, demand, options_.seed, options_.threads, progress_)
-                : windows_from_files(model_, options_.texts, options_.context, demand);
-    if (static_cast<int>(text_->test.size()) < demand.test)
-        progress_.warn(fmt::format("the text is shorter than asked for: {} windows to measure on instead of {}; error bars will be wider",
-                                   (text_->calibration.size() + calibration_factor - 1) / calibration_factor, windows));
-    journal_->put_artifact("text", serialize(*text_));
+                ? windows_from_model(model_, options_.context, demand(), options_.seed, options_.threads, progress_)
+                : windows_from_files(model_, options_.texts, options_.context, demand());
+    keep_text();
     return *text_;
 }
 
@@ -125,14 +138,11 @@ ReplayEngine& Session::engine() {
 
 const Imatrix& Session::imatrix() {
     if (imatrix_) return *imatrix_;
-    if (options_.imatrix) {
-        imatrix_ = read_imatrix(*options_.imatrix);
-    } else if (auto stored = imatrix_from_journal(*journal_)) {
+    if (auto stored = imatrix_from_journal(*journal_)) {
         imatrix_ = std::move(*stored);
         return *imatrix_;
-    } else {
-        imatrix_ = compute_imatrix(engine(), prepare(text().calibration), text().description, progress_);
     }
+    imatrix_ = compute_imatrix(engine(), prepare(text().calibration), text().description, progress_);
     journal_->put_artifact("imatrix", serialize(*imatrix_));
     return *imatrix_;
 }
@@ -162,15 +172,19 @@ Quantizer Session::quantizer() {
 
 std::vector<Window> Session::prepare(const TokenWindows& windows) { return record(engine(), windows); }
 
-SweepSummary Session::measure() {
+std::vector<TensorPlan> Session::plan() {
     const auto& matrix = imatrix();
-    const auto plan = make_plan(source_, quantizable(), [&](const std::string& name) { return matrix.entries.contains(name); },
+    return make_plan(source_, quantizable(), [&](const std::string& name) { return matrix.entries.contains(name); },
                                 {options_.types, options_.full});
+}
+
+SweepSummary Session::measure() {
+    const auto wanted = plan();
     TokenWindows measured;
     const auto& calibration = text().calibration;
     for (std::size_t i = 0; i < calibration.size(); i += calibration_factor) measured.push_back(calibration[i]);
     auto& replay = engine();
-    const auto summary = run_sweep(replay, prepare(measured), plan, quantizer(), *journal_, progress_);
+    const auto summary = run_sweep(replay, prepare(measured), wanted, quantizer(), *journal_, progress_);
     for (const auto& name : summary.unmeasured)
         progress_.warn(fmt::format("{} is not read when the model runs; it keeps its type and is not measured", name));
     return summary;

@@ -60,11 +60,15 @@ class Session {
 
     /// Windows of a part, recorded and ready.
     std::vector<Window> prepare(const TokenWindows& windows);
+    /// What is to be measured: every quantizable tensor in every type that it may have.
+    std::vector<TensorPlan> plan();
     /// Measures what the journal does not hold yet.
     SweepSummary measure();
 
   private:
     JournalIdentity identity() const;
+    TextDemand demand() const;
+    void keep_text();
 
     RunOptions options_;
     Progress& progress_;

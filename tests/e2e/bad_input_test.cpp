@@ -55,7 +55,7 @@ class BadInput : public ::testing::Test {
     /// Runs, expects the code and the single line, and returns that line.
     std::string refused(const std::vector<std::string>& arguments, int code) {
         const auto before = left_behind();
-        const auto result = run_program(arguments, work_.path());
+        const auto result = run_program(arguments, work_.path(), std::chrono::seconds(10));
         expect_one_line(result, code);
         for (const auto& name : left_behind()) {
             if (before.contains(name)) continue;
@@ -96,7 +96,7 @@ class BadInput : public ::testing::Test {
 };
 
 TEST_F(BadInput, missing_model) {
-    expect_refused_model(work_ / "nowhere.gguf", HasSubstr("No such file"));
+    expect_refused_model(work_ / "nowhere.gguf", HasSubstr("no such file"));
 }
 
 TEST_F(BadInput, a_folder_in_the_place_of_a_model) {
@@ -254,10 +254,10 @@ TEST_F(BadInput, texts_without_text) {
 }
 
 TEST_F(BadInput, sizes_that_are_none) {
-    for (const std::string size : {"large", "", "-3MB", "0", "3XB", "12", "nan", "1e400GB", "4.25 bpw or so", "inf"})
-        EXPECT_THAT(refused({"quantize", small_model().string(), "--size", size, "-o", output(), "--threads", "1"},
-                            size == "12" ? failure : usage),
-                    HasSubstr(""))
+    for (const std::string size : {"large", "", "-3MB", "0", "3XB", "nan", "1e400GB", "4.25 bpw or so", "inf"})
+        EXPECT_THAT(
+            refused({"quantize", small_model().string(), "--size", size, "-o", output(), "--threads", "1"}, usage),
+            HasSubstr("size"))
             << size;
 }
 
@@ -274,7 +274,9 @@ TEST_F(BadInput, a_size_that_no_file_can_have) {
     const auto smallest = std::stoull(line.substr(line.find(before) + before.size()));
     EXPECT_GT(smallest, 2000000U);
     const auto journal = (out() / "wikicode-6.8M-f16.cerebellum.db").string();
-    ASSERT_TRUE(fs::exists(journal));
+    std::vector<std::string> measure = {"ablate", small_model().string(), "--journal", journal};
+    measure.insert(measure.end(), common.begin(), common.end());
+    ASSERT_EQ(run_program(measure, work_.path()).code, 0);
     const auto recipe = (out() / "recipe.json").string();
     EXPECT_THAT(refused({"allocate", small_model().string(), "--size", std::to_string(smallest - 1), "-o", recipe,
                          "--journal", journal},

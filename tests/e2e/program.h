@@ -94,9 +94,16 @@ inline std::vector<std::string> with_program(std::vector<std::string> arguments)
     return arguments;
 }
 
-/// Runs cerebellum to its end. `logs` is where its output is kept meanwhile.
-inline ProgramResult run_program(const std::vector<std::string>& arguments, const fs::path& logs) {
-    return Program(with_program(arguments), logs).wait();
+/// Runs cerebellum to its end, or kills it after a while. `logs` is where its output is kept meanwhile.
+inline ProgramResult run_program(const std::vector<std::string>& arguments, const fs::path& logs,
+                                 std::chrono::seconds limit = std::chrono::seconds(100)) {
+    Program program(with_program(arguments), logs);
+    const auto deadline = std::chrono::steady_clock::now() + limit;
+    while (program.running()) {
+        if (std::chrono::steady_clock::now() > deadline) program.send(SIGKILL);
+        std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    }
+    return program.wait();
 }
 
 /// The text on the repository's own shelf: plain English, enough for small windows.
