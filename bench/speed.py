@@ -6,9 +6,9 @@
 Ours:  one `cerebellum ablate --json` with a fresh journal: wall time of the whole command (loading, tokenizing,
        importance matrix, check of the replay, measuring) and its peak memory.
 Naive: for each tensor and type, llama-quantize writes the whole file with that one tensor in that type, and
-       llama-perplexity --kl-divergence runs it. Timed on --pairs of the pairs that ours measured, types in
-       proportion and spread over layers and roles, and scaled to their number. The logits of the source and llama-quantize's importance matrix are
-       made once and not counted.
+       llama-perplexity --kl-divergence runs it. Timed on --pairs of the pairs that ours measured, with types in
+       proportion and spread over layers and roles, and scaled to their number. The logits of the source and
+       llama-quantize's importance matrix are made once and not counted.
 Ideal: the FLOPs that ours replayed at the rate at which llama-bench processes prompts of one window, plus ours'
        quantizing time. llama-bench's rate in FLOPs: tokens/s times the FLOPs per token of the blocks' matrix products,
        attention included (both count it); the head is left out because llama-bench needs the last token's logits
@@ -211,8 +211,8 @@ def report(result):
     ours, naive, ideal = result["ours"], result["naive"], result["ideal"]
     print(f"\n{result['source']}: {ours['pairs']} pairs of tensor and type, {result['tokens']} tokens in windows of {result['ctx']}, "
           f"{result['threads']} threads")
-    print(f"  ours   {minutes(ours['wall_s'])} in all; {ours['scored_positions']} scored positions per pair "
-          f"measured in full; {ours['full_pairs']} pairs in full, the others at their block's end times a gain")
+    print(f"  ours   {minutes(ours['wall_s'])} in all; {ours['full_pairs']} pairs measured in full on "
+          f"{' or '.join(map(str, ours['scored_positions']))} scored positions, the others at their block's end times a gain")
     print(f"         peak memory {ours['peak_bytes'] / 2**20:.0f} MiB; 2 x source + 512 MiB = {ours['memory_bar_bytes'] / 2**20:.0f} MiB")
     print(f"  naive  {naive['pair_s']:.2f} s per pair (mean of {len(naive['timed'])}; {naive['pair_min_s']:.2f} to {naive['pair_max_s']:.2f}), "
           f"so {minutes(naive['scaled_s'])} for all; {naive['scored_positions']} scored positions per pair, on other windows of the text:")
@@ -290,7 +290,7 @@ def main():
     result = {
         "source": pathlib.Path(options.source).name, "tokens": options.tokens, "ctx": options.ctx, "threads": options.threads,
         "ours": {"wall_s": wall_s, "pairs": len(rows), "full_pairs": len(full_rows), "peak_bytes": peak_bytes,
-                 "memory_bar_bytes": 2 * info["bytes"] + 512 * 2**20, "scored_positions": int(full_rows[0]["tokens"]) if full_rows else 0},
+                 "memory_bar_bytes": 2 * info["bytes"] + 512 * 2**20, "scored_positions": sorted({int(row["tokens"]) for row in full_rows})},
         "naive": {"pair_s": sum(pair_s) / len(pair_s), "pair_min_s": min(pair_s), "pair_max_s": max(pair_s), "scaled_s": scaled_s,
                   "scored_positions": windows * (options.ctx - 1 - options.ctx // 2), "timed": measured},
         "ideal": {"s": ideal_s, "replayed_tflop": replayed_tflop, "gflops": gflops, "flop_s": flop_s, "quantize_s": quantize_s,

@@ -15,8 +15,9 @@ Allocation allocate(const AllocationProblem& problem) {
         smallest += std::ranges::min(tensor.choices, {}, &TypeChoice::bytes).bytes;
     }
     if (smallest > problem.budget_bytes)
-        throw Error(fmt::format("the budget of {} bytes is too small: the smallest possible file has {} bytes; ask for at least that much",
-                                problem.budget_bytes, smallest));
+        throw Error(fmt::format(
+            "the budget of {} bytes is too small: the smallest possible file has {} bytes; ask for at least that much",
+            problem.budget_bytes, smallest));
     knapsack.budget_bytes = problem.budget_bytes - problem.fixed_bytes;
     const auto solution = solve_knapsack(knapsack);
     Allocation result;

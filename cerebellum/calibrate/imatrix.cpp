@@ -42,9 +42,11 @@ void add_experts(const RecordedTensor& weight, const View& activations, const Vi
     for (std::int64_t token = 0; token < ids.tensor->shape[1]; ++token)
         for (std::int64_t k = 0; k < ids.tensor->shape[0]; ++k) {
             std::int32_t expert = 0;
-            std::memcpy(&expert, ids.at(token, 0, 0) + static_cast<std::size_t>(k) * ids.tensor->strides[0], sizeof expert);
+            std::memcpy(&expert, ids.at(token, 0, 0) + static_cast<std::size_t>(k) * ids.tensor->strides[0],
+                        sizeof expert);
             sums.counts[static_cast<std::size_t>(expert)] += 1.0;
-            add_squares(activations.at(k % activations.tensor->shape[1], token, 0), n, sums.squares.data() + expert * n);
+            add_squares(activations.at(k % activations.tensor->shape[1], token, 0), n,
+                        sums.squares.data() + expert * n);
         }
 }
 
@@ -64,7 +66,8 @@ void add_dense(const RecordedTensor& weight, const View& activations, Sums& sums
 
 }  // namespace
 
-Imatrix compute_imatrix(ReplayEngine& engine, std::span<const Window> windows, const std::string& dataset, Progress& progress) {
+Imatrix compute_imatrix(ReplayEngine& engine, std::span<const Window> windows, const std::string& dataset,
+                        Progress& progress) {
     const auto& topology = engine.topology();
     const auto& graph = topology.graph();
     std::vector<int> cuts = {0};
@@ -83,7 +86,8 @@ Imatrix compute_imatrix(ReplayEngine& engine, std::span<const Window> windows, c
             const auto& node = graph.tensors[static_cast<std::size_t>(i)];
             if (node.op != GGML_OP_MUL_MAT && node.op != GGML_OP_MUL_MAT_ID) continue;
             const auto& weight = graph.tensors[static_cast<std::size_t>(node.sources[0])];
-            if (weight.kind != TensorKind::weight || graph.tensors[static_cast<std::size_t>(node.sources[1])].type != GGML_TYPE_F32)
+            if (weight.kind != TensorKind::weight ||
+                graph.tensors[static_cast<std::size_t>(node.sources[1])].type != GGML_TYPE_F32)
                 continue;
             multiplications.push_back(i);
             options.reads.push_back(node.sources[1]);

@@ -11,6 +11,7 @@ namespace cerebellum {
 /// Sums of squared inputs of every weight that is multiplied with activations, over all tokens of the windows: what
 /// llama-imatrix collects, from a replay of the source, output and tied embedding weights included. The counts of a
 /// mixture's experts are the tokens routed to each.
-Imatrix compute_imatrix(ReplayEngine& engine, std::span<const Window> windows, const std::string& dataset, Progress& progress);
+Imatrix compute_imatrix(ReplayEngine& engine, std::span<const Window> windows, const std::string& dataset,
+                        Progress& progress);
 
 }  // namespace cerebellum

@@ -39,7 +39,9 @@ TextParts deal_windows(TokenWindows windows, TextDemand demand) {
         int wanted;
         int dealt;
     };
-    Share shares[] = {{&parts.calibration, demand.calibration, 0}, {&parts.selection, demand.selection, 0}, {&parts.test, demand.test, 0}};
+    Share shares[] = {{&parts.calibration, demand.calibration, 0},
+                      {&parts.selection, demand.selection, 0},
+                      {&parts.test, demand.test, 0}};
     const int total = demand.total();
     for (int i = 0; i < total; ++i) {
         const auto source = static_cast<std::size_t>(static_cast<std::int64_t>(i) * available / total);
@@ -81,8 +83,10 @@ TextParts windows_from_files(const Model& model, const std::vector<std::filesyst
         names.push_back(file.filename().string());
     }
     if (windows.size() < 3)
-        throw Error(fmt::format("the text is too short: {} tokens in {}, but three windows of {} are the least; give more text or a smaller --ctx",
-                                n_text_tokens, fmt::join(names, ", "), n_tokens));
+        throw Error(
+            fmt::format("the text is too short: {} tokens in {}, but three windows of {} are the least; give more text "
+                        "or a smaller --ctx",
+                        n_text_tokens, fmt::join(names, ", "), n_tokens));
     auto parts = deal_windows(std::move(windows), demand);
     parts.description = fmt::format("{}", fmt::join(names, ", "));
     return parts;

@@ -42,8 +42,8 @@ TextParts windows_from_files(const Model& model, const std::vector<std::filesyst
 TextParts windows_from_model(const Model& model, int n_tokens, TextDemand demand, std::uint64_t seed, int threads,
                              Progress& progress);
 
-/// Deals windows to parts; exposed for its properties to be tested. Every window goes to at most one part, and each part
-/// is spread over the whole list.
+/// Deals windows to parts; exposed for its properties to be tested. Every window goes to at most one part, and each
+/// part is spread over the whole list.
 TextParts deal_windows(TokenWindows windows, TextDemand demand);
 
 /// Windows as bytes and back, for keeping them in a journal. Throws Error where the bytes are no such thing.

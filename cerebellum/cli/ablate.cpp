@@ -16,7 +16,9 @@ namespace cerebellum::cli {
 
 namespace {
 
-nlohmann::json number(double value) { return std::isfinite(value) ? nlohmann::json(value) : nlohmann::json(); }
+nlohmann::json number(double value) {
+    return std::isfinite(value) ? nlohmann::json(value) : nlohmann::json();
+}
 
 nlohmann::json rows_of(const std::vector<Measurement>& measurements) {
     std::map<std::pair<std::string, std::string>, const Measurement*> full, fast;
@@ -24,8 +26,11 @@ nlohmann::json rows_of(const std::vector<Measurement>& measurements) {
     auto rows = nlohmann::json::array();
     for (const auto& [tensor, damages] : predict_damage(measurements))
         for (const auto& damage : damages) {
-            nlohmann::json row = {{"tensor", tensor}, {"type", damage.type}, {"tier", tier_name(damage.tier)},
-                                  {"kld", damage.kld}, {"kld_error", number(damage.error)}};
+            nlohmann::json row = {{"tensor", tensor},
+                                  {"type", damage.type},
+                                  {"tier", tier_name(damage.tier)},
+                                  {"kld", damage.kld},
+                                  {"kld_error", number(damage.error)}};
             const auto add = [&](const char* name, const std::vector<double>& sums, const std::vector<double>& counts) {
                 if (sums.empty()) return;
                 const auto estimate = clustered_mean(sums, counts);
@@ -58,7 +63,8 @@ std::string describe(const std::vector<Measurement>& measurements) {
     std::ranges::stable_sort(lines, std::greater<>{}, [](const Line& line) { return line.damage.kld; });
     std::vector<std::vector<std::string>> rows;
     for (const auto& line : lines)
-        rows.push_back({line.tensor, line.damage.type, fmt::format("{:.3e} ± {:.1e}", line.damage.kld, line.damage.error),
+        rows.push_back({line.tensor, line.damage.type,
+                        fmt::format("{:.3e} ± {:.1e}", line.damage.kld, line.damage.error),
                         std::string(tier_name(line.damage.tier))});
     return format_table({"tensor", "type", "KLD (nats per token)", "tier"}, rows);
 }
@@ -68,8 +74,9 @@ std::string describe(const std::vector<Measurement>& measurements) {
 Command add_ablate(CLI::App& app) {
     auto common = std::make_shared<CommonOptions>();
     auto* command = app.add_subcommand("ablate", "Only measure: what each tensor loses at each type");
-    command->footer("Example:\n  cerebellum ablate model-f16.gguf --json > damage.json\n\n"
-                    "Every figure is kept in the journal the moment it is made; run the command again to go on.");
+    command->footer(
+        "Example:\n  cerebellum ablate model-f16.gguf --json > damage.json\n\n"
+        "Every figure is kept in the journal the moment it is made; run the command again to go on.");
     add_model(*command, *common);
     add_measuring(*command, *common);
     add_json(*command, *common);
@@ -82,9 +89,10 @@ Command add_ablate(CLI::App& app) {
             fmt::print("{}\n", rows_of(measurements).dump(1));
         else
             fmt::print("{}", describe(measurements));
-        progress.info(fmt::format("{} fast and {} full measurements, {} from the journal {}; {:.1f} TFLOP replayed in {}, quantizing took {}",
-                                  summary.fast_measured, summary.full_measured, summary.resumed, session.journal().path().string(),
-                                  summary.replay_flops / 1e12, format_seconds(summary.replay_s), format_seconds(summary.quantize_s)));
+        progress.info(fmt::format(
+            "{} fast and {} full measurements, {} from the journal {}; {:.1f} TFLOP replayed in {}, quantizing took {}",
+            summary.fast_measured, summary.full_measured, summary.resumed, session.journal().path().string(),
+            summary.replay_flops / 1e12, format_seconds(summary.replay_s), format_seconds(summary.quantize_s)));
         return 0;
     };
 }

@@ -20,10 +20,15 @@ Command add_build(CLI::App& app) {
     };
     auto values = std::make_shared<Values>();
     auto* command = app.add_subcommand("build", "Only build: write the GGUF that a recipe describes");
-    command->footer("Example:\n  cerebellum build model-f16.gguf --recipe recipe.json --imatrix model.imatrix.gguf -o model-small.gguf");
+    command->footer(
+        "Example:\n  cerebellum build model-f16.gguf --recipe recipe.json --imatrix model.imatrix.gguf -o "
+        "model-small.gguf");
     add_model(*command, values->common);
-    command->add_option("--recipe", values->recipe, "The recipe (JSON) from 'allocate' or 'quantize'")->required()->type_name("FILE");
-    command->add_option("--imatrix", values->common.imatrix, "The importance matrix (GGUF) to quantize with")->type_name("FILE");
+    command->add_option("--recipe", values->recipe, "The recipe (JSON) from 'allocate' or 'quantize'")
+        ->required()
+        ->type_name("FILE");
+    command->add_option("--imatrix", values->common.imatrix, "The importance matrix (GGUF) to quantize with")
+        ->type_name("FILE");
     add_output(*command, values->common, values->output, "The file to write");
     add_threads(*command, values->common);
     add_json(*command, values->common);

@@ -38,11 +38,12 @@ Command add_inspect(CLI::App& app) {
             auto& [count, bytes] = by_type[type_name(tensor.type)];
             ++count;
             bytes += tensor.size_bytes;
-            tensors.push_back({{"name", tensor.name},
-                               {"type", type_name(tensor.type)},
-                               {"shape", std::vector<std::int64_t>(tensor.shape.begin(), tensor.shape.begin() + tensor.n_dims)},
-                               {"bytes", tensor.size_bytes},
-                               {"bpw", bits_per_weight_of(tensor.size_bytes, static_cast<std::uint64_t>(tensor.n_weights()))}});
+            tensors.push_back(
+                {{"name", tensor.name},
+                 {"type", type_name(tensor.type)},
+                 {"shape", std::vector<std::int64_t>(tensor.shape.begin(), tensor.shape.begin() + tensor.n_dims)},
+                 {"bytes", tensor.size_bytes},
+                 {"bpw", bits_per_weight_of(tensor.size_bytes, static_cast<std::uint64_t>(tensor.n_weights()))}});
             rows.push_back({tensor.name, type_name(tensor.type), shape_of(tensor), std::to_string(tensor.size_bytes)});
         }
         const double bpw = bits_per_weight_of(file.file_size(), file.n_weights());
@@ -63,7 +64,8 @@ Command add_inspect(CLI::App& app) {
         const auto metadata = file.metadata_json();
         for (const auto& [key, value] : metadata.items()) fmt::print("{} = {}\n", key, value.dump());
         std::vector<std::vector<std::string>> types;
-        for (const auto& [type, entry] : by_type) types.push_back({type, std::to_string(entry.first), format_bytes(entry.second)});
+        for (const auto& [type, entry] : by_type)
+            types.push_back({type, std::to_string(entry.first), format_bytes(entry.second)});
         fmt::print("\n{}\n", format_table({"tensor", "type", "shape", "bytes"}, rows));
         fmt::print("{}", format_table({"type", "tensors", "bytes"}, types));
         return 0;

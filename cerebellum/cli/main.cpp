@@ -17,11 +17,14 @@ constexpr int exit_usage = 2;
 
 int run(int argc, char** argv) {
     using namespace cerebellum::cli;
-    CLI::App app("Cerebellum turns a high-precision GGUF model into the best mixed-precision GGUF that fits a size: it measures\n"
-                 "what each tensor loses at each quantization type inside the running model, spends the bytes where that\n"
-                 "damage is largest, builds a standard GGUF and proves it against the stock presets.\n\n"
-                 "  cerebellum quantize model-bf16.gguf --size 12GB -o model-12gb.gguf\n");
-    app.set_version_flag("--version", fmt::format("cerebellum {} (llama.cpp {})", CEREBELLUM_VERSION, CEREBELLUM_LLAMA_VERSION));
+    CLI::App app(
+        "Cerebellum turns a high-precision GGUF model into the best mixed-precision GGUF that fits a size: it "
+        "measures\n"
+        "what each tensor loses at each quantization type inside the running model, spends the bytes where that\n"
+        "damage is largest, builds a standard GGUF and proves it against the stock presets.\n\n"
+        "  cerebellum quantize model-bf16.gguf --size 12GB -o model-12gb.gguf\n");
+    app.set_version_flag("--version",
+                         fmt::format("cerebellum {} (llama.cpp {})", CEREBELLUM_VERSION, CEREBELLUM_LLAMA_VERSION));
     app.require_subcommand(1);
     app.get_formatter()->column_width(30);
     std::vector<Command> commands = {add_quantize(app), add_ablate(app), add_allocate(app),

@@ -16,15 +16,28 @@ void add_model(CLI::App& command, CommonOptions& options) {
 }
 
 void add_measuring(CLI::App& command, CommonOptions& options) {
-    command.add_option("--text", options.texts, "Plain text to measure on; repeatable. Without it the model writes its own")
+    command
+        .add_option("--text", options.texts,
+                    "Plain text to measure on; repeatable. Without it the model writes its own")
         ->type_name("FILE");
-    command.add_option("--tokens", options.tokens, "Tokens that every change is measured on")->check(CLI::PositiveNumber)->capture_default_str();
-    command.add_option("--ctx", options.context, "Tokens per window (default: 512, or the model's own context if smaller)")->check(CLI::PositiveNumber);
-    command.add_option("--seed", options.seed, "Seed of the text that the model writes")->check(CLI::NonNegativeNumber)->capture_default_str();
+    command.add_option("--tokens", options.tokens, "Tokens that every change is measured on")
+        ->check(CLI::PositiveNumber)
+        ->capture_default_str();
+    command
+        .add_option("--ctx", options.context, "Tokens per window (default: 512, or the model's own context if smaller)")
+        ->check(CLI::PositiveNumber);
+    command.add_option("--seed", options.seed, "Seed of the text that the model writes")
+        ->check(CLI::NonNegativeNumber)
+        ->capture_default_str();
     command.add_option("--types", options.types, "Only these types, comma-separated, for example q4_K,q6_K,iq4_xs");
-    command.add_option("--imatrix", options.imatrix, "An existing importance matrix (GGUF) instead of a computed one")->type_name("FILE");
-    command.add_flag("--full", options.full, "Measure every type to the end of the model instead of estimating most of them");
-    command.add_option("--journal", options.journal, "Where measurements are kept, to resume and to reuse (default: beside the output)")->type_name("FILE");
+    command.add_option("--imatrix", options.imatrix, "An existing importance matrix (GGUF) instead of a computed one")
+        ->type_name("FILE");
+    command.add_flag("--full", options.full,
+                     "Measure every type to the end of the model instead of estimating most of them");
+    command
+        .add_option("--journal", options.journal,
+                    "Where measurements are kept, to resume and to reuse (default: beside the output)")
+        ->type_name("FILE");
     add_threads(command, options);
 }
 

@@ -20,12 +20,14 @@ std::string describe(const QuantizeResult& result) {
         std::string note;
         if (contender.name == result.delivered) note = "delivered";
         if (!contender.fits && contender.kind != Contender::Kind::source) note = "over budget";
-        if (contender.kind != Contender::Kind::source && !contender.built) note += note.empty() ? "replayed" : ", replayed";
-        rows.push_back({contender.name, format_bytes(contender.bytes),
-                        fmt::format("{:.2f}", 8.0 * static_cast<double>(contender.bytes) / static_cast<double>(result.n_weights)),
-                        fmt::format("{:.5f} ± {:.5f}", figures.kld.mean, figures.kld.error),
-                        fmt::format("{:.3f} ± {:.3f}", figures.perplexity, figures.perplexity_error),
-                        fmt::format("{:.2f} %", 100.0 * figures.top1_agree.mean), note});
+        if (contender.kind != Contender::Kind::source && !contender.built)
+            note += note.empty() ? "replayed" : ", replayed";
+        rows.push_back(
+            {contender.name, format_bytes(contender.bytes),
+             fmt::format("{:.2f}", 8.0 * static_cast<double>(contender.bytes) / static_cast<double>(result.n_weights)),
+             fmt::format("{:.5f} ± {:.5f}", figures.kld.mean, figures.kld.error),
+             fmt::format("{:.3f} ± {:.3f}", figures.perplexity, figures.perplexity_error),
+             fmt::format("{:.2f} %", 100.0 * figures.top1_agree.mean), note});
     }
     return format_table({"file", "size", "bpw", "KLD", "perplexity", "same top", ""}, rows);
 }
@@ -38,14 +40,20 @@ Command add_quantize(CLI::App& app) {
         std::string size, output, imatrix_out;
     };
     auto values = std::make_shared<Values>();
-    auto* command = app.add_subcommand("quantize", "The whole job: measure, allocate, build and verify a file of a given size");
-    command->footer("Example:\n  cerebellum quantize model-f16.gguf --size 4.25bpw -o model-small.gguf --text notes.txt\n\n"
-                    "Interrupt it at any time; the same command goes on where it stopped. Another --size reuses the measurements.");
+    auto* command =
+        app.add_subcommand("quantize", "The whole job: measure, allocate, build and verify a file of a given size");
+    command->footer(
+        "Example:\n  cerebellum quantize model-f16.gguf --size 4.25bpw -o model-small.gguf --text notes.txt\n\n"
+        "Interrupt it at any time; the same command goes on where it stopped. Another --size reuses the measurements.");
     add_model(*command, values->common);
     command->add_option("--size", values->size, "Size of the file: 12GB, 11.5GiB, 800MB, 4.25bpw")->required();
-    add_output(*command, values->common, values->output, "The file to write; recipe, type file, imatrix and results go beside it");
+    add_output(*command, values->common, values->output,
+               "The file to write; recipe, type file, imatrix and results go beside it");
     add_measuring(*command, values->common);
-    command->add_option("--imatrix-out", values->imatrix_out, "Where the importance matrix goes (default: beside the output)")->type_name("FILE");
+    command
+        ->add_option("--imatrix-out", values->imatrix_out,
+                     "Where the importance matrix goes (default: beside the output)")
+        ->type_name("FILE");
     add_json(*command, values->common);
     return [values] {
         TerminalProgress progress(values->common.quiet);
@@ -63,11 +71,16 @@ Command add_quantize(CLI::App& app) {
             return 0;
         }
         fmt::print("{}", describe(result));
-        fmt::print("\n{}: {} bytes of {} ({:.2f} % used)", result.output.string(), result.recipe.file_bytes, result.budget_bytes,
+        fmt::print("\n{}: {} bytes of {} ({:.2f} % used)", result.output.string(), result.recipe.file_bytes,
+                   result.budget_bytes,
                    100.0 * static_cast<double>(result.recipe.file_bytes) / static_cast<double>(result.budget_bytes));
-        if (result.delivered != "cerebellum") fmt::print("; the stock mix {} was better and was delivered", result.delivered);
-        fmt::print("\nKLD in nats per token from the source, ± one standard error, on text held out from every choice ({}).\n", result.text);
-        fmt::print("'replayed': measured without building the file. Predicted KLD of the delivered file: {:.5f}.\n", result.recipe.predicted_kld);
+        if (result.delivered != "cerebellum")
+            fmt::print("; the stock mix {} was better and was delivered", result.delivered);
+        fmt::print(
+            "\nKLD in nats per token from the source, ± one standard error, on text held out from every choice ({}).\n",
+            result.text);
+        fmt::print("'replayed': measured without building the file. Predicted KLD of the delivered file: {:.5f}.\n",
+                   result.recipe.predicted_kld);
         return 0;
     };
 }

@@ -18,9 +18,11 @@ Command add_verify(CLI::App& app) {
         std::vector<std::string> files;
     };
     auto values = std::make_shared<Values>();
-    auto* command = app.add_subcommand("verify", "Only verify: compare built files with their source on the held-out part of the text");
-    command->footer("Example:\n  cerebellum verify model-f16.gguf model-small.gguf model-Q4_K_M.gguf --text notes.txt\n\n"
-                    "With the options of an earlier run (and its journal), the text is the one that no choice was made on.");
+    auto* command = app.add_subcommand(
+        "verify", "Only verify: compare built files with their source on the held-out part of the text");
+    command->footer(
+        "Example:\n  cerebellum verify model-f16.gguf model-small.gguf model-Q4_K_M.gguf --text notes.txt\n\n"
+        "With the options of an earlier run (and its journal), the text is the one that no choice was made on.");
     add_model(*command, values->common);
     command->add_option("files", values->files, "Files made from the source")->required()->type_name("FILE.gguf");
     add_measuring(*command, values->common);
@@ -36,13 +38,21 @@ Command add_verify(CLI::App& app) {
         std::vector<std::vector<std::string>> rows;
         for (std::size_t i = 0; i < files.size(); ++i) {
             const auto f = summarize(scores[i]);
-            const double bpw = 8.0 * static_cast<double>(opened[i].file_size()) / static_cast<double>(opened[i].n_weights());
-            json.push_back({{"file", files[i].string()}, {"bytes", opened[i].file_size()}, {"bpw", bpw}, {"kld", f.kld.mean},
-                            {"kld_error", f.kld.error}, {"perplexity", f.perplexity}, {"perplexity_error", f.perplexity_error},
-                            {"delta_nll", f.delta_nll.mean}, {"delta_nll_error", f.delta_nll.error},
-                            {"top1_agree", f.top1_agree.mean}, {"tokens", f.tokens}});
-            rows.push_back({files[i].filename().string(), format_bytes(opened[i].file_size()), fmt::format("{:.2f}", bpw),
-                            fmt::format("{:.5f} ± {:.5f}", f.kld.mean, f.kld.error),
+            const double bpw =
+                8.0 * static_cast<double>(opened[i].file_size()) / static_cast<double>(opened[i].n_weights());
+            json.push_back({{"file", files[i].string()},
+                            {"bytes", opened[i].file_size()},
+                            {"bpw", bpw},
+                            {"kld", f.kld.mean},
+                            {"kld_error", f.kld.error},
+                            {"perplexity", f.perplexity},
+                            {"perplexity_error", f.perplexity_error},
+                            {"delta_nll", f.delta_nll.mean},
+                            {"delta_nll_error", f.delta_nll.error},
+                            {"top1_agree", f.top1_agree.mean},
+                            {"tokens", f.tokens}});
+            rows.push_back({files[i].filename().string(), format_bytes(opened[i].file_size()),
+                            fmt::format("{:.2f}", bpw), fmt::format("{:.5f} ± {:.5f}", f.kld.mean, f.kld.error),
                             fmt::format("{:.3f} ± {:.3f}", f.perplexity, f.perplexity_error),
                             fmt::format("{:.2f} %", 100.0 * f.top1_agree.mean)});
         }

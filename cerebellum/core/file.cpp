@@ -100,15 +100,18 @@ void check_output_path(const fs::path& path, std::uint64_t size, bool overwrite)
     std::error_code code;
     if (fs::is_directory(path, code)) throw Error(fmt::format("cannot write {}: it is a directory", path.string()));
     if (!overwrite && fs::exists(path, code))
-        throw Error(fmt::format("{} exists already; pass --force to replace it, or choose another name", path.string()));
+        throw Error(
+            fmt::format("{} exists already; pass --force to replace it, or choose another name", path.string()));
     const fs::path folder = path.has_parent_path() ? path.parent_path() : fs::path(".");
     if (!fs::is_directory(folder, code))
-        throw Error(fmt::format("cannot write {}: there is no folder {}; create it first", path.string(), folder.string()));
+        throw Error(
+            fmt::format("cannot write {}: there is no folder {}; create it first", path.string(), folder.string()));
     { AtomicFile probe(path); }
     const auto space = fs::space(folder, code);
     if (!code && space.available < size)
-        throw Error(fmt::format("cannot write {}: it needs {} bytes and {} has {} free; free some space or choose another folder",
-                                path.string(), size, folder.string(), space.available));
+        throw Error(fmt::format(
+            "cannot write {}: it needs {} bytes and {} has {} free; free some space or choose another folder",
+            path.string(), size, folder.string(), space.available));
 }
 
 }  // namespace cerebellum

@@ -23,7 +23,8 @@ void parallel_chunks(std::int64_t count, std::int64_t chunk, int threads, Body&&
     std::mutex failure_mutex;
     const auto work = [&] {
         try {
-            for (std::int64_t begin; (begin = next.fetch_add(chunk)) < count;) body(begin, std::min(count, begin + chunk));
+            for (std::int64_t begin; (begin = next.fetch_add(chunk)) < count;)
+                body(begin, std::min(count, begin + chunk));
         } catch (...) {
             next = count;
             const std::lock_guard lock(failure_mutex);

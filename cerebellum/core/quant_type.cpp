@@ -9,7 +9,9 @@
 
 namespace cerebellum {
 
-std::string type_name(ggml_type type) { return ggml_type_name(type); }
+std::string type_name(ggml_type type) {
+    return ggml_type_name(type);
+}
 
 std::optional<ggml_type> parse_type(std::string_view name) {
     const auto same = [](char a, char b) {
@@ -35,9 +37,13 @@ double bits_per_weight(ggml_type type) {
     return 8.0 * static_cast<double>(ggml_type_size(type)) / static_cast<double>(ggml_blck_size(type));
 }
 
-bool type_fits_row(ggml_type type, std::int64_t row_length) { return row_length % ggml_blck_size(type) == 0; }
+bool type_fits_row(ggml_type type, std::int64_t row_length) {
+    return row_length % ggml_blck_size(type) == 0;
+}
 
-bool type_needs_imatrix(ggml_type type) { return ggml_quantize_requires_imatrix(type); }
+bool type_needs_imatrix(ggml_type type) {
+    return ggml_quantize_requires_imatrix(type);
+}
 
 bool type_is_quantizable(ggml_type type) {
     return type == GGML_TYPE_F16 || type == GGML_TYPE_BF16 || type == GGML_TYPE_F32 ||
@@ -47,10 +53,10 @@ bool type_is_quantizable(ggml_type type) {
 const std::vector<ggml_type>& default_types() {
     static const std::vector<ggml_type> types = [] {
         std::vector<ggml_type> list = {
-            GGML_TYPE_Q8_0,  GGML_TYPE_Q6_K,    GGML_TYPE_Q5_K,   GGML_TYPE_Q5_1,    GGML_TYPE_Q5_0,
-            GGML_TYPE_Q4_K,  GGML_TYPE_Q4_1,    GGML_TYPE_Q4_0,   GGML_TYPE_IQ4_NL,  GGML_TYPE_IQ4_XS,
-            GGML_TYPE_Q3_K,  GGML_TYPE_IQ3_S,   GGML_TYPE_IQ3_XXS, GGML_TYPE_Q2_K,   GGML_TYPE_IQ2_S,
-            GGML_TYPE_IQ2_XS, GGML_TYPE_IQ2_XXS, GGML_TYPE_IQ1_M, GGML_TYPE_IQ1_S,
+            GGML_TYPE_Q8_0,   GGML_TYPE_Q6_K,    GGML_TYPE_Q5_K,    GGML_TYPE_Q5_1,   GGML_TYPE_Q5_0,
+            GGML_TYPE_Q4_K,   GGML_TYPE_Q4_1,    GGML_TYPE_Q4_0,    GGML_TYPE_IQ4_NL, GGML_TYPE_IQ4_XS,
+            GGML_TYPE_Q3_K,   GGML_TYPE_IQ3_S,   GGML_TYPE_IQ3_XXS, GGML_TYPE_Q2_K,   GGML_TYPE_IQ2_S,
+            GGML_TYPE_IQ2_XS, GGML_TYPE_IQ2_XXS, GGML_TYPE_IQ1_M,   GGML_TYPE_IQ1_S,
         };
         std::ranges::stable_sort(list, std::greater<>{}, bits_per_weight);
         return list;

@@ -19,7 +19,8 @@ std::uint64_t SizeGoal::bytes(std::uint64_t n_weights) const {
 
 SizeGoal parse_size(std::string_view text) {
     const auto fail = [&]() -> SizeGoal {
-        throw UsageError(fmt::format("'{}' is not a size: write 12GB, 11.5GiB, 800MB, 4.25bpw or a number of bytes", text));
+        throw UsageError(
+            fmt::format("'{}' is not a size: write 12GB, 11.5GiB, 800MB, 4.25bpw or a number of bytes", text));
     };
     double number = 0.0;
     const auto [end, status] = std::from_chars(text.data(), text.data() + text.size(), number);
@@ -33,10 +34,9 @@ SizeGoal parse_size(std::string_view text) {
         double factor;
     };
     static constexpr std::array scales = {
-        Scale{"", 1.0},    Scale{"b", 1.0},     Scale{"kb", 1e3},     Scale{"mb", 1e6},
-        Scale{"gb", 1e9},  Scale{"tb", 1e12},   Scale{"k", 1e3},      Scale{"m", 1e6},
-        Scale{"g", 1e9},   Scale{"kib", 0x1p10}, Scale{"mib", 0x1p20}, Scale{"gib", 0x1p30},
-        Scale{"tib", 0x1p40},
+        Scale{"", 1.0},       Scale{"b", 1.0},      Scale{"kb", 1e3},     Scale{"mb", 1e6}, Scale{"gb", 1e9},
+        Scale{"tb", 1e12},    Scale{"k", 1e3},      Scale{"m", 1e6},      Scale{"g", 1e9},  Scale{"kib", 0x1p10},
+        Scale{"mib", 0x1p20}, Scale{"gib", 0x1p30}, Scale{"tib", 0x1p40},
     };
     const auto* scale = std::ranges::find(scales, std::string_view(unit), &Scale::name);
     if (scale == scales.end() || number * scale->factor < 1.0 || number * scale->factor > 1e18) return fail();

@@ -22,8 +22,9 @@ std::vector<std::vector<WindowScore>> score_files(const Model& source, std::span
     for (const auto& file : files) {
         models.push_back(Model::load(file));
         if (models.back().n_vocab() != source.n_vocab())
-            throw Error(fmt::format("{} has a vocabulary of {} tokens and the source one of {}; they are not the same model",
-                                    file.string(), models.back().n_vocab(), source.n_vocab()));
+            throw Error(
+                fmt::format("{} has a vocabulary of {} tokens and the source one of {}; they are not the same model",
+                            file.string(), models.back().n_vocab(), source.n_vocab()));
     }
     for (const auto& model : models) decoders.emplace_back(model, static_cast<int>(n_tokens), threads);
 
@@ -35,7 +36,8 @@ std::vector<std::vector<WindowScore>> score_files(const Model& source, std::span
         progress.check();
         const auto expected = reference.decode(window);
         parallel_chunks(n_tokens, 8, threads, [&](std::int64_t begin, std::int64_t end) {
-            for (auto i = begin; i < end; ++i) log_softmax_row(expected.data() + i * n_vocab, log_p.data() + i * n_vocab, n_vocab);
+            for (auto i = begin; i < end; ++i)
+                log_softmax_row(expected.data() + i * n_vocab, log_p.data() + i * n_vocab, n_vocab);
         });
         progress.advance(++done, "windows");
         for (std::size_t f = 0; f < files.size(); ++f) {

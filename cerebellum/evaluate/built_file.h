@@ -10,8 +10,8 @@
 
 namespace cerebellum {
 
-/// Scores built files as a runtime sees them: each loaded afresh by libllama and evaluated next to the source on the same
-/// windows. One vector of window scores per file.
+/// Scores built files as a runtime sees them: each loaded afresh by libllama and evaluated next to the source on the
+/// same windows. One vector of window scores per file.
 std::vector<std::vector<WindowScore>> score_files(const Model& source, std::span<const std::filesystem::path> files,
                                                   const TokenWindows& windows, int threads, Progress& progress);
 

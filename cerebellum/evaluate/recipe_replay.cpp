@@ -74,7 +74,8 @@ std::vector<std::vector<WindowScore>> replay_recipes(ReplayEngine& engine, std::
     }
     for (std::size_t r = 0; r < recipes.size(); ++r) {
         progress.check();
-        const auto head = engine.make_head(weights.substitutes(topology, recipes[r], topology.head_cut(), topology.n_nodes()));
+        const auto head =
+            engine.make_head(weights.substitutes(topology, recipes[r], topology.head_cut(), topology.n_nodes()));
         for (std::size_t w = 0; w < windows.size(); ++w) {
             engine.set_reference(windows[w], states[0][w]);
             scores[r].push_back(engine.score(*head, windows[w], states[r + 1][w]));

@@ -36,7 +36,8 @@ std::string message(std::string line, const std::string& fallback) {
         if (std::isspace(static_cast<unsigned char>(c))) c = ' ';
     while (!line.empty() && line.back() == ' ') line.pop_back();
     // "function_name: message": users have no use for the function.
-    if (const auto colon = line.find(": "); colon != std::string::npos && line.find(' ') > colon) line.erase(0, colon + 2);
+    if (const auto colon = line.find(": "); colon != std::string::npos && line.find(' ') > colon)
+        line.erase(0, colon + 2);
     return line.empty() ? fallback : line;
 }
 
@@ -50,14 +51,24 @@ LogCapture::LogCapture() {
     llama_log_set(collect, nullptr);
 }
 
-LogCapture::~LogCapture() { llama_log_set(previous_callback, previous_data); }
+LogCapture::~LogCapture() {
+    llama_log_set(previous_callback, previous_data);
+}
 
-const std::string& LogCapture::text() const { return collected.all; }
+const std::string& LogCapture::text() const {
+    return collected.all;
+}
 
-std::string LogCapture::last_error(const std::string& fallback) const { return message(collected.last_error, fallback); }
+std::string LogCapture::last_error(const std::string& fallback) const {
+    return message(collected.last_error, fallback);
+}
 
-std::string LogCapture::first_error(const std::string& fallback) const { return message(collected.first_error, fallback); }
+std::string LogCapture::first_error(const std::string& fallback) const {
+    return message(collected.first_error, fallback);
+}
 
-void silence_llama_log() { llama_log_set(drop, nullptr); }
+void silence_llama_log() {
+    llama_log_set(drop, nullptr);
+}
 
 }  // namespace cerebellum

@@ -22,7 +22,9 @@ void initialise_once() {
 
 }  // namespace
 
-void Model::Free::operator()(llama_model* model) const { llama_model_free(model); }
+void Model::Free::operator()(llama_model* model) const {
+    llama_model_free(model);
+}
 
 Model Model::load(const std::filesystem::path& path) {
     initialise_once();
@@ -44,16 +46,25 @@ Model Model::load(const std::filesystem::path& path) {
         const int length =
             llama_model_meta_val_str(result.handle(), "general.architecture", architecture.data(), architecture.size());
         architecture.resize(static_cast<std::size_t>(std::max(0, length)));
-        throw Error(fmt::format("{} is a {} model, which does not predict a next token; only generative decoders can be measured",
-                                path.string(), architecture));
+        throw Error(fmt::format(
+            "{} is a {} model, which does not predict a next token; only generative decoders can be measured",
+            path.string(), architecture));
     }
     return result;
 }
 
-int Model::n_layers() const { return llama_model_n_layer(handle()); }
-int Model::n_vocab() const { return llama_vocab_n_tokens(llama_model_get_vocab(handle())); }
-int Model::trained_context() const { return llama_model_n_ctx_train(handle()); }
-bool Model::adds_bos() const { return llama_vocab_get_add_bos(llama_model_get_vocab(handle())); }
+int Model::n_layers() const {
+    return llama_model_n_layer(handle());
+}
+int Model::n_vocab() const {
+    return llama_vocab_n_tokens(llama_model_get_vocab(handle()));
+}
+int Model::trained_context() const {
+    return llama_model_n_ctx_train(handle());
+}
+bool Model::adds_bos() const {
+    return llama_vocab_get_add_bos(llama_model_get_vocab(handle()));
+}
 
 Token Model::first_token() const {
     const auto* vocab = llama_model_get_vocab(handle());
@@ -62,7 +73,9 @@ Token Model::first_token() const {
     return 0;
 }
 
-bool Model::ends_text(Token token) const { return llama_vocab_is_eog(llama_model_get_vocab(handle()), token); }
+bool Model::ends_text(Token token) const {
+    return llama_vocab_is_eog(llama_model_get_vocab(handle()), token);
+}
 
 std::vector<Token> Model::tokenize(std::string_view text) const {
     const auto* vocab = llama_model_get_vocab(handle());
@@ -86,8 +99,9 @@ std::vector<Token> Model::tokenize(std::string_view text) const {
 std::string Model::text_of(std::span<const Token> tokens) const {
     std::string text(tokens.size() * 8 + 64, '\0');
     const auto call = [&] {
-        return llama_detokenize(llama_model_get_vocab(handle()), tokens.data(), static_cast<std::int32_t>(tokens.size()),
-                                text.data(), static_cast<std::int32_t>(text.size()), false, true);
+        return llama_detokenize(llama_model_get_vocab(handle()), tokens.data(),
+                                static_cast<std::int32_t>(tokens.size()), text.data(),
+                                static_cast<std::int32_t>(text.size()), false, true);
     };
     int length = call();
     if (length < 0) {
@@ -121,9 +135,13 @@ WindowBatch::WindowBatch(int n_tokens) : batch_(llama_batch_init(n_tokens, 0, 1)
     }
 }
 
-WindowBatch::~WindowBatch() { llama_batch_free(batch_); }
+WindowBatch::~WindowBatch() {
+    llama_batch_free(batch_);
+}
 
-void Decoder::Free::operator()(llama_context* context) const { llama_free(context); }
+void Decoder::Free::operator()(llama_context* context) const {
+    llama_free(context);
+}
 
 Decoder::Decoder(const Model& model, int n_tokens, int threads) : n_tokens_(n_tokens), n_vocab_(model.n_vocab()) {
     const LogCapture log;
@@ -138,7 +156,8 @@ std::span<const float> Decoder::decode(std::span<const Token> tokens) {
     std::ranges::copy(tokens, window.batch().token);
     llama_memory_clear(llama_get_memory(context_.get()), true);
     if (const int status = llama_decode(context_.get(), window.batch()); status != 0)
-        throw Error(fmt::format("llama.cpp could not evaluate a window of {} tokens (llama_decode returned {})", n_tokens_, status));
+        throw Error(fmt::format("llama.cpp could not evaluate a window of {} tokens (llama_decode returned {})",
+                                n_tokens_, status));
     return {llama_get_logits(context_.get()), static_cast<std::size_t>(n_tokens_) * static_cast<std::size_t>(n_vocab_)};
 }
 

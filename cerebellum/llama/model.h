@@ -15,8 +15,8 @@ namespace cerebellum {
 
 using Token = std::int32_t;
 
-/// A model loaded by libllama into host memory (mapped from its file), without repacked weights, so that its weights can
-/// be read and replaced by name. Movable; its const functions may be called from several threads.
+/// A model loaded by libllama into host memory (mapped from its file), without repacked weights, so that its weights
+/// can be read and replaced by name. Movable; its const functions may be called from several threads.
 class Model {
   public:
     /// Throws Error with libllama's reason where the file cannot be loaded, and for encoders and other models that do
@@ -54,7 +54,8 @@ class Model {
 class Decoder {
   public:
     Decoder(const Model& model, int n_tokens, int threads);
-    /// Logits of every position of the window, [n_tokens × n_vocab], valid until the next call. `tokens` is of n_tokens.
+    /// Logits of every position of the window, [n_tokens × n_vocab], valid until the next call. `tokens` is of
+    /// n_tokens.
     std::span<const float> decode(std::span<const Token> tokens);
 
   private:

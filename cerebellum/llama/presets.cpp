@@ -42,15 +42,24 @@ std::optional<Preset> find_preset(std::string_view name) {
 
 std::optional<int> file_type_of(ggml_type type) {
     switch (type) {
-        case GGML_TYPE_F32: return LLAMA_FTYPE_ALL_F32;
-        case GGML_TYPE_F16: return LLAMA_FTYPE_MOSTLY_F16;
-        case GGML_TYPE_BF16: return LLAMA_FTYPE_MOSTLY_BF16;
-        case GGML_TYPE_Q2_K: return LLAMA_FTYPE_MOSTLY_Q2_K;
-        case GGML_TYPE_Q3_K: return LLAMA_FTYPE_MOSTLY_Q3_K_S;
-        case GGML_TYPE_Q4_K: return LLAMA_FTYPE_MOSTLY_Q4_K_S;
-        case GGML_TYPE_Q5_K: return LLAMA_FTYPE_MOSTLY_Q5_K_S;
-        case GGML_TYPE_IQ2_S: return LLAMA_FTYPE_MOSTLY_IQ2_M;
-        default: break;
+        case GGML_TYPE_F32:
+            return LLAMA_FTYPE_ALL_F32;
+        case GGML_TYPE_F16:
+            return LLAMA_FTYPE_MOSTLY_F16;
+        case GGML_TYPE_BF16:
+            return LLAMA_FTYPE_MOSTLY_BF16;
+        case GGML_TYPE_Q2_K:
+            return LLAMA_FTYPE_MOSTLY_Q2_K;
+        case GGML_TYPE_Q3_K:
+            return LLAMA_FTYPE_MOSTLY_Q3_K_S;
+        case GGML_TYPE_Q4_K:
+            return LLAMA_FTYPE_MOSTLY_Q4_K_S;
+        case GGML_TYPE_Q5_K:
+            return LLAMA_FTYPE_MOSTLY_Q5_K_S;
+        case GGML_TYPE_IQ2_S:
+            return LLAMA_FTYPE_MOSTLY_IQ2_M;
+        default:
+            break;
     }
     // Elsewhere the mix carries the name of its type.
     std::string name = type_name(type);
@@ -74,8 +83,8 @@ QuantizeOutcome dry_run(const std::filesystem::path& model, const QuantizeReques
     const LogCapture log;
     if (llama_model_quantize(model.c_str(), "", &params) != 0)
         throw Error(fmt::format("llama.cpp cannot quantize {}: {}", model.string(), log.last_error("no reason given")));
-    // "[   1/  47] token_embd.weight - [ 64, 512, 1, 1], type = f16, size = 0.06 MiB -> 0.03 MiB (q8_0)"; warnings about
-    // fallbacks may stand on lines of their own in between.
+    // "[   1/  47] token_embd.weight - [ 64, 512, 1, 1], type = f16, size = 0.06 MiB -> 0.03 MiB (q8_0)"; warnings
+    // about fallbacks may stand on lines of their own in between.
     static const std::regex line_pattern(
         R"(\[ *\d+/ *\d+\] +(\S+) +- \[[^\]]*\], type = +(\S+), size = +[0-9.]+ MiB(?: -> +[0-9.]+ MiB \((\S+)\))?)");
     QuantizeOutcome outcome;
@@ -88,14 +97,13 @@ QuantizeOutcome dry_run(const std::filesystem::path& model, const QuantizeReques
         outcome.order.push_back(match[1].str());
         outcome.types[match[1].str()] = *type;
     }
-    if (outcome.order.empty())
-        throw Error(fmt::format("llama.cpp's dry run of {} listed no tensors", model.string()));
+    if (outcome.order.empty()) throw Error(fmt::format("llama.cpp's dry run of {} listed no tensors", model.string()));
     return outcome;
 }
 
 std::vector<std::string> quantizable_tensors(const std::filesystem::path& model) {
-    // With a 32- or 16-bit target every tensor that may be quantized takes that type; whichever source type a tensor has,
-    // it differs from one of the two.
+    // With a 32- or 16-bit target every tensor that may be quantized takes that type; whichever source type a tensor
+    // has, it differs from one of the two.
     const auto to_f32 = dry_run(model, {.file_type = LLAMA_FTYPE_ALL_F32});
     const auto to_f16 = dry_run(model, {.file_type = LLAMA_FTYPE_MOSTLY_F16});
     std::vector<std::string> names;

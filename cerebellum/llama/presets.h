@@ -31,16 +31,17 @@ struct QuantizeOutcome {
 };
 
 struct QuantizeRequest {
-    int file_type = 0;                              // llama_ftype
-    bool has_imatrix = false;                       // some mixes choose other types when there is an importance matrix
-    bool pure = false;                              // every quantizable tensor gets the type of file_type
+    int file_type = 0;         // llama_ftype
+    bool has_imatrix = false;  // some mixes choose other types when there is an importance matrix
+    bool pure = false;         // every quantizable tensor gets the type of file_type
     std::optional<ggml_type> token_embedding_type = {};  // --token-embedding-type
 };
 
 /// Throws Error with libllama's reason where it would refuse.
 QuantizeOutcome dry_run(const std::filesystem::path& model, const QuantizeRequest& request);
 
-/// The tensors that llama-quantize would ever quantize, in its order. Throws Error where libllama cannot read the model.
+/// The tensors that llama-quantize would ever quantize, in its order. Throws Error where libllama cannot read the
+/// model.
 std::vector<std::string> quantizable_tensors(const std::filesystem::path& model);
 
 /// The llama_ftype whose default type is `type`, for `--pure`; empty for types that no mix is named after.

@@ -13,7 +13,8 @@ std::size_t RecordedTensor::size_bytes() const {
 }
 
 int RecordedGraph::root(int index) const {
-    while (tensors[static_cast<std::size_t>(index)].view_of >= 0) index = tensors[static_cast<std::size_t>(index)].view_of;
+    while (tensors[static_cast<std::size_t>(index)].view_of >= 0)
+        index = tensors[static_cast<std::size_t>(index)].view_of;
     return index;
 }
 

@@ -119,7 +119,8 @@ struct Recorder::State {
         const int n_vocab = model->n_vocab();
         for (int i = result.n_nodes - 1; i >= 0 && result.logits < 0; --i) {
             const auto& tensor = result.tensors[static_cast<std::size_t>(i)];
-            if (tensor.shape[0] == n_vocab && tensor.shape[1] == n_tokens && tensor.type == GGML_TYPE_F32) result.logits = i;
+            if (tensor.shape[0] == n_vocab && tensor.shape[1] == n_tokens && tensor.type == GGML_TYPE_F32)
+                result.logits = i;
         }
         if (result.logits < 0)
             throw Error(fmt::format("cannot record the graph of {}: it has no node of {} x {} logits",
@@ -160,8 +161,8 @@ Recorder::Recorder(const Model& model, int n_tokens) : state_(std::make_unique<S
         const LogCapture log;
         state_->context.reset(llama_init_from_model(model.handle(), params));
         if (!state_->context)
-            throw Error(fmt::format("cannot evaluate {} with a context of {} tokens: {}", model.path().string(), n_tokens,
-                                    log.last_error("llama.cpp gave no reason")));
+            throw Error(fmt::format("cannot evaluate {} with a context of {} tokens: {}", model.path().string(),
+                                    n_tokens, log.last_error("llama.cpp gave no reason")));
     }
     llama_set_abort_callback(state_->context.get(), State::always_abort, nullptr);
     const std::vector<Token> tokens(static_cast<std::size_t>(n_tokens), model.first_token());
@@ -171,11 +172,14 @@ Recorder::Recorder(const Model& model, int n_tokens) : state_(std::make_unique<S
 
 Recorder::~Recorder() = default;
 
-const RecordedGraph& Recorder::graph() const { return state_->graph; }
+const RecordedGraph& Recorder::graph() const {
+    return state_->graph;
+}
 
 WindowInputs Recorder::inputs(std::span<const Token> tokens) {
     if (static_cast<int>(tokens.size()) != state_->n_tokens)
-        throw Error(fmt::format("a window of {} tokens was given where {} are expected", tokens.size(), state_->n_tokens));
+        throw Error(
+            fmt::format("a window of {} tokens was given where {} are expected", tokens.size(), state_->n_tokens));
     state_->run(tokens);
     if (!state_->same_structure())
         throw Error(fmt::format("{} builds different graphs for different windows and cannot be replayed",

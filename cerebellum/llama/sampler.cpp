@@ -22,8 +22,8 @@ struct SamplerFree {
 };
 
 /// One batch of sequences, continued token by token until all have `length` tokens.
-std::vector<std::vector<Token>> sample_batch(const Model& model, int n_sequences, int length, std::uint32_t seed, int threads,
-                                             Progress& progress, double done_before) {
+std::vector<std::vector<Token>> sample_batch(const Model& model, int n_sequences, int length, std::uint32_t seed,
+                                             int threads, Progress& progress, double done_before) {
     auto params = cpu_context_params(length * n_sequences, threads);
     params.n_seq_max = static_cast<std::uint32_t>(n_sequences);
     params.n_batch = params.n_ubatch = static_cast<std::uint32_t>(n_sequences);
@@ -38,7 +38,8 @@ std::vector<std::vector<Token>> sample_batch(const Model& model, int n_sequences
     const std::unique_ptr<llama_sampler, SamplerFree> sampler(llama_sampler_init_dist(seed));
     std::vector<std::vector<Token>> sequences(static_cast<std::size_t>(n_sequences), {model.first_token()});
     llama_batch batch = llama_batch_init(n_sequences, 0, 1);
-    const std::unique_ptr<llama_batch, void (*)(llama_batch*)> batch_guard(&batch, [](llama_batch* b) { llama_batch_free(*b); });
+    const std::unique_ptr<llama_batch, void (*)(llama_batch*)> batch_guard(
+        &batch, [](llama_batch* b) { llama_batch_free(*b); });
     batch.n_tokens = n_sequences;
     for (int position = 0; position + 1 < length; ++position) {
         progress.check();
@@ -50,10 +51,12 @@ std::vector<std::vector<Token>> sample_batch(const Model& model, int n_sequences
             batch.logits[s] = 1;
         }
         if (const int status = llama_decode(context.get(), batch); status != 0)
-            throw Error(fmt::format("llama.cpp could not continue the sampled text (llama_decode returned {})", status));
+            throw Error(
+                fmt::format("llama.cpp could not continue the sampled text (llama_decode returned {})", status));
         for (int s = 0; s < n_sequences; ++s) {
             auto& sequence = sequences[static_cast<std::size_t>(s)];
-            const bool text_ended = sequence.size() > 1 && model.ends_text(sequence.back()) && sequence.back() != model.first_token();
+            const bool text_ended =
+                sequence.size() > 1 && model.ends_text(sequence.back()) && sequence.back() != model.first_token();
             const Token next = llama_sampler_sample(sampler.get(), context.get(), s);
             sequence.push_back(text_ended ? model.first_token() : next);
         }

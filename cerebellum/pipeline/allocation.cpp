@@ -11,8 +11,8 @@
 
 namespace cerebellum {
 
-AllocationProblem make_problem(const GgufFile& source, const Journal& journal, const std::optional<ImatrixInfo>& imatrix,
-                               std::uint64_t budget_bytes) {
+AllocationProblem make_problem(const GgufFile& source, const Journal& journal,
+                               const std::optional<ImatrixInfo>& imatrix, std::uint64_t budget_bytes) {
     const auto measurements = journal.measurements();
     if (measurements.empty())
         throw Error(fmt::format("{} holds no measurements; run 'cerebellum ablate' first", journal.path().string()));

@@ -12,10 +12,10 @@
 
 namespace cerebellum {
 
-/// The choices that the journal's figures offer for each tensor of the source: every measured type, and the source's own
-/// type at no damage. Tensors without figures keep their type.
-AllocationProblem make_problem(const GgufFile& source, const Journal& journal, const std::optional<ImatrixInfo>& imatrix,
-                               std::uint64_t budget_bytes);
+/// The choices that the journal's figures offer for each tensor of the source: every measured type, and the source's
+/// own type at no damage. Tensors without figures keep their type.
+AllocationProblem make_problem(const GgufFile& source, const Journal& journal,
+                               const std::optional<ImatrixInfo>& imatrix, std::uint64_t budget_bytes);
 
 /// Solves it. The recipe names every measured tensor.
 Recipe make_recipe(const GgufFile& source, const Journal& journal, const std::optional<ImatrixInfo>& imatrix,

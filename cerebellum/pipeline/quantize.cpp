@@ -46,13 +46,14 @@ nlohmann::json to_json(std::span<const WindowScore> scores) {
 std::vector<WindowScore> scores_from_json(const nlohmann::json& json) {
     std::vector<WindowScore> scores;
     for (const auto& s : json)
-        scores.push_back({s.at(0).get<double>(), s.at(1).get<double>(), s.at(2).get<double>(), s.at(3).get<double>(), s.at(4).get<double>()});
+        scores.push_back({s.at(0).get<double>(), s.at(1).get<double>(), s.at(2).get<double>(), s.at(3).get<double>(),
+                          s.at(4).get<double>()});
     return scores;
 }
 
 /// Replays the types of several contenders on a part of the text; what the journal knows already is not replayed again.
-void replay_scores(Session& session, std::span<Contender*> contenders, const TokenWindows& part, std::string_view part_name,
-                   std::vector<WindowScore> Contender::*where, Progress& progress) {
+void replay_scores(Session& session, std::span<Contender*> contenders, const TokenWindows& part,
+                   std::string_view part_name, std::vector<WindowScore> Contender::*where, Progress& progress) {
     std::map<std::string, TypeMap> missing;  // several mixes may come to the same types
     for (const auto* contender : contenders) {
         const auto key = scores_key(contender->types, part_name);
@@ -63,9 +64,11 @@ void replay_scores(Session& session, std::span<Contender*> contenders, const Tok
         const auto windows = session.prepare(part);
         // Every recipe on its way holds its live state for every window; bound what is held at once.
         std::size_t state_bytes = 0;
-        for (const auto& layer : engine.topology().layers()) state_bytes = std::max(state_bytes, engine.topology().live_bytes(layer.begin));
+        for (const auto& layer : engine.topology().layers())
+            state_bytes = std::max(state_bytes, engine.topology().live_bytes(layer.begin));
         constexpr std::size_t most_bytes = std::size_t{256} << 20;
-        const auto at_once = std::max<std::size_t>(1, most_bytes / std::max<std::size_t>(1, state_bytes * windows.size()));
+        const auto at_once =
+            std::max<std::size_t>(1, most_bytes / std::max<std::size_t>(1, state_bytes * windows.size()));
         for (auto next = missing.begin(); next != missing.end();) {
             std::vector<std::string> keys;
             std::vector<TypeMap> recipes;
@@ -74,7 +77,8 @@ void replay_scores(Session& session, std::span<Contender*> contenders, const Tok
                 recipes.push_back(next->second);
             }
             const auto scores = replay_recipes(engine, windows, recipes, session.quantizer(), progress);
-            for (std::size_t i = 0; i < keys.size(); ++i) session.journal().put_artifact(keys[i], to_json(scores[i]).dump());
+            for (std::size_t i = 0; i < keys.size(); ++i)
+                session.journal().put_artifact(keys[i], to_json(scores[i]).dump());
         }
     }
     for (auto* contender : contenders) {
@@ -87,7 +91,14 @@ void replay_scores(Session& session, std::span<Contender*> contenders, const Tok
 /// no contenders.
 bool can_be_built(Session& session, const TypeMap& types) {
     try {
-        check_recipe(session.source(), {.types = types, .source_fingerprint = {}, .source_name = {}, .file_bytes = 0, .predicted_kld = 0.0, .provenance = {}}, &session.imatrix());
+        check_recipe(session.source(),
+                     {.types = types,
+                      .source_fingerprint = {},
+                      .source_name = {},
+                      .file_bytes = 0,
+                      .predicted_kld = 0.0,
+                      .provenance = {}},
+                     &session.imatrix());
         return true;
     } catch (const Error&) {
         return false;
@@ -98,7 +109,9 @@ bool can_be_built(Session& session, const TypeMap& types) {
 /// uniform files `--pure T --token-embedding-type E` that fit, the few with the least predicted damage.
 std::vector<Contender> find_contenders(Session& session, const AllocationProblem& problem, std::uint64_t budget_bytes) {
     const auto& source = session.source();
-    const auto stock_bytes = [&](const TypeMap& types) { return predicted_file_bytes(source, types, std::nullopt, Provenance::none); };
+    const auto stock_bytes = [&](const TypeMap& types) {
+        return predicted_file_bytes(source, types, std::nullopt, Provenance::none);
+    };
     std::vector<Contender> all;
     for (const auto& preset : stock_presets()) {
         Contender contender;
@@ -120,8 +133,12 @@ std::vector<Contender> find_contenders(Session& session, const AllocationProblem
         if (!file_type) return;
         Contender contender;
         contender.kind = Contender::Kind::pure;
-        contender.name = fmt::format("pure {}", type_name(type)) + (embedding ? fmt::format(", embedding {}", type_name(*embedding)) : "");
-        contender.types = dry_run(source.path(), {.file_type = *file_type, .has_imatrix = true, .pure = true, .token_embedding_type = embedding}).types;
+        contender.name = fmt::format("pure {}", type_name(type)) +
+                         (embedding ? fmt::format(", embedding {}", type_name(*embedding)) : "");
+        contender.types =
+            dry_run(source.path(),
+                    {.file_type = *file_type, .has_imatrix = true, .pure = true, .token_embedding_type = embedding})
+                .types;
         contender.bytes = stock_bytes(contender.types);
         contender.fits = contender.bytes <= budget_bytes;
         if (!contender.fits || !can_be_built(session, contender.types)) return;
@@ -132,7 +149,8 @@ std::vector<Contender> find_contenders(Session& session, const AllocationProblem
     for (const auto type : default_types()) {
         offer(type, std::nullopt);
         for (const auto embedding : default_types())
-            if (embedding_tensor != nullptr && type_fits_row(embedding, embedding_tensor->row_length())) offer(type, embedding);
+            if (embedding_tensor != nullptr && type_fits_row(embedding, embedding_tensor->row_length()))
+                offer(type, embedding);
     }
     std::ranges::stable_sort(pure, {}, [](const auto& entry) { return entry.first; });
     constexpr std::size_t replayed = 6;
@@ -142,7 +160,9 @@ std::vector<Contender> find_contenders(Session& session, const AllocationProblem
     return all;
 }
 
-double selection_kld(const Contender& contender) { return summarize(contender.selection).kld.mean; }
+double selection_kld(const Contender& contender) {
+    return summarize(contender.selection).kld.mean;
+}
 
 /// A budget below the smallest possible file is refused before anything is measured.
 void check_budget(Session& session, std::uint64_t budget_bytes) {
@@ -150,7 +170,8 @@ void check_budget(Session& session, std::uint64_t budget_bytes) {
     std::map<std::string, std::vector<ggml_type>> candidates;
     for (const auto& entry : session.plan())
         if (session.engine().topology().weights().contains(entry.name)) candidates[entry.name] = entry.types;
-    for (const auto& measured : session.journal().measurements())  // by an earlier run, which may have allowed more types
+    for (const auto& measured :
+         session.journal().measurements())  // by an earlier run, which may have allowed more types
         if (const auto type = parse_type(measured.type)) candidates[measured.tensor].push_back(*type);
     AllocationProblem problem;
     problem.fixed_bytes = fixed_bytes(source, imatrix_info(session.imatrix(), session.imatrix_name()));
@@ -182,10 +203,18 @@ class ScratchFile {
 
 }  // namespace
 
-fs::path recipe_path(const fs::path& output) { return beside(output, ".recipe.json"); }
-fs::path type_file_path(const fs::path& output) { return beside(output, ".tensor-types.txt"); }
-fs::path imatrix_path(const fs::path& output) { return beside(output, ".imatrix.gguf"); }
-fs::path results_path(const fs::path& output) { return beside(output, ".results.json"); }
+fs::path recipe_path(const fs::path& output) {
+    return beside(output, ".recipe.json");
+}
+fs::path type_file_path(const fs::path& output) {
+    return beside(output, ".tensor-types.txt");
+}
+fs::path imatrix_path(const fs::path& output) {
+    return beside(output, ".imatrix.gguf");
+}
+fs::path results_path(const fs::path& output) {
+    return beside(output, ".results.json");
+}
 
 QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, Progress& progress) {
     const auto& source = session.source();
@@ -227,8 +256,10 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
     result.delivered = winner->name;
     Provenance provenance = Provenance::full;
     if (winner != &ours) {
-        progress.warn(fmt::format("{} does less damage on the selection text ({:.5f} against {:.5f} nats per token), so that mix is delivered",
-                                  winner->name, selection_kld(*winner), selection_kld(ours)));
+        progress.warn(
+            fmt::format("{} does less damage on the selection text ({:.5f} against {:.5f} nats per token), so that mix "
+                        "is delivered",
+                        winner->name, selection_kld(*winner), selection_kld(ours)));
         result.recipe.types = winner->types;
         result.recipe.predicted_kld = predicted_kld(problem, winner->types).value_or(std::nan(""));
         result.recipe.file_bytes = predicted_file_bytes(source, winner->types, imatrix_file, Provenance::full);
@@ -251,9 +282,10 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
     };
     // The delivered file is built under a scratch name too, so that the output appears only when it is verified.
     const ScratchFile built(beside(options.output, ".unverified.gguf"));
-    if (const auto bytes = build(result.recipe, built.path(), provenance); bytes > result.budget_bytes || bytes != result.recipe.file_bytes)
-        throw Error(fmt::format("the built file has {} bytes where {} were predicted (budget {}); please report this", bytes,
-                                result.recipe.file_bytes, result.budget_bytes));
+    if (const auto bytes = build(result.recipe, built.path(), provenance);
+        bytes > result.budget_bytes || bytes != result.recipe.file_bytes)
+        throw Error(fmt::format("the built file has {} bytes where {} were predicted (budget {}); please report this",
+                                bytes, result.recipe.file_bytes, result.budget_bytes));
     winner->bytes = result.recipe.file_bytes;
 
     // For real: the delivered file and the two nearest stock mixes, each built and loaded afresh by libllama.
@@ -270,7 +302,8 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
     nearest.push_back(winner);
     for (auto* other : {below, above}) {
         if (other == nullptr) continue;
-        scratch.push_back(std::make_unique<ScratchFile>(beside(options.output, fmt::format(".preset-{}.gguf", scratch.size()))));
+        scratch.push_back(
+            std::make_unique<ScratchFile>(beside(options.output, fmt::format(".preset-{}.gguf", scratch.size()))));
         Recipe recipe;
         recipe.types = other->types;
         build(recipe, scratch.back()->path(), Provenance::none);
@@ -289,15 +322,18 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
     original.bytes = source.file_size();
     original.types = complete_types(source, {});
     original.test = ours.test;
-    for (auto& window : original.test) window = {window.count, 0.0, window.reference_nll, window.reference_nll, window.count};
+    for (auto& window : original.test)
+        window = {window.count, 0.0, window.reference_nll, window.reference_nll, window.count};
     original.fits = original.bytes <= result.budget_bytes;
     result.contenders.push_back(std::move(original));
     for (auto& other : others) result.contenders.push_back(std::move(other));
     result.contenders.push_back(std::move(ours));
-    std::stable_sort(result.contenders.begin() + 1, result.contenders.end(), [](const Contender& a, const Contender& b) { return a.bytes < b.bytes; });
+    std::stable_sort(result.contenders.begin() + 1, result.contenders.end(),
+                     [](const Contender& a, const Contender& b) { return a.bytes < b.bytes; });
 
     write_recipe(recipe_path(options.output), result.recipe);
-    write_file_atomically(type_file_path(options.output), tensor_type_file(complete_types(source, result.recipe.types)));
+    write_file_atomically(type_file_path(options.output),
+                          tensor_type_file(complete_types(source, result.recipe.types)));
     write_imatrix(options.imatrix_out.empty() ? imatrix_path(options.output) : options.imatrix_out, imatrix);
     write_file_atomically(results_path(options.output), to_json(result).dump(2) + "\n");
     fs::rename(built.path(), options.output);
@@ -305,21 +341,26 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
 }
 
 nlohmann::json to_json(const QuantizeResult& result) {
-    const auto estimate = [](const Estimate& value) { return nlohmann::json{{"mean", value.mean}, {"error", value.error}}; };
-    const auto bpw = [&](std::uint64_t bytes) { return 8.0 * static_cast<double>(bytes) / static_cast<double>(result.n_weights); };
+    const auto estimate = [](const Estimate& value) {
+        return nlohmann::json{{"mean", value.mean}, {"error", value.error}};
+    };
+    const auto bpw = [&](std::uint64_t bytes) {
+        return 8.0 * static_cast<double>(bytes) / static_cast<double>(result.n_weights);
+    };
     nlohmann::json rows = nlohmann::json::array();
     for (const auto& contender : result.contenders) {
         const auto figures = summarize(contender.test);
-        nlohmann::json row = {{"name", contender.name},
-                              {"bytes", contender.bytes},
-                              {"bpw", bpw(contender.bytes)},
-                              {"fits", contender.fits},
-                              {"measured_by", contender.built || contender.kind == Contender::Kind::source ? "libllama" : "replay"},
-                              {"kld", estimate(figures.kld)},
-                              {"perplexity", {{"mean", figures.perplexity}, {"error", figures.perplexity_error}}},
-                              {"delta_nll", estimate(figures.delta_nll)},
-                              {"top1_agree", estimate(figures.top1_agree)},
-                              {"tokens", figures.tokens}};
+        nlohmann::json row = {
+            {"name", contender.name},
+            {"bytes", contender.bytes},
+            {"bpw", bpw(contender.bytes)},
+            {"fits", contender.fits},
+            {"measured_by", contender.built || contender.kind == Contender::Kind::source ? "libllama" : "replay"},
+            {"kld", estimate(figures.kld)},
+            {"perplexity", {{"mean", figures.perplexity}, {"error", figures.perplexity_error}}},
+            {"delta_nll", estimate(figures.delta_nll)},
+            {"top1_agree", estimate(figures.top1_agree)},
+            {"tokens", figures.tokens}};
         if (!contender.selection.empty()) row["selection_kld"] = estimate(summarize(contender.selection).kld);
         rows.push_back(std::move(row));
     }

@@ -29,10 +29,10 @@ struct QuantizeResult {
     std::filesystem::path output;
     std::uint64_t budget_bytes = 0;
     std::uint64_t n_weights = 0;
-    Recipe recipe;              // of the delivered file
-    std::string delivered;      // name of the contender that was delivered
+    Recipe recipe;                      // of the delivered file
+    std::string delivered;              // name of the contender that was delivered
     std::vector<Contender> contenders;  // the source first, then by size
-    std::string text;           // description
+    std::string text;                   // description
 };
 
 struct QuantizeOptions {
@@ -42,9 +42,9 @@ struct QuantizeOptions {
     std::filesystem::path imatrix_out;  // empty: beside the output
 };
 
-/// The main job: measure, allocate, build, verify. Writes the output and, beside it, the recipe, the llama-quantize type
-/// file, the importance matrix and the results. If a stock mix of at most the size does less damage on the selection
-/// text, that mix is delivered instead, and the result says so.
+/// The main job: measure, allocate, build, verify. Writes the output and, beside it, the recipe, the llama-quantize
+/// type file, the importance matrix and the results. If a stock mix of at most the size does less damage on the
+/// selection text, that mix is delivered instead, and the result says so.
 QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, Progress& progress);
 
 /// Paths of what lies beside an output: `output` with another ending.

@@ -65,15 +65,20 @@ std::optional<Imatrix> imatrix_from_journal(const Journal& journal) {
 }
 
 Session::Session(RunOptions options, Progress& progress)
-    : options_(std::move(options)), progress_(progress), source_(GgufFile::open(options_.model)), model_(Model::load(options_.model)) {
+    : options_(std::move(options)),
+      progress_(progress),
+      source_(GgufFile::open(options_.model)),
+      model_(Model::load(options_.model)) {
     if (options_.threads <= 0) options_.threads = physical_cores();
     if (options_.context <= 0) options_.context = std::min(default_context, model_.trained_context());
-    if (options_.context < 16) throw UsageError(fmt::format("--ctx {} is too small: windows need at least 16 tokens", options_.context));
+    if (options_.context < 16)
+        throw UsageError(fmt::format("--ctx {} is too small: windows need at least 16 tokens", options_.context));
     if (options_.context > model_.trained_context())
         throw UsageError(fmt::format("--ctx {} is more than the {} tokens that {} was trained for", options_.context,
                                      model_.trained_context(), options_.model.string()));
     if (options_.tokens < options_.context)
-        throw UsageError(fmt::format("--tokens {} is less than one window of {} tokens; raise it or lower --ctx", options_.tokens, options_.context));
+        throw UsageError(fmt::format("--tokens {} is less than one window of {} tokens; raise it or lower --ctx",
+                                     options_.tokens, options_.context));
     // What cannot be used is refused before there is a journal that would belong to it.
     if (options_.imatrix) imatrix_ = read_imatrix(*options_.imatrix);
     if (!options_.texts.empty() && !std::filesystem::exists(options_.journal))
@@ -107,8 +112,9 @@ TextDemand Session::demand() const {
 
 void Session::keep_text() {
     if (static_cast<int>(text_->test.size()) < demand().test)
-        progress_.warn(fmt::format("the text is shorter than asked for: {} windows to measure on instead of {}; error bars will be wider",
-                                   (text_->calibration.size() + calibration_factor - 1) / calibration_factor, demand().test));
+        progress_.warn(fmt::format(
+            "the text is shorter than asked for: {} windows to measure on instead of {}; error bars will be wider",
+            (text_->calibration.size() + calibration_factor - 1) / calibration_factor, demand().test));
     journal_->put_artifact("text", serialize(*text_));
 }
 
@@ -131,8 +137,10 @@ ReplayEngine& Session::engine() {
     engine_ = std::make_unique<ReplayEngine>(model_, options_.context, options_.threads);
     const TokenWindows some(windows.begin(), windows.begin() + std::min<std::ptrdiff_t>(2, std::ssize(windows)));
     if (const double deviation = engine_->largest_deviation(record(*engine_, some)); deviation != 0.0)
-        throw Error(fmt::format("{} ({}) cannot be replayed exactly: logits differ by up to {:.3g} from llama.cpp's, so its tensors cannot be measured yet",
-                                options_.model.string(), source_.architecture(), deviation));
+        throw Error(
+            fmt::format("{} ({}) cannot be replayed exactly: logits differ by up to {:.3g} from llama.cpp's, so its "
+                        "tensors cannot be measured yet",
+                        options_.model.string(), source_.architecture(), deviation));
     return *engine_;
 }
 
@@ -157,7 +165,8 @@ const std::vector<std::string>& Session::quantizable() {
 }
 
 const std::vector<std::string>& Session::tensor_order() {
-    if (tensor_order_.empty()) tensor_order_ = dry_run(options_.model, {.file_type = *file_type_of(GGML_TYPE_F16)}).order;
+    if (tensor_order_.empty())
+        tensor_order_ = dry_run(options_.model, {.file_type = *file_type_of(GGML_TYPE_F16)}).order;
     return tensor_order_;
 }
 
@@ -166,16 +175,19 @@ Quantizer Session::quantizer() {
     return [this, &weights](const std::string& name, ggml_type type) {
         const auto* tensor = source_.find(name);
         if (tensor == nullptr) throw Error(fmt::format("{} has no tensor {}", options_.model.string(), name));
-        return quantize_tensor(*tensor, source_.data(*tensor), type, quantization_weights(&weights, *tensor), options_.threads);
+        return quantize_tensor(*tensor, source_.data(*tensor), type, quantization_weights(&weights, *tensor),
+                               options_.threads);
     };
 }
 
-std::vector<Window> Session::prepare(const TokenWindows& windows) { return record(engine(), windows); }
+std::vector<Window> Session::prepare(const TokenWindows& windows) {
+    return record(engine(), windows);
+}
 
 std::vector<TensorPlan> Session::plan() {
     const auto& matrix = imatrix();
     return make_plan(source_, quantizable(), [&](const std::string& name) { return matrix.entries.contains(name); },
-                                {options_.types, options_.full});
+                     {options_.types, options_.full});
 }
 
 SweepSummary Session::measure() {

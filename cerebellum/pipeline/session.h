@@ -31,8 +31,8 @@ struct RunOptions {
     bool full = false;                             // measure every type in full
 };
 
-/// A model with its text, importance matrix and journal, each made when first asked for and kept in the journal, so that
-/// a later run of any stage finds them. Not thread-safe.
+/// A model with its text, importance matrix and journal, each made when first asked for and kept in the journal, so
+/// that a later run of any stage finds them. Not thread-safe.
 class Session {
   public:
     /// Opens model and journal. Throws Error where one cannot be used, or the journal belongs to other settings.

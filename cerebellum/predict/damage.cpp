@@ -59,13 +59,16 @@ std::map<std::string, std::vector<Damage>> predict_damage(std::span<const Measur
         for (const auto& [type, kld] : known.kld) {
             const auto energy = known.energy.find(type);
             const auto gain = known.gain.find(type);
-            if (energy == known.energy.end() || gain == known.gain.end() || energy->second.mean <= 0.0 || gain->second.mean <= 0.0) {
+            if (energy == known.energy.end() || gain == known.gain.end() || energy->second.mean <= 0.0 ||
+                gain->second.mean <= 0.0) {
                 damages.push_back({type, kld.mean, kld.error, Tier::full});
                 continue;
             }
-            // Where the anchor saw fewer windows than the fast tier, the ratio estimator carries it over to all of them.
+            // Where the anchor saw fewer windows than the fast tier, the ratio estimator carries it over to all of
+            // them.
             damages.push_back({type, gain->second.mean * energy->second.mean, kld.error, Tier::full});
-            anchors.push_back({std::log(energy->second.mean), std::log(gain->second.mean), relative(gain->second.error, gain->second.mean)});
+            anchors.push_back({std::log(energy->second.mean), std::log(gain->second.mean),
+                               relative(gain->second.error, gain->second.mean)});
         }
         std::ranges::sort(anchors, {}, &Anchor::log_energy);
         for (const auto& [type, energy] : known.energy) {
@@ -75,7 +78,8 @@ std::map<std::string, std::vector<Damage>> predict_damage(std::span<const Measur
                 continue;
             }
             if (anchors.empty())
-                throw Error(fmt::format("{} has fast figures but no full one that they could be scaled by; run 'ablate' to its end", name));
+                throw Error(fmt::format(
+                    "{} has fast figures but no full one that they could be scaled by; run 'ablate' to its end", name));
             const auto gain = gain_at(anchors, std::log(energy.mean));
             const double kld = energy.mean * std::exp(gain.log_gain);
             const double spread = std::hypot(gain.relative_error, relative(energy.error, energy.mean), gain_spread);

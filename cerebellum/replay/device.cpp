@@ -36,7 +36,8 @@ Device::Device(int threads) : threads_(threads), state_(std::make_unique<State>(
     auto params = ggml_threadpool_params_default(threads);
     state_->pool.reset(ggml_threadpool_new(&params));
     state_->backend.reset(ggml_backend_cpu_init());
-    if (!state_->pool || !state_->backend) throw Error(fmt::format("cannot start {} threads for the CPU backend", threads));
+    if (!state_->pool || !state_->backend)
+        throw Error(fmt::format("cannot start {} threads for the CPU backend", threads));
     ggml_backend_cpu_set_n_threads(state_->backend.get(), threads);
     ggml_backend_cpu_set_threadpool(state_->backend.get(), state_->pool.get());
     state_->arena.reset(ggml_gallocr_new(ggml_backend_get_default_buffer_type(state_->backend.get())));
@@ -53,7 +54,8 @@ GgmlBuffer Device::allocate(ggml_context* context) {
 
 void Device::compute(ggml_cgraph* graph, ggml_context* nodes) {
     if (state_->current != graph) {
-        for (auto* tensor = ggml_get_first_tensor(nodes); tensor != nullptr; tensor = ggml_get_next_tensor(nodes, tensor)) {
+        for (auto* tensor = ggml_get_first_tensor(nodes); tensor != nullptr;
+             tensor = ggml_get_next_tensor(nodes, tensor)) {
             tensor->data = nullptr;
             tensor->buffer = nullptr;
         }

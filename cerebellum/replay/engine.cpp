@@ -24,10 +24,10 @@ void for_rows(std::int64_t rows, int thread, int threads, Body&& body) {
     for (std::int64_t i = thread; i < rows; i += threads) body(i);
 }
 
-void log_softmax_operation(ggml_tensor* dst, const ggml_tensor*, const ggml_tensor* logits, int thread, int threads, void*) {
-    for_rows(logits->ne[1], thread, threads, [&](std::int64_t i) {
-        log_softmax_row(row(logits, i), const_cast<float*>(row(dst, i)), logits->ne[0]);
-    });
+void log_softmax_operation(ggml_tensor* dst, const ggml_tensor*, const ggml_tensor* logits, int thread, int threads,
+                           void*) {
+    for_rows(logits->ne[1], thread, threads,
+             [&](std::int64_t i) { log_softmax_row(row(logits, i), const_cast<float*>(row(dst, i)), logits->ne[0]); });
 }
 
 void score_operation(ggml_tensor* dst, int thread, int threads, void*) {
@@ -42,7 +42,9 @@ void score_operation(ggml_tensor* dst, int thread, int threads, void*) {
 
 }  // namespace
 
-int burn_in(int n_tokens) { return n_tokens / 8; }
+int burn_in(int n_tokens) {
+    return n_tokens / 8;
+}
 
 WindowScore sum_scores(std::span<const PositionScore> scores, int first_position) {
     WindowScore sum;
@@ -126,7 +128,8 @@ void ReplayEngine::set_reference(const Window& window, const LiveState& at_head)
     if (!reference_head_) {
         Slice::Options options;
         options.tail = [this](ggml_context* context, ggml_tensor* node) {
-            return ggml_map_custom2_inplace(context, reference_->log_p, node, log_softmax_operation, GGML_N_TASKS_MAX, nullptr);
+            return ggml_map_custom2_inplace(context, reference_->log_p, node, log_softmax_operation, GGML_N_TASKS_MAX,
+                                            nullptr);
         };
         reference_head_ =
             std::make_unique<Slice>(topology_, device_, topology_.head_cut(), topology_.n_nodes(), options);

@@ -47,14 +47,14 @@ class ReplayEngine {
     /// Records a window's inputs.
     Window prepare(std::vector<Token> tokens);
 
-    /// Whether replaying the windows in slices, one per block, gives logits bit-identical to llama_decode's. The largest
-    /// absolute difference comes back (0 when identical).
+    /// Whether replaying the windows in slices, one per block, gives logits bit-identical to llama_decode's. The
+    /// largest absolute difference comes back (0 when identical).
     double largest_deviation(std::span<const Window> windows);
 
     /// Computes log p of the source for a window, from its live state at the head cut, and keeps it for score().
     void set_reference(const Window& window, const LiveState& at_head);
-    /// Scores a variant's live state at the head cut against the reference set last. The weights behind the head cut are
-    /// the source's.
+    /// Scores a variant's live state at the head cut against the reference set last. The weights behind the head cut
+    /// are the source's.
     WindowScore score(const Window& window, const LiveState& at_head);
     /// The same with weights behind the head cut substituted; such a head is made once and used for many windows.
     class Head;

@@ -14,7 +14,8 @@ namespace {
 constexpr std::int64_t lanes = 16;
 constexpr std::int64_t block = 1024;  // floats summed in single precision before going to double
 
-/// eˣ for x ≤ 88, relative error below 2e-7, 0 below −87 (Cephes' expf: reduction by ln 2 and a polynomial of degree 5).
+/// eˣ for x ≤ 88, relative error below 2e-7, 0 below −87 (Cephes' expf: reduction by ln 2 and a polynomial of degree
+/// 5).
 inline float exp_approx(float x) {
     const float clamped = std::min(std::max(x, -87.3F), 88.0F);
     const float shifted = clamped * 1.44269504F + 12582912.0F;  // 1.5·2²³: rounds to the nearest integer

@@ -9,10 +9,10 @@ void log_softmax_row(const float* logits, float* out, std::int64_t n);
 
 /// How one position of a variant compares with the reference.
 struct PositionScore {
-    float kld = 0.0F;         // KL(p‖q) over the full vocabulary, nats
-    float nll = 0.0F;         // −log q(target), nats; NaN without a target
+    float kld = 0.0F;            // KL(p‖q) over the full vocabulary, nats
+    float nll = 0.0F;            // −log q(target), nats; NaN without a target
     float reference_nll = 0.0F;  // −log p(target)
-    float same_top = 0.0F;    // 1 where p and q have the same most probable token
+    float same_top = 0.0F;       // 1 where p and q have the same most probable token
 };
 
 /// `logits` of the variant, `reference` = log p, both of `n` tokens; target < 0 for none.

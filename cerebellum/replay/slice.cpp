@@ -22,7 +22,12 @@ std::vector<std::byte> content(const ggml_tensor* tensor) {
 }  // namespace
 
 Slice::Slice(const Topology& topology, Device& device, int begin, int end, const Options& options)
-    : topology_(&topology), device_(&device), begin_(begin), end_(end), substitutes_(options.substitutes), live_in_(topology.live_set(begin)) {
+    : topology_(&topology),
+      device_(&device),
+      begin_(begin),
+      end_(end),
+      substitutes_(options.substitutes),
+      live_in_(topology.live_set(begin)) {
     const auto& graph = topology.graph();
     assert(0 <= begin && begin <= end && end <= graph.n_nodes);
     const auto n_tensors = graph.tensors.size();
@@ -64,7 +69,9 @@ Slice::Slice(const Topology& topology, Device& device, int begin, int end, const
     }
 }
 
-Slice::~Slice() { device_->forget(graph_); }
+Slice::~Slice() {
+    device_->forget(graph_);
+}
 
 ggml_tensor* Slice::make(ggml_context* context, const RecordedTensor& recorded, bool with_strides) const {
     auto* tensor = ggml_new_tensor(context, recorded.type, GGML_MAX_DIMS, recorded.shape.data());
@@ -123,7 +130,8 @@ ggml_tensor* Slice::map(int index) {
     const auto& graph = topology_->graph();
     const auto& recorded = graph.tensors[static_cast<std::size_t>(index)];
     ggml_tensor* tensor = nullptr;
-    if (recorded.view_of >= 0 && (index < begin_ || index >= graph.n_nodes || RecordedGraph::is_view_operation(recorded.op))) {
+    if (recorded.view_of >= 0 &&
+        (index < begin_ || index >= graph.n_nodes || RecordedGraph::is_view_operation(recorded.op))) {
         tensor = map_view(index);
     } else if (index >= begin_ && index < graph.n_nodes) {
         // Known before its sources are: some operations name their own result as a source.
@@ -182,8 +190,12 @@ LiveState Slice::live_out(const LiveState& in) const {
     return out;
 }
 
-std::vector<std::byte> Slice::read(int node) const { return content(mapped_.at(node)); }
+std::vector<std::byte> Slice::read(int node) const {
+    return content(mapped_.at(node));
+}
 
-std::vector<std::byte> Slice::read_tail() const { return content(tail_); }
+std::vector<std::byte> Slice::read_tail() const {
+    return content(tail_);
+}
 
 }  // namespace cerebellum

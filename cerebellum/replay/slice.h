@@ -27,9 +27,9 @@ struct Substitute {
 /// By weight name. A name stands for every use of the weight.
 using Substitutions = std::map<std::string, Substitute>;
 
-/// The nodes [begin, end) of a recorded graph as a runnable graph of our own. What crosses the cut at `begin` comes from a
-/// LiveState, weights are the model's own or substitutes, caches and recurrent states start from zero or from the live
-/// state. The device, the topology and the model must outlive it. Not thread-safe.
+/// The nodes [begin, end) of a recorded graph as a runnable graph of our own. What crosses the cut at `begin` comes
+/// from a LiveState, weights are the model's own or substitutes, caches and recurrent states start from zero or from
+/// the live state. The device, the topology and the model must outlive it. Not thread-safe.
 class Slice {
   public:
     struct Options {

@@ -39,8 +39,8 @@ Topology::Topology(const RecordedGraph& graph) : graph_(&graph) {
         const auto read = [&](int source) {
             if (source < 0) return;
             const int root = graph.root(source);
-            // A view computes nothing, but whoever reads it later names the root too, so counting it changes no live set
-            // except that it keeps the node itself constructible.
+            // A view computes nothing, but whoever reads it later names the root too, so counting it changes no live
+            // set except that it keeps the node itself constructible.
             last_read_[static_cast<std::size_t>(root)] = std::max(last_read_[static_cast<std::size_t>(root)], node);
             const auto& leaf = graph.tensors[static_cast<std::size_t>(root)];
             if (leaf.kind != TensorKind::weight) return;

@@ -35,8 +35,8 @@ class Topology {
     /// Weights by name. A weight that several leafs stand for (tied embeddings) is listed once.
     const std::map<std::string, WeightUse>& weights() const { return weights_; }
 
-    /// Tensors (roots) whose content, produced before the cut, is read behind it: the live set. Cache and state contents
-    /// written before and read behind the cut belong to it.
+    /// Tensors (roots) whose content, produced before the cut, is read behind it: the live set. Cache and state
+    /// contents written before and read behind the cut belong to it.
     std::vector<int> live_set(int cut) const;
     std::size_t live_bytes(int cut) const;
 
@@ -45,8 +45,8 @@ class Topology {
     const std::vector<LayerSpan>& layers() const { return layers_; }
     /// The cut behind the last block, in front of the final norm and the head.
     int head_cut() const { return layers_.empty() ? 0 : layers_.back().end; }
-    /// The span that a weight belongs to, by where it is read; -1 in front of the first block, layers().size() behind the
-    /// last one.
+    /// The span that a weight belongs to, by where it is read; -1 in front of the first block, layers().size() behind
+    /// the last one.
     int span_of(const std::string& weight) const;
 
   private:
@@ -54,8 +54,8 @@ class Topology {
 
     const RecordedGraph* graph_;
     std::map<std::string, WeightUse> weights_;
-    std::vector<int> last_read_;     // per root: last node that reads it, -1 if none
-    std::vector<int> first_write_;   // per root: first node that produces or writes it, n_nodes if none
+    std::vector<int> last_read_;    // per root: last node that reads it, -1 if none
+    std::vector<int> first_write_;  // per root: first node that produces or writes it, n_nodes if none
     std::vector<LayerSpan> layers_;
 };
 

@@ -7,7 +7,8 @@
 
 namespace cerebellum {
 
-std::vector<ggml_type> admissible_types(const TensorInfo& tensor, std::span<const ggml_type> allowed, bool has_imatrix_entry) {
+std::vector<ggml_type> admissible_types(const TensorInfo& tensor, std::span<const ggml_type> allowed,
+                                        bool has_imatrix_entry) {
     std::vector<ggml_type> candidates(allowed.begin(), allowed.end());
     if (candidates.empty()) {
         candidates = {GGML_TYPE_F16, GGML_TYPE_BF16};
@@ -30,13 +31,15 @@ std::vector<ggml_type> choose_anchors(std::span<const ggml_type> types) {
     for (const double mark : marks_bits) {
         const auto nearest = std::ranges::min_element(
             types, {}, [&](ggml_type type) { return std::fabs(std::log(bits_per_weight(type) / mark)); });
-        if (nearest != types.end() && std::ranges::find(anchors, *nearest) == anchors.end()) anchors.push_back(*nearest);
+        if (nearest != types.end() && std::ranges::find(anchors, *nearest) == anchors.end())
+            anchors.push_back(*nearest);
     }
     return anchors;
 }
 
 std::vector<TensorPlan> make_plan(const GgufFile& source, std::span<const std::string> quantizable,
-                                  const std::function<bool(const std::string&)>& has_imatrix_entry, const PlanOptions& options) {
+                                  const std::function<bool(const std::string&)>& has_imatrix_entry,
+                                  const PlanOptions& options) {
     std::vector<TensorPlan> plan;
     for (const auto& name : quantizable) {
         const auto* tensor = source.find(name);

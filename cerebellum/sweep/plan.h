@@ -26,13 +26,15 @@ struct PlanOptions {
 
 /// Which types a tensor can be stored in: the shape admits them, they are smaller than the source, and there is an
 /// importance matrix entry where ggml insists on one. The source's own type is not among them: it does no damage.
-std::vector<ggml_type> admissible_types(const TensorInfo& tensor, std::span<const ggml_type> allowed, bool has_imatrix_entry);
+std::vector<ggml_type> admissible_types(const TensorInfo& tensor, std::span<const ggml_type> allowed,
+                                        bool has_imatrix_entry);
 
 /// Anchors: the types nearest to a few marks on the scale of bits per weight, so that the gain is known where recipes
 /// at common budgets are found.
 std::vector<ggml_type> choose_anchors(std::span<const ggml_type> types);
 
 std::vector<TensorPlan> make_plan(const GgufFile& source, std::span<const std::string> quantizable,
-                                  const std::function<bool(const std::string&)>& has_imatrix_entry, const PlanOptions& options);
+                                  const std::function<bool(const std::string&)>& has_imatrix_entry,
+                                  const PlanOptions& options);
 
 }  // namespace cerebellum

@@ -17,13 +17,16 @@ namespace cerebellum {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+double seconds_since(Clock::time_point start) {
+    return std::chrono::duration<double>(Clock::now() - start).count();
+}
 
 using States = std::vector<LiveState>;  // one per window
 
 /// Relative energy of the change between two contents of the live set, per token: Σ over the scored tokens of
 /// ‖h′ − h‖² / ‖h‖². Normalised per token because a few sink tokens carry most of the energy in real models.
-void add_local_energy(const RecordedGraph& graph, const LiveState& baseline, const LiveState& changed, Measurement& measurement) {
+void add_local_energy(const RecordedGraph& graph, const LiveState& baseline, const LiveState& changed,
+                      Measurement& measurement) {
     const auto n_tokens = static_cast<std::size_t>(graph.n_tokens);
     std::vector<double> change(n_tokens), energy(n_tokens);
     double elsewhere = 0.0;
@@ -63,7 +66,8 @@ void add_local_energy(const RecordedGraph& graph, const LiveState& baseline, con
 
 void add_score(const WindowScore& score, Measurement& measurement) {
     if (!std::isfinite(score.kld))
-        throw Error(fmt::format("the damage of {} as {} is not a finite number on this text", measurement.tensor, measurement.type));
+        throw Error(fmt::format("the damage of {} as {} is not a finite number on this text", measurement.tensor,
+                                measurement.type));
     measurement.counts.push_back(score.count);
     measurement.kld.push_back(score.kld);
     measurement.delta_nll.push_back(score.nll - score.reference_nll);
@@ -79,9 +83,14 @@ struct Variant {
 
 class Sweep {
   public:
-    Sweep(ReplayEngine& engine, std::span<const Window> windows, std::span<const TensorPlan> plan, const Quantizer& quantize,
-          Journal& journal, Progress& progress)
-        : engine_(engine), topology_(engine.topology()), windows_(windows), quantize_(quantize), journal_(journal), progress_(progress) {
+    Sweep(ReplayEngine& engine, std::span<const Window> windows, std::span<const TensorPlan> plan,
+          const Quantizer& quantize, Journal& journal, Progress& progress)
+        : engine_(engine),
+          topology_(engine.topology()),
+          windows_(windows),
+          quantize_(quantize),
+          journal_(journal),
+          progress_(progress) {
         for (const auto& tensor : plan) sort_in(tensor);
     }
 
@@ -139,8 +148,11 @@ class Sweep {
             if ((!inside || anchor) && wanted(Tier::full)) work.full.push_back(type);
         }
         if (work.empty()) return;
-        work_left_ += static_cast<double>(work.fast.size()) * cost_of(use->second.first, inside ? topology_.layers()[static_cast<std::size_t>(span)].end : 0) +
-                      static_cast<double>(work.full.size()) * cost_of(use->second.first, topology_.n_nodes()) / (inside ? static_cast<double>(plan.anchor_stride) : 1.0);
+        work_left_ +=
+            static_cast<double>(work.fast.size()) *
+                cost_of(use->second.first, inside ? topology_.layers()[static_cast<std::size_t>(span)].end : 0) +
+            static_cast<double>(work.full.size()) * cost_of(use->second.first, topology_.n_nodes()) /
+                (inside ? static_cast<double>(plan.anchor_stride) : 1.0);
         (inside ? inside_[static_cast<std::size_t>(span)] : outside_).push_back(std::move(work));
     }
 
@@ -158,7 +170,8 @@ class Sweep {
             if (node.op != GGML_OP_MUL_MAT && node.op != GGML_OP_MUL_MAT_ID) continue;
             double elements = 1.0;
             for (const auto n : node.shape) elements *= static_cast<double>(n);
-            sum += 2.0 * elements * static_cast<double>(graph.tensors[static_cast<std::size_t>(node.sources[0])].shape[0]);
+            sum +=
+                2.0 * elements * static_cast<double>(graph.tensors[static_cast<std::size_t>(node.sources[0])].shape[0]);
         }
         return sum;
     }
@@ -242,7 +255,8 @@ class Sweep {
                 engine_.set_reference(windows_[w], at_head_[w]);
                 add_score(engine_.score(*head, windows_[w], states[w]), measurement);
             }
-            account(head_cut, topology_.n_nodes(), 2 * windows_.size(), head_start);  // the variant's and the reference's
+            account(head_cut, topology_.n_nodes(), 2 * windows_.size(),
+                    head_start);  // the variant's and the reference's
             measurement.wall_s = seconds_since(start);
             journal_.record(measurement);
             ++summary_.full_measured;
@@ -273,7 +287,8 @@ class Sweep {
                 for (const auto type : work->full)
                     if (std::ranges::find(types, type) == types.end()) types.push_back(type);
                 bool shows = false;
-                for (const auto type : types) shows |= measure_local(layer, *work, type, cut, at_cut.at(cut), baseline_end);
+                for (const auto type : types)
+                    shows |= measure_local(layer, *work, type, cut, at_cut.at(cut), baseline_end);
                 if (!types.empty() && !shows) hidden.push_back(work);
             }
             at_cut.erase(cut);
@@ -287,7 +302,8 @@ class Sweep {
     }
 
     /// Returns whether the change shows at the end of the block.
-    bool measure_local(const LayerSpan& layer, const Work& work, ggml_type type, int cut, const States& at_cut, const States& baseline_end) {
+    bool measure_local(const LayerSpan& layer, const Work& work, ggml_type type, int cut, const States& at_cut,
+                       const States& baseline_end) {
         const auto start = Clock::now();
         const auto& name = work.plan->name;
         const auto data = quantized(name, type);
@@ -324,7 +340,8 @@ class Sweep {
         if (pending_.empty()) return;
         const int head_cut = topology_.head_cut();
         std::unique_ptr<Slice> suffix;
-        if (layer.end < head_cut) suffix = std::make_unique<Slice>(topology_, engine_.device(), layer.end, head_cut, Slice::Options{});
+        if (layer.end < head_cut)
+            suffix = std::make_unique<Slice>(topology_, engine_.device(), layer.end, head_cut, Slice::Options{});
         for (auto& variant : pending_) {
             const auto start = Clock::now();
             if (suffix) {
@@ -336,7 +353,8 @@ class Sweep {
             }
             variant.measurement.wall_s += seconds_since(start);
             scored_.push_back(std::move(variant));
-            done(cost_of(layer.end, topology_.n_nodes()) * static_cast<double>(scored_.back().windows.size()) / static_cast<double>(windows_.size()),
+            done(cost_of(layer.end, topology_.n_nodes()) * static_cast<double>(scored_.back().windows.size()) /
+                     static_cast<double>(windows_.size()),
                  scored_.back().measurement.tensor);
         }
         pending_.clear();

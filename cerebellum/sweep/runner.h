@@ -31,8 +31,9 @@ struct SweepSummary {
 /// Fast tier: the tensor is substituted in a replay from its first use to the end of its block, and the relative energy
 /// of the change in the block's output is taken. Full tier (anchors): that changed output is replayed to the end of the
 /// model and scored over the full vocabulary, on every
-/// anchor_stride-th window; its row keeps the local energy of just these windows, for the ratio of the two. Tensors read outside of the blocks (embeddings, head) are measured in full
-/// for every type, since no single block's output shows their damage.
+/// anchor_stride-th window; its row keeps the local energy of just these windows, for the ratio of the two. Tensors
+/// read outside of the blocks (embeddings, head) are measured in full for every type, since no single block's output
+/// shows their damage.
 SweepSummary run_sweep(ReplayEngine& engine, std::span<const Window> windows, std::span<const TensorPlan> plan,
                        const Quantizer& quantize, Journal& journal, Progress& progress);
 

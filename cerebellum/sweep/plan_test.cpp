@@ -1,0 +1,72 @@
+#include "cerebellum/sweep/plan.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "cerebellum/core/quant_type.h"
+
+namespace cerebellum {
+namespace {
+
+using ::testing::Contains;
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+using ::testing::Not;
+
+TensorInfo matrix(std::int64_t row_length, ggml_type type) {
+    TensorInfo tensor;
+    tensor.name = "blk.0.attn_q.weight";
+    tensor.type = type;
+    tensor.shape = {row_length, 64, 1, 1};
+    tensor.n_dims = 2;
+    tensor.size_bytes = type_size_bytes(type, row_length, 64);
+    return tensor;
+}
+
+TEST(AdmissibleTypes, of_rows_of_256_are_all_but_the_source_s_own) {
+    const auto types = admissible_types(matrix(256, GGML_TYPE_F16), {}, true);
+    EXPECT_EQ(types.size(), default_types().size());
+    EXPECT_TRUE(std::ranges::is_sorted(types, std::greater<>{}, bits_per_weight));
+    EXPECT_THAT(types, Not(Contains(GGML_TYPE_F16)));
+    EXPECT_THAT(admissible_types(matrix(256, GGML_TYPE_F32), {}, true), Contains(GGML_TYPE_BF16));
+}
+
+TEST(AdmissibleTypes, of_rows_of_576_are_those_of_32_weights_a_block) {
+    EXPECT_THAT(admissible_types(matrix(576, GGML_TYPE_F16), {}, true),
+                ::testing::UnorderedElementsAre(GGML_TYPE_Q8_0, GGML_TYPE_Q5_1, GGML_TYPE_Q5_0, GGML_TYPE_Q4_1,
+                                                GGML_TYPE_Q4_0, GGML_TYPE_IQ4_NL));
+    EXPECT_THAT(admissible_types(matrix(100, GGML_TYPE_F16), {}, true), IsEmpty());
+}
+
+TEST(AdmissibleTypes, without_importance_matrix_leave_out_what_needs_one) {
+    const auto types = admissible_types(matrix(256, GGML_TYPE_F16), {}, false);
+    for (const auto type : {GGML_TYPE_IQ2_XXS, GGML_TYPE_IQ2_XS, GGML_TYPE_IQ1_S})
+        EXPECT_THAT(types, Not(Contains(type)));
+    EXPECT_EQ(types.size(), default_types().size() - 3);
+}
+
+TEST(AdmissibleTypes, are_smaller_than_the_source_and_among_the_allowed) {
+    for (const auto type : admissible_types(matrix(256, GGML_TYPE_Q4_1), {}, true))
+        EXPECT_LT(bits_per_weight(type), 5.0);
+    const ggml_type allowed[] = {GGML_TYPE_Q2_K, GGML_TYPE_Q6_K, GGML_TYPE_Q2_K, GGML_TYPE_F32};
+    EXPECT_THAT(admissible_types(matrix(256, GGML_TYPE_F16), allowed, true),
+                ElementsAre(GGML_TYPE_Q6_K, GGML_TYPE_Q2_K));
+}
+
+TEST(Anchors, are_some_of_the_types) {
+    for (const std::vector<ggml_type>& types :
+         {default_types(), {GGML_TYPE_Q8_0, GGML_TYPE_Q4_0}, {GGML_TYPE_Q6_K}, {}}) {
+        const auto anchors = choose_anchors(types);
+        EXPECT_EQ(anchors.empty(), types.empty());
+        for (std::size_t i = 0; i < anchors.size(); ++i) {
+            EXPECT_THAT(types, Contains(anchors[i]));
+            EXPECT_EQ(std::ranges::count(anchors, anchors[i]), 1);
+        }
+    }
+    EXPECT_GE(choose_anchors(default_types()).size(), 2U);
+}
+
+}  // namespace
+}  // namespace cerebellum
