@@ -1,0 +1,198 @@
+#include "cerebellum/sweep/runner.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "cerebellum/core/error.h"
+#include "cerebellum/core/quant_type.h"
+#include "cerebellum/gguf/gguf_support_test.h"
+#include "cerebellum/llama/log.h"
+#include "cerebellum/quantize/quantize_tensor.h"
+#include "cerebellum/replay/replay_support_test.h"
+
+namespace cerebellum {
+namespace {
+
+using testing::random_tokens;
+using testing::small_model;
+using testing::TemporaryFolder;
+
+constexpr int n_tokens = 64;
+
+/// The same rows, but for how long they took.
+std::vector<Measurement> rows_of(const Journal& journal) {
+    auto rows = journal.measurements();
+    for (auto& row : rows) row.wall_s = 0.0;
+    return rows;
+}
+
+/// Asks to stop when some number of units of work is done.
+class StopAfter final : public Progress {
+  public:
+    explicit StopAfter(int advances) : left_(advances) { stop_requested = false; }
+    ~StopAfter() override { stop_requested = false; }
+    void begin(std::string_view, double) override {}
+    void advance(double, std::string_view) override {
+        if (--left_ == 0) stop_requested = true;
+    }
+    void end() override {}
+    void warn(std::string_view) override {}
+    void info(std::string_view) override {}
+
+  private:
+    int left_;
+};
+
+class RunSweep : public ::testing::Test {
+  protected:
+    RunSweep()
+        : source_(GgufFile::open(small_model())),
+          model_((silence_llama_log(), Model::load(small_model()))),
+          engine_(model_, n_tokens, 1) {
+        for (const unsigned seed : {1U, 2U}) windows_.push_back(engine_.prepare(random_tokens(model_, n_tokens, seed)));
+        const std::vector<ggml_type> types = {GGML_TYPE_Q6_K, GGML_TYPE_Q4_0, GGML_TYPE_Q2_K};
+        for (const auto* name : {"token_embd.weight", "blk.0.attn_q.weight", "blk.0.ffn_down.weight",
+                                 "blk.3.attn_v.weight", "blk.5.ffn_up.weight", "output.weight"}) {
+            TensorPlan tensor;
+            tensor.name = name;
+            tensor.types = types;
+            tensor.anchors = {GGML_TYPE_Q4_0, GGML_TYPE_Q2_K};
+            tensor.anchor_stride = 1;
+            plan_.push_back(tensor);
+        }
+    }
+
+    Journal journal(const std::string& name) const { return Journal::open(folder_ / name, {{{"model", "small"}}}); }
+
+    Quantizer quantizer() {
+        return [this](const std::string& name, ggml_type type) {
+            ++quantized_;
+            const auto* tensor = source_.find(name);
+            return quantize_tensor(*tensor, source_.data(*tensor), type, {}, 1);
+        };
+    }
+
+    SweepSummary run(Journal& into, Progress& progress) {
+        return run_sweep(engine_, windows_, plan_, quantizer(), into, progress);
+    }
+
+    TemporaryFolder folder_;
+    GgufFile source_;
+    Model model_;
+    ReplayEngine engine_;
+    std::vector<Window> windows_;
+    std::vector<TensorPlan> plan_;
+    int quantized_ = 0;
+};
+
+TEST_F(RunSweep, full_figures_are_those_of_the_whole_graph_with_the_tensor_substituted) {
+    auto into = journal("j.db");
+    NoProgress progress;
+    run(into, progress);
+    const auto& topology = engine_.topology();
+    const int logits = topology.graph().logits;
+    int compared = 0;
+    for (const auto& row : into.measurements()) {
+        if (row.tier != Tier::full) continue;
+        ASSERT_EQ(row.kld.size(), windows_.size());
+        const auto type = *parse_type(row.type);
+        const auto* tensor = source_.find(row.tensor);
+        const auto bytes = quantize_tensor(*tensor, source_.data(*tensor), type, {}, 1);
+        Slice::Options substituted, plain;
+        substituted.substitutes = {{row.tensor, {type, bytes}}};
+        substituted.reads = plain.reads = {logits};
+        Slice variant(topology, engine_.device(), 0, topology.n_nodes(), substituted);
+        Slice reference(topology, engine_.device(), 0, topology.n_nodes(), plain);
+        for (std::size_t w = 0; w < windows_.size(); ++w) {
+            reference.run(windows_[w].inputs, {});
+            const auto p = reference.read(logits);
+            variant.run(windows_[w].inputs, {});
+            const auto q = variant.read(logits);
+            // Scored on the host, one position after the other.
+            const auto n_vocab = static_cast<std::size_t>(model_.n_vocab());
+            std::vector<PositionScore> scores;
+            std::vector<float> log_p(n_vocab);
+            for (std::size_t i = 0; i < static_cast<std::size_t>(n_tokens); ++i) {
+                log_softmax_row(reinterpret_cast<const float*>(p.data()) + i * n_vocab, log_p.data(), model_.n_vocab());
+                const Token target = i + 1 < windows_[w].tokens.size() ? windows_[w].tokens[i + 1] : -1;
+                scores.push_back(score_row(reinterpret_cast<const float*>(q.data()) + i * n_vocab, log_p.data(),
+                                           model_.n_vocab(), target));
+            }
+            const auto expected = sum_scores(scores, burn_in(n_tokens));
+            EXPECT_EQ(row.kld[w], expected.kld) << row.tensor << " " << row.type;
+            EXPECT_EQ(row.delta_nll[w], expected.nll - expected.reference_nll) << row.tensor << " " << row.type;
+            EXPECT_EQ(row.top1_agree[w], expected.same_top) << row.tensor << " " << row.type;
+            EXPECT_EQ(row.counts[w], expected.count);
+        }
+        ++compared;
+    }
+    EXPECT_GE(compared, 12);
+}
+
+TEST_F(RunSweep, figures_of_every_tensor_and_type_grow_with_the_loss) {
+    auto into = journal("j.db");
+    NoProgress progress;
+    const auto summary = run(into, progress);
+    EXPECT_TRUE(summary.unmeasured.empty());
+    EXPECT_EQ(summary.resumed, 0U);
+    EXPECT_EQ(summary.fast_measured + summary.full_measured, into.measurements().size());
+    for (const auto& tensor : plan_)
+        for (const auto type : tensor.types)
+            EXPECT_TRUE(into.has(tensor.name, type_name(type), Tier::fast) ||
+                        into.has(tensor.name, type_name(type), Tier::full))
+                << tensor.name << " " << type_name(type);
+    std::map<std::string, std::map<std::string, double>> energy;
+    for (const auto& row : into.measurements())
+        if (row.tier == Tier::fast) energy[row.tensor][row.type] = row.local_energy[0] + row.local_energy[1];
+    EXPECT_GE(energy.size(), 4U);
+    for (const auto& [name, by_type] : energy) {
+        EXPECT_LT(by_type.at("q6_K"), by_type.at("q4_0")) << name;
+        EXPECT_LT(by_type.at("q4_0"), by_type.at("q2_K")) << name;
+    }
+}
+
+TEST_F(RunSweep, a_second_run_measures_nothing) {
+    auto into = journal("j.db");
+    NoProgress progress;
+    const auto first = run(into, progress);
+    const auto rows = into.measurements();
+    quantized_ = 0;
+    const auto second = run(into, progress);
+    EXPECT_EQ(second.fast_measured + second.full_measured, 0U);
+    EXPECT_EQ(second.resumed, first.fast_measured + first.full_measured);
+    EXPECT_EQ(quantized_, 0);
+    EXPECT_EQ(into.measurements(), rows);
+}
+
+TEST_F(RunSweep, interrupted_anywhere_comes_to_the_same_figures) {
+    auto undisturbed = journal("undisturbed.db");
+    NoProgress progress;
+    run(undisturbed, progress);
+    for (const int after : {1, 4, 9, 15, 22}) {
+        auto into = journal("stopped-" + std::to_string(after) + ".db");
+        {
+            StopAfter stop(after);
+            EXPECT_THROW(run(into, stop), Interrupted) << after;
+        }
+        EXPECT_LT(into.measurements().size(), undisturbed.measurements().size());
+        run(into, progress);
+        EXPECT_EQ(rows_of(into), rows_of(undisturbed)) << "stopped after " << after;
+    }
+}
+
+TEST_F(RunSweep, tensors_that_nothing_reads_are_reported) {
+    auto into = journal("j.db");
+    TensorPlan stranger;
+    stranger.name = "blk.9.attn_q.weight";
+    stranger.types = stranger.anchors = {GGML_TYPE_Q4_0};
+    plan_ = {stranger};
+    NoProgress progress;
+    const auto summary = run(into, progress);
+    EXPECT_EQ(summary.unmeasured, std::vector<std::string>{"blk.9.attn_q.weight"});
+    EXPECT_TRUE(into.measurements().empty());
+}
+
+}  // namespace
+}  // namespace cerebellum
