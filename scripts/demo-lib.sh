@@ -13,7 +13,11 @@ run_budget() {
   shift 4
   echo
   echo "== $(basename "$model") to $budget"
-  "$program" quantize "$model" --size "$budget" -o "$output" --journal "$journal" --force "$@" | tee "${output%.gguf}.table.txt"
+  "$program" quantize "$model" --size "$budget" -o "$output" --journal "$journal" --force "$@" | tee "${output%.gguf}.table.txt" || {
+    # Also where the program has been updated or an option changed since the journal was begun.
+    echo "If it is the journal that does not fit: rm $journal*, and run this again." >&2
+    exit 1
+  }
   summary+=("$(summary_line "$output" "$budget")")
 }
 

@@ -34,7 +34,7 @@ Command add_allocate(CLI::App& app) {
                      "The journal with the measurements (default: in this folder, named after the model)")
         ->type_name("FILE");
     add_output(*command, values->common, values->output,
-               "The recipe (JSON); a llama-quantize type file goes beside it");
+               "The recipe (JSON); a llama-quantize type file and the importance matrix go beside it");
     add_json(*command, values->common);
     return [values] {
         const auto goal = parse_size(values->size);
@@ -47,6 +47,11 @@ Command add_allocate(CLI::App& app) {
         if (journal.identity().fields.at("model") != source.fingerprint())
             throw Error(fmt::format("{} was measured on another model than {}; name the right journal or measure again",
                                     path.string(), values->common.model));
+        if (const auto& fields = journal.identity().fields;
+            !fields.contains("measuring") || fields.at("measuring") != measuring_version)
+            throw Error(
+                fmt::format("{} was measured in another way by another version; measure again with another --journal",
+                            path.string()));
         const auto imatrix = imatrix_from_journal(journal);
         const auto info = imatrix ? std::optional(imatrix_info(*imatrix, journal.get_meta("imatrix_name").value_or("")))
                                   : std::nullopt;
@@ -55,6 +60,7 @@ Command add_allocate(CLI::App& app) {
         const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
         write_recipe(output, recipe);
         write_file_atomically(type_file_path(output), tensor_type_file(complete_types(source, recipe.types)));
+        if (imatrix) write_imatrix(imatrix_path(output), *imatrix);
         if (values->common.json) {
             fmt::print("{}\n", recipe_to_json(recipe));
             return 0;

@@ -43,7 +43,8 @@ Command add_build(CLI::App& app) {
         options.threads = values->common.threads;
         options.overwrite = values->common.force;
         options.tensor_order = dry_run(values->common.model, {.file_type = *file_type_of(GGML_TYPE_F16)}).order;
-        options.imatrix_file = imatrix_file.filename().string();
+        const auto name = recipe.provenance.find("imatrix");
+        options.imatrix_file = name != recipe.provenance.end() ? name->second : imatrix_file.filename().string();
         const auto bytes = build_gguf(source, recipe, imatrix ? &*imatrix : nullptr, values->output, options, progress);
         const double bpw = 8.0 * static_cast<double>(bytes) / static_cast<double>(source.n_weights());
         if (values->common.json)

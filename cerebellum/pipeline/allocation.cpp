@@ -51,6 +51,8 @@ Recipe make_recipe(const GgufFile& source, const Journal& journal, const std::op
                          {"budget_bytes", std::to_string(budget_bytes)},
                          {"lower_bound_kld", fmt::format("{:.9g}", allocation.lower_bound)},
                          {"optimal", allocation.exact ? "yes" : "within the gap to the lower bound"}};
+    // Part of the file's metadata, and so of its size: whoever builds the recipe names the matrix the same way.
+    if (imatrix) recipe.provenance["imatrix"] = imatrix->file;
     return recipe;
 }
 

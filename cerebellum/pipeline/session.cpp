@@ -101,7 +101,7 @@ JournalIdentity Session::identity() const {
         {"context", std::to_string(options_.context)},
         {"imatrix", options_.imatrix ? sha256(read_file(*options_.imatrix)) : "computed from the text"},
         {"llama.cpp", CEREBELLUM_LLAMA_VERSION},
-        {"measuring", "2"},  // changes whenever a figure would come out differently
+        {"measuring", measuring_version},
     }};
 }
 

@@ -82,6 +82,10 @@ class Session {
     std::vector<std::string> tensor_order_;
 };
 
+/// Version of the measuring procedure: changes whenever a figure would come out differently. Part of a journal's
+/// identity.
+inline constexpr const char* measuring_version = "2";
+
 /// An importance matrix as the journal keeps it.
 std::optional<Imatrix> imatrix_from_journal(const Journal& journal);
 
