@@ -84,7 +84,7 @@ class Session {
 
 /// Version of the measuring procedure: changes whenever a figure would come out differently. Part of a journal's
 /// identity.
-inline constexpr const char* measuring_version = "2";
+inline constexpr const char* measuring_version = "3";
 
 /// An importance matrix as the journal keeps it.
 std::optional<Imatrix> imatrix_from_journal(const Journal& journal);

@@ -66,10 +66,15 @@ Topology::Topology(const RecordedGraph& graph) : graph_(&graph) {
     std::ranges::sort(ordered, {}, [](const auto& block) { return block.second.first; });
     if (ordered.empty()) return;
     const int last_block_use = ordered.back().second.last;
-    for (const auto& [name, use] : weights_)
-        if (block_number(name) < 0 && use.last > last_block_use)
-            behind_blocks = std::min(behind_blocks, std::max(use.first, last_block_use + 1));
     int previous_last = -1;
+    for (const auto& [name, use] : weights_) {
+        if (block_number(name) >= 0) continue;
+        // A tied embedding is read on both sides.
+        const auto behind = std::ranges::upper_bound(use.nodes, last_block_use);
+        if (behind != use.nodes.end()) behind_blocks = std::min(behind_blocks, *behind);
+        const auto inside = std::ranges::lower_bound(use.nodes, ordered.front().second.first);
+        if (inside != use.nodes.begin()) previous_last = std::max(previous_last, *(inside - 1));
+    }
     for (const auto& [number, use] : ordered) {
         const int begin = best_cut(previous_last + 1, use.first);
         if (!layers_.empty()) layers_.back().end = begin;

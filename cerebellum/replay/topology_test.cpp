@@ -106,6 +106,10 @@ TEST_F(TwoBlocks, blocks_are_cut_where_least_is_alive) {
     EXPECT_EQ(topology.layers()[0].end, topology.layers()[1].begin);
     EXPECT_EQ(topology.span_of("blk.0.w.weight"), 0);
     EXPECT_EQ(topology.span_of("blk.1.w.weight"), 1);
+    // The tied embedding is read in front of the first block and behind the last one, and is in neither.
+    EXPECT_EQ(topology.layers()[0].begin, 1);
+    EXPECT_EQ(topology.head_cut(), 9);
+    EXPECT_EQ(topology.span_of("token_embd.weight"), -1);
 }
 
 TEST_F(TwoBlocks, a_weight_read_only_behind_the_last_block_belongs_to_the_head) {
