@@ -14,6 +14,7 @@ Everything made is kept in --work and reused: a second run with the same source,
 
 import argparse
 import dataclasses
+import importlib.util
 import json
 import os
 import pathlib
@@ -31,14 +32,19 @@ PURE = {"IQ1_S": "iq1_s", "IQ1_M": "iq1_m", "IQ2_XXS": "iq2_xxs", "IQ2_XS": "iq2
         "IQ3_XXS": "iq3_xxs", "IQ3_S": "iq3_s", "IQ4_XS": "iq4_xs", "IQ4_NL": "iq4_nl", "Q2_K": "q2_K",
         "Q3_K_S": "q3_K", "Q4_0": "q4_0", "Q4_1": "q4_1", "Q4_K_S": "q4_K", "Q5_0": "q5_0", "Q5_1": "q5_1",
         "Q5_K_S": "q5_K", "Q6_K": "q6_K", "Q8_0": "q8_0"}
-# Weights and bytes of a block, to foretell sizes without building; every file that is built is checked against it.
-BLOCKS = {"f32": (1, 4), "f16": (1, 2), "bf16": (1, 2), "q4_0": (32, 18), "q4_1": (32, 20), "q5_0": (32, 22),
-          "q5_1": (32, 24), "q8_0": (32, 34), "q2_K": (256, 84), "q3_K": (256, 110), "q4_K": (256, 144),
-          "q5_K": (256, 176), "q6_K": (256, 210), "iq1_s": (256, 50), "iq1_m": (256, 56), "iq2_xxs": (256, 66),
-          "iq2_xs": (256, 74), "iq2_s": (256, 82), "iq3_xxs": (256, 98), "iq3_s": (256, 110), "iq4_xs": (256, 136),
-          "iq4_nl": (32, 18)}
 ALIGNMENT = 32
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 TENSOR_LINE = re.compile(r"^\[ *\d+/ *\d+\] +(\S+) +- \[([0-9, ]+)\], type = +(\w+),.*?(?:\((\w+)\))?$", re.MULTILINE)
+
+
+def block_sizes():
+    """(weights, bytes) of a block by type name in lower case, from llama.cpp's own gguf-py."""
+    tree = run_tool(["bash", REPOSITORY / "scripts" / "llama-cpp.sh", "source"]).strip()
+    # The module alone: the package around it wants numpy.
+    spec = importlib.util.spec_from_file_location("gguf_constants", pathlib.Path(tree) / "gguf-py/gguf/constants.py")
+    constants = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(constants)
+    return {kind.name.lower(): sizes for kind, sizes in constants.GGML_QUANT_SIZES.items()}
 
 
 @dataclasses.dataclass
@@ -64,6 +70,7 @@ class Stock:
         (folder / "imatrix.gguf").write_bytes(pathlib.Path(imatrix).read_bytes())
         self.header_bytes = None
         self.plans = {}
+        self.blocks = block_sizes()
 
     def plan(self, preset, extra=(), name=None):
         name = name or preset
@@ -74,7 +81,7 @@ class Stock:
         types, data_bytes = [], 0
         for _, shape, before, after in TENSOR_LINE.findall(output):
             dims = [int(part) for part in shape.split(",")]
-            block_weights, block_bytes = BLOCKS[after or before]
+            block_weights, block_bytes = self.blocks[(after or before).lower()]
             n_bytes = dims[0] // block_weights * block_bytes
             for dim in dims[1:]:
                 n_bytes *= dim

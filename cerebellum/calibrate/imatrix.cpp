@@ -70,10 +70,7 @@ Imatrix compute_imatrix(ReplayEngine& engine, std::span<const Window> windows, c
                         Progress& progress) {
     const auto& topology = engine.topology();
     const auto& graph = topology.graph();
-    std::vector<int> cuts = {0};
-    for (const auto& layer : topology.layers()) cuts.push_back(layer.begin);
-    cuts.push_back(topology.head_cut());
-    cuts.push_back(topology.n_nodes());
+    const auto cuts = topology.cuts();
 
     std::map<std::string, Sums> sums;
     std::vector<LiveState> states(windows.size());
@@ -93,7 +90,6 @@ Imatrix compute_imatrix(ReplayEngine& engine, std::span<const Window> windows, c
             options.reads.push_back(node.sources[1]);
             if (node.op == GGML_OP_MUL_MAT_ID) options.reads.push_back(node.sources[2]);
         }
-        if (cuts[c] == cuts[c + 1]) continue;
         Slice slice(topology, engine.device(), cuts[c], cuts[c + 1], options);
         for (std::size_t w = 0; w < windows.size(); ++w) {
             progress.check();

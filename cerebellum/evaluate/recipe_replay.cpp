@@ -45,9 +45,8 @@ std::vector<std::vector<WindowScore>> replay_recipes(ReplayEngine& engine, std::
                                                      std::span<const TypeMap> recipes, const Quantizer& quantize,
                                                      Progress& progress) {
     const auto& topology = engine.topology();
-    std::vector<int> cuts = {0};
-    for (const auto& layer : topology.layers()) cuts.push_back(layer.begin);
-    cuts.push_back(topology.head_cut());
+    auto cuts = topology.cuts();
+    cuts.pop_back();  // the head is scored, not replayed
 
     // Index 0 is the source itself, the reference.
     std::vector<TypeMap> all = {TypeMap{}};
@@ -61,7 +60,6 @@ std::vector<std::vector<WindowScore>> replay_recipes(ReplayEngine& engine, std::
         for (std::size_t r = 0; r < all.size(); ++r) {
             progress.check();
             progress.advance(++done, "blocks");
-            if (cuts[c] == cuts[c + 1]) continue;
             Slice::Options options;
             options.substitutes = weights.substitutes(topology, all[r], cuts[c], cuts[c + 1]);
             Slice slice(topology, engine.device(), cuts[c], cuts[c + 1], options);

@@ -8,7 +8,7 @@
 #include <utility>
 
 #include "cerebellum/core/error.h"
-#include "cerebellum/llama/context_params.h"
+#include "cerebellum/llama/context.h"
 #include "cerebellum/llama/log.h"
 
 namespace cerebellum {
@@ -125,6 +125,19 @@ llama_context_params cpu_context_params(int n_tokens, int threads) {
     return params;
 }
 
+void LlamaContextFree::operator()(llama_context* context) const {
+    llama_free(context);
+}
+
+LlamaContext make_context(const Model& model, const llama_context_params& params) {
+    const LogCapture log;
+    LlamaContext context(llama_init_from_model(model.handle(), params));
+    if (!context)
+        throw Error(fmt::format("cannot evaluate {} with a context of {} tokens: {}", model.path().string(),
+                                params.n_ctx, log.last_error("llama.cpp gave no reason")));
+    return context;
+}
+
 WindowBatch::WindowBatch(int n_tokens) : batch_(llama_batch_init(n_tokens, 0, 1)) {
     batch_.n_tokens = n_tokens;
     for (int i = 0; i < n_tokens; ++i) {
@@ -139,17 +152,10 @@ WindowBatch::~WindowBatch() {
     llama_batch_free(batch_);
 }
 
-void Decoder::Free::operator()(llama_context* context) const {
-    llama_free(context);
-}
-
-Decoder::Decoder(const Model& model, int n_tokens, int threads) : n_tokens_(n_tokens), n_vocab_(model.n_vocab()) {
-    const LogCapture log;
-    context_.reset(llama_init_from_model(model.handle(), cpu_context_params(n_tokens, threads)));
-    if (!context_)
-        throw Error(fmt::format("cannot evaluate {} with a context of {} tokens: {}", model.path().string(), n_tokens,
-                                log.last_error("llama.cpp gave no reason")));
-}
+Decoder::Decoder(const Model& model, int n_tokens, int threads)
+    : n_tokens_(n_tokens),
+      n_vocab_(model.n_vocab()),
+      context_(make_context(model, cpu_context_params(n_tokens, threads))) {}
 
 std::span<const float> Decoder::decode(std::span<const Token> tokens) {
     WindowBatch window(n_tokens_);

@@ -15,6 +15,10 @@ namespace cerebellum {
 
 using Token = std::int32_t;
 
+struct LlamaContextFree {
+    void operator()(llama_context* context) const;
+};
+
 /// A model loaded by libllama into host memory (mapped from its file), without repacked weights, so that its weights
 /// can be read and replaced by name. Movable; its const functions may be called from several threads.
 class Model {
@@ -59,12 +63,9 @@ class Decoder {
     std::span<const float> decode(std::span<const Token> tokens);
 
   private:
-    struct Free {
-        void operator()(llama_context* context) const;
-    };
     int n_tokens_;
     int n_vocab_;
-    std::unique_ptr<llama_context, Free> context_;
+    std::unique_ptr<llama_context, LlamaContextFree> context_;
 };
 
 }  // namespace cerebellum

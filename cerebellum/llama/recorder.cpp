@@ -9,7 +9,7 @@
 #include <unordered_map>
 
 #include "cerebellum/core/error.h"
-#include "cerebellum/llama/context_params.h"
+#include "cerebellum/llama/context.h"
 #include "cerebellum/llama/log.h"
 
 namespace cerebellum {
@@ -18,16 +18,12 @@ namespace {
 
 using Bytes = std::shared_ptr<const std::vector<std::byte>>;
 
-struct ContextFree {
-    void operator()(llama_context* context) const { llama_free(context); }
-};
-
 }  // namespace
 
 struct Recorder::State {
     const Model* model = nullptr;
     int n_tokens = 0;
-    std::unique_ptr<llama_context, ContextFree> context;
+    LlamaContext context;
     RecordedGraph graph;
 
     // One recording in progress.
@@ -157,13 +153,7 @@ Recorder::Recorder(const Model& model, int n_tokens) : state_(std::make_unique<S
     auto params = cpu_context_params(n_tokens, 1);
     params.cb_eval = State::on_node;
     params.cb_eval_user_data = state_.get();
-    {
-        const LogCapture log;
-        state_->context.reset(llama_init_from_model(model.handle(), params));
-        if (!state_->context)
-            throw Error(fmt::format("cannot evaluate {} with a context of {} tokens: {}", model.path().string(),
-                                    n_tokens, log.last_error("llama.cpp gave no reason")));
-    }
+    state_->context = make_context(model, params);
     llama_set_abort_callback(state_->context.get(), State::always_abort, nullptr);
     const std::vector<Token> tokens(static_cast<std::size_t>(n_tokens), model.first_token());
     state_->run(tokens);

@@ -7,16 +7,13 @@
 #include <memory>
 
 #include "cerebellum/core/error.h"
-#include "cerebellum/llama/context_params.h"
+#include "cerebellum/llama/context.h"
 #include "cerebellum/llama/log.h"
 
 namespace cerebellum {
 
 namespace {
 
-struct ContextFree {
-    void operator()(llama_context* context) const { llama_free(context); }
-};
 struct SamplerFree {
     void operator()(llama_sampler* sampler) const { llama_sampler_free(sampler); }
 };
@@ -27,14 +24,7 @@ std::vector<std::vector<Token>> sample_batch(const Model& model, int n_sequences
     auto params = cpu_context_params(length * n_sequences, threads);
     params.n_seq_max = static_cast<std::uint32_t>(n_sequences);
     params.n_batch = params.n_ubatch = static_cast<std::uint32_t>(n_sequences);
-    std::unique_ptr<llama_context, ContextFree> context;
-    {
-        const LogCapture log;
-        context.reset(llama_init_from_model(model.handle(), params));
-        if (!context)
-            throw Error(fmt::format("cannot sample text from {}: {}", model.path().string(),
-                                    log.last_error("llama.cpp gave no reason")));
-    }
+    const auto context = make_context(model, params);
     const std::unique_ptr<llama_sampler, SamplerFree> sampler(llama_sampler_init_dist(seed));
     std::vector<std::vector<Token>> sequences(static_cast<std::size_t>(n_sequences), {model.first_token()});
     llama_batch batch = llama_batch_init(n_sequences, 0, 1);

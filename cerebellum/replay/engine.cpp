@@ -81,15 +81,11 @@ Window ReplayEngine::prepare(std::vector<Token> tokens) {
 
 double ReplayEngine::largest_deviation(std::span<const Window> windows) {
     Decoder decoder(*model_, n_tokens_, device_.threads());
-    std::vector<int> cuts = {0};
-    for (const auto& layer : topology_.layers()) cuts.push_back(layer.begin);
-    cuts.push_back(topology_.head_cut());
-    cuts.push_back(topology_.n_nodes());
+    const auto cuts = topology_.cuts();
     const int logits = topology_.graph().logits;
     double largest = 0.0;
     std::vector<LiveState> states(windows.size());
     for (std::size_t c = 0; c + 1 < cuts.size(); ++c) {
-        if (cuts[c] == cuts[c + 1]) continue;
         const bool last = c + 2 == cuts.size();
         Slice::Options options;
         if (last) options.reads = {logits};

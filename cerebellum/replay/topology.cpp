@@ -112,6 +112,15 @@ std::size_t Topology::live_bytes(int cut) const {
     return bytes;
 }
 
+std::vector<int> Topology::cuts() const {
+    std::vector<int> result = {0};
+    for (const auto& layer : layers_) result.push_back(layer.begin);
+    result.push_back(head_cut());
+    result.push_back(n_nodes());
+    result.erase(std::ranges::unique(result).begin(), result.end());
+    return result;
+}
+
 int Topology::span_of(const std::string& weight) const {
     const auto& use = weights_.at(weight);
     if (layers_.empty() || use.first < layers_.front().begin) return -1;

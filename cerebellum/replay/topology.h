@@ -45,6 +45,9 @@ class Topology {
     const std::vector<LayerSpan>& layers() const { return layers_; }
     /// The cut behind the last block, in front of the final norm and the head.
     int head_cut() const { return layers_.empty() ? 0 : layers_.back().end; }
+    /// Where to cut the whole graph into one slice per block: 0, the blocks' begins, the head cut, n_nodes();
+    /// ascending, without repetitions.
+    std::vector<int> cuts() const;
     /// The span that a weight belongs to, by where it is read; -1 in front of the first block, layers().size() behind
     /// the last one.
     int span_of(const std::string& weight) const;

@@ -64,6 +64,12 @@ void add_local_energy(const RecordedGraph& graph, const LiveState& baseline, con
     measurement.local_counts.push_back(static_cast<double>(n_tokens - 1 - first));
 }
 
+std::size_t size_bytes(const LiveState& state) {
+    std::size_t sum = 0;
+    for (const auto& [root, value] : state.values) sum += value->size();
+    return sum;
+}
+
 void add_score(const WindowScore& score, Measurement& measurement) {
     if (!std::isfinite(score.kld))
         throw Error(fmt::format("the damage of {} as {} is not a finite number on this text", measurement.tensor,
@@ -77,8 +83,10 @@ void add_score(const WindowScore& score, Measurement& measurement) {
 /// A variant that has been replayed as far as some cut.
 struct Variant {
     Measurement measurement;
-    std::vector<std::size_t> windows;  // which ones
-    States states;                     // one for each of these
+    std::vector<std::size_t> windows;          // which ones
+    States states;                             // one for each of these
+    std::unique_ptr<ReplayEngine::Head> head;  // where the head itself is changed; null: the source's
+    std::size_t held_bytes = 0;                // memory that it keeps until it is scored
 };
 
 class Sweep {
@@ -100,6 +108,7 @@ class Sweep {
             prepare_baseline();
             // The head's and the embeddings' tensors first: they are few, and their figures matter at every budget.
             for (const auto& tensor : outside_) measure_outside(tensor);
+            flush();
             States states(windows_.size());
             int at = 0;
             for (std::size_t i = 0; i < inside_.size(); ++i) {
@@ -234,8 +243,9 @@ class Sweep {
             const auto start = Clock::now();
             const auto data = quantized(name, type);
             const Substitutions substitutes = {{name, {type, data}}};
-            Measurement measurement = blank(name, type, Tier::full);
-            States states(windows_.size());
+            Variant variant;
+            variant.measurement = blank(name, type, Tier::full);
+            variant.states = at_head_;
             const auto replay_start = Clock::now();
             if (use.first < head_cut) {
                 Slice::Options options;
@@ -243,24 +253,20 @@ class Sweep {
                 Slice body(topology_, engine_.device(), 0, head_cut, options);
                 for (std::size_t w = 0; w < windows_.size(); ++w) {
                     body.run(windows_[w].inputs, {});
-                    states[w] = body.live_out({});
+                    variant.states[w] = body.live_out({});
+                    variant.held_bytes += size_bytes(variant.states[w]);
                 }
                 account(0, head_cut, windows_.size(), replay_start);
-            } else {
-                states = at_head_;
             }
-            const auto head_start = Clock::now();
-            const auto head = engine_.make_head(use.last >= head_cut ? substitutes : Substitutions{});
-            for (std::size_t w = 0; w < windows_.size(); ++w) {
-                engine_.set_reference(windows_[w], at_head_[w]);
-                add_score(engine_.score(*head, windows_[w], states[w]), measurement);
+            for (std::size_t w = 0; w < windows_.size(); ++w) variant.windows.push_back(w);
+            if (use.last >= head_cut) {
+                variant.head = engine_.make_head(substitutes);
+                variant.held_bytes += data.size();
             }
-            account(head_cut, topology_.n_nodes(), 2 * windows_.size(),
-                    head_start);  // the variant's and the reference's
-            measurement.wall_s = seconds_since(start);
-            journal_.record(measurement);
-            ++summary_.full_measured;
+            variant.measurement.wall_s = seconds_since(start);
+            scored_.push_back(std::move(variant));
             done(cost_of(use.first, topology_.n_nodes()), name);
+            flush_when_full();
         }
     }
 
@@ -352,17 +358,20 @@ class Sweep {
                 account(layer.end, head_cut, variant.windows.size(), start);
             }
             variant.measurement.wall_s += seconds_since(start);
+            for (const auto& state : variant.states) variant.held_bytes += size_bytes(state);
             scored_.push_back(std::move(variant));
             done(cost_of(layer.end, topology_.n_nodes()) * static_cast<double>(scored_.back().windows.size()) /
                      static_cast<double>(windows_.size()),
                  scored_.back().measurement.tensor);
         }
         pending_.clear();
-        // Scoring many variants against one computation of the reference's logits saves most of the reference's cost.
+        flush_when_full();
+    }
+
+    /// Scoring many variants against one computation of the reference's logits saves most of the reference's cost.
+    void flush_when_full() {
         std::size_t bytes = 0;
-        for (const auto& variant : scored_)
-            for (const auto& state : variant.states)
-                for (const auto& [root, value] : state.values) bytes += value->size();
+        for (const auto& variant : scored_) bytes += variant.held_bytes;
         constexpr std::size_t wave_variants = 24;
         constexpr std::size_t wave_bytes = std::size_t{96} << 20;
         if (scored_.size() >= wave_variants || bytes >= wave_bytes) flush();
@@ -383,7 +392,9 @@ class Sweep {
                     ++heads;
                 }
                 const auto& state = variant.states[static_cast<std::size_t>(found - variant.windows.begin())];
-                add_score(engine_.score(windows_[w], state), variant.measurement);
+                add_score(
+                    variant.head ? engine_.score(*variant.head, windows_[w], state) : engine_.score(windows_[w], state),
+                    variant.measurement);
                 ++heads;
             }
         }
