@@ -13,7 +13,8 @@ version=0.5.0
 package=node-llama-cpp@3.22.1
 package_sha512_base64=bltIipuWmc123H7tMIgDGKSsSrhmhlQYeVUC48XTjVW7XGJJiJJyCdlTMzQ/LiWoPkGDpcL4FviDpgw7qfTiDw==
 tree_hash=fd570ef54b10ec5fecb739e7e04c8ce44a6f415a
-tools=(llama-quantize llama-perplexity llama-imatrix llama-server llama-bench llama-gguf-split test-llama-archs)
+tools=(llama-quantize llama-perplexity llama-imatrix llama-server llama-bench llama-gguf-split ggml-rpc-server
+       test-llama-archs)
 
 stage=${1:-libs}
 cache=${CEREBELLUM_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/cerebellum}
@@ -22,7 +23,7 @@ say() { echo "llama.cpp $version: $*" >&2; }
 
 # ggml picks CPU kernels at compile time, so the processor's features and the compiler are part of the key.
 flags=(-DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=OFF -DCMAKE_POSITION_INDEPENDENT_CODE=ON -DGGML_OPENMP=OFF
-       -DGGML_CCACHE=OFF -DLLAMA_BUILD_IS_DEV=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF
+       -DGGML_CCACHE=OFF -DGGML_RPC=ON -DLLAMA_BUILD_IS_DEV=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF
        -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_APP=OFF ${LLAMA_CPP_FLAGS:-})
 cpu_features=$(grep -m1 -E '^(flags|Features)' /proc/cpuinfo 2>/dev/null || uname -m)
 key=$(printf '%s\n' "${flags[@]}" "$(${CXX:-c++} --version | head -n1)" "$cpu_features" | sha256sum | cut -c1-12)

@@ -285,6 +285,7 @@ class StopsAfter final : public Progress {
     void end() override {}
     void warn(std::string_view) override {}
     void info(std::string_view) override {}
+    void detail(std::string_view) override {}
 
   private:
     int calls_;

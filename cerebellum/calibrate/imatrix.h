@@ -2,6 +2,7 @@
 
 #include <span>
 
+#include "cerebellum/calibrate/text.h"
 #include "cerebellum/core/progress.h"
 #include "cerebellum/gguf/imatrix_file.h"
 #include "cerebellum/replay/engine.h"
@@ -12,6 +13,10 @@ namespace cerebellum {
 /// llama-imatrix collects, from a replay of the source, output and tied embedding weights included. The counts of a
 /// mixture's experts are the tokens routed to each.
 Imatrix compute_imatrix(ReplayEngine& engine, std::span<const Window> windows, const std::string& dataset,
+                        Progress& progress);
+
+/// The same from whole evaluations by libllama, for models that cannot be replayed.
+Imatrix compute_imatrix(const Model& model, const TokenWindows& windows, int threads, const std::string& dataset,
                         Progress& progress);
 
 }  // namespace cerebellum

@@ -20,7 +20,7 @@ nlohmann::json number(double value) {
     return std::isfinite(value) ? nlohmann::json(value) : nlohmann::json();
 }
 
-nlohmann::json rows_of(const std::vector<Measurement>& measurements) {
+nlohmann::json rows_of(const std::vector<Measurement>& measurements, const Session& session) {
     std::map<std::pair<std::string, std::string>, const Measurement*> full, fast;
     for (const auto& m : measurements) (m.tier == Tier::full ? full : fast)[{m.tensor, m.type}] = &m;
     auto rows = nlohmann::json::array();
@@ -30,7 +30,9 @@ nlohmann::json rows_of(const std::vector<Measurement>& measurements) {
                                   {"type", damage.type},
                                   {"tier", tier_name(damage.tier)},
                                   {"kld", damage.kld},
-                                  {"kld_error", number(damage.error)}};
+                                  {"kld_error", number(damage.error)},
+                                  {"null_floor_kld", session.null_floor_kld()},
+                                  {"reference", session.reference_name()}};
             const auto add = [&](const char* name, const std::vector<double>& sums, const std::vector<double>& counts) {
                 if (sums.empty()) return;
                 const auto estimate = clustered_mean(sums, counts);
@@ -81,14 +83,16 @@ Command add_ablate(CLI::App& app) {
     add_measuring(*command, *common);
     add_json(*command, *common);
     return [common] {
-        TerminalProgress progress(common->quiet);
+        TerminalProgress progress(common->quiet, common->verbose);
         Session session(run_options(*common, ""), progress);
         const auto summary = session.measure();
         const auto measurements = session.journal().measurements();
         if (common->json)
-            fmt::print("{}\n", rows_of(measurements).dump(1));
+            fmt::print("{}\n", rows_of(measurements, session).dump(1));
         else
             fmt::print("{}", describe(measurements));
+        if (session.reference_name() != "the source")
+            progress.info(fmt::format("Damage is counted from {}.", session.reference_name()));
         progress.info(fmt::format(
             "{} fast and {} full measurements, {} from the journal {}; {:.1f} TFLOP replayed in {}, quantizing took {}",
             summary.fast_measured, summary.full_measured, summary.resumed, session.journal().path().string(),

@@ -33,7 +33,7 @@ Command add_build(CLI::App& app) {
     add_threads(*command, values->common);
     add_json(*command, values->common);
     return [values] {
-        TerminalProgress progress(values->common.quiet);
+        TerminalProgress progress(values->common.quiet, values->common.verbose);
         const auto recipe = read_recipe(values->recipe);
         const auto source = GgufFile::open(values->common.model);
         check_output_path(values->output, recipe.file_bytes, values->common.force);

@@ -1,6 +1,9 @@
 #include <fmt/format.h>
+#include <ggml.h>
 
+#include <cstdlib>
 #include <exception>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -44,12 +47,27 @@ int run(int argc, char** argv) {
     return exit_usage;
 }
 
+/// ggml ends the program where a device fails in the middle of its work: no memory left, an RPC server gone. Everything
+/// measured so far is in the journal already, and a destructor that spoke to the device would only fail again.
+void on_ggml_abort(const char* message) {
+    std::string_view line = message != nullptr ? message : "";
+    if (const auto text = line.find(": "); line.find(".cpp:") < text || line.find(".c:") < text || line.find(".cu:") < text)
+        line.remove_prefix(text + 2);
+    line = line.substr(0, line.find('\n'));
+    fmt::print(stderr,
+               "cerebellum: the device stopped working: {}; what was measured is kept, run the same command again to go "
+               "on (with less --device-memory if it ran out of it)\n",
+               line);
+    std::_Exit(exit_failure);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
     try {
         cerebellum::silence_llama_log();
         cerebellum::cli::stop_on_signals();
+        ggml_set_abort_callback(on_ggml_abort);
         return run(argc, argv);
     } catch (const cerebellum::UsageError& error) {
         fmt::print(stderr, "cerebellum: {}\n", error.what());

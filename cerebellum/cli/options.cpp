@@ -4,6 +4,7 @@
 
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/quant_type.h"
+#include "cerebellum/core/size.h"
 
 namespace cerebellum::cli {
 
@@ -34,10 +35,29 @@ void add_measuring(CLI::App& command, CommonOptions& options) {
         ->type_name("FILE");
     command.add_flag("--full", options.full,
                      "Measure every type to the end of the model instead of estimating most of them");
+    command.add_option("--reference", options.reference,
+                       "q8_0: let a Q8_0 copy stand for the source when it runs; smaller and faster, less exact")
+        ->type_name("TYPE");
+    command.add_flag("--no-replay", options.no_replay,
+                     "Measure through whole files that llama.cpp runs: slow, to check replaying against");
     command
         .add_option("--journal", options.journal,
                     "Where measurements are kept, to resume and to reuse (default: beside the output)")
         ->type_name("FILE");
+    command
+        .add_option("--device", options.device,
+                    "Where to run the model: a ggml device such as CUDA0, or host:port of a ggml RPC server (default: CPU)")
+        ->type_name("NAME");
+    command
+        .add_option("--memory", options.memory,
+                    "Most memory to use, as 12GiB; weights are then streamed from the file if they must")
+        ->type_name("SIZE");
+    command.add_option("--device-memory", options.device_memory, "The same for the memory of --device")
+        ->type_name("SIZE");
+    command
+        .add_option("--scratch", options.scratch,
+                    "Folder for states that fit in no memory (default: the system's temporary folder)")
+        ->type_name("FOLDER");
     add_threads(command, options);
 }
 
@@ -49,6 +69,7 @@ void add_output(CLI::App& command, CommonOptions& options, std::string& output, 
 void add_threads(CLI::App& command, CommonOptions& options) {
     command.add_option("--threads", options.threads, "Threads (default: physical cores)")->check(CLI::PositiveNumber);
     command.add_flag("-q,--quiet", options.quiet, "No progress on stderr");
+    command.add_flag("-v,--verbose", options.verbose, "Say how the work is planned");
 }
 
 void add_json(CLI::App& command, CommonOptions& options) {
@@ -71,6 +92,14 @@ std::vector<ggml_type> parse_types(const std::string& list) {
     return types;
 }
 
+std::uint64_t parse_bytes(const char* option, const std::string& text) {
+    if (text.empty()) return 0;
+    const auto goal = parse_size(text);
+    if (goal.unit != SizeGoal::Unit::bytes)
+        throw UsageError(fmt::format("{} {} is no amount of memory; write it as 12GB or 11.5GiB", option, text));
+    return goal.bytes(0);
+}
+
 fs::path default_journal(const std::string& model, const std::string& beside) {
     return fs::path(beside).parent_path() / (fs::path(model).stem().string() + ".cerebellum.db");
 }
@@ -87,6 +116,15 @@ RunOptions run_options(const CommonOptions& options, const std::string& beside) 
     if (!options.imatrix.empty()) run.imatrix = options.imatrix;
     run.types = parse_types(options.types);
     run.full = options.full;
+    run.no_replay = options.no_replay;
+    if (!options.reference.empty() && options.reference != "source") {
+        run.reference = parse_type(options.reference);
+        if (run.reference != GGML_TYPE_Q8_0)
+            throw UsageError(fmt::format("--reference {}: it can be the source or q8_0", options.reference));
+    }
+    run.device = options.device;
+    run.limits = {parse_bytes("--memory", options.memory), parse_bytes("--device-memory", options.device_memory),
+                  options.scratch};
     return run;
 }
 

@@ -21,9 +21,13 @@ struct CommonOptions {
     int threads = 0;
     std::uint64_t seed = 1;
     bool full = false;
+    bool no_replay = false;
+    std::string reference;
     bool force = false;
     bool json = false;
     bool quiet = false;
+    bool verbose = false;
+    std::string device, memory, device_memory, scratch;
 };
 
 void add_model(CLI::App& command, CommonOptions& options);
@@ -34,6 +38,8 @@ void add_json(CLI::App& command, CommonOptions& options);
 
 /// Throws UsageError where a value is not usable. `beside` names the output that the journal lies beside by default.
 RunOptions run_options(const CommonOptions& options, const std::string& beside);
+/// Bytes of an option's "12GB"; 0 where it was not given.
+std::uint64_t parse_bytes(const char* option, const std::string& text);
 std::vector<ggml_type> parse_types(const std::string& list);
 /// The default journal of a model: in the folder of `beside`, named after the model.
 std::filesystem::path default_journal(const std::string& model, const std::string& beside);

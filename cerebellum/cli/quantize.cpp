@@ -56,7 +56,7 @@ Command add_quantize(CLI::App& app) {
         ->type_name("FILE");
     add_json(*command, values->common);
     return [values] {
-        TerminalProgress progress(values->common.quiet);
+        TerminalProgress progress(values->common.quiet, values->common.verbose);
         QuantizeOptions options;
         options.goal = parse_size(values->size);
         options.output = values->output;
@@ -77,8 +77,12 @@ Command add_quantize(CLI::App& app) {
         if (result.delivered != "cerebellum")
             fmt::print("; the stock mix {} was better and was delivered", result.delivered);
         fmt::print(
-            "\nKLD in nats per token from the source, ± one standard error, on text held out from every choice ({}).\n",
-            result.text);
+            "\nKLD in nats per token from {}, ± one standard error, on text held out from every choice ({}).\n",
+            result.reference, result.text);
+        // The floor of a bit-identical replay is rounding, far below anything that is shown.
+        if (constexpr double shown = 1e-7; result.null_floor_kld > shown)
+            fmt::print("Null floor: replaying the source against itself gives a KLD of {:.2e}.\n",
+                       result.null_floor_kld);
         fmt::print("'replayed': measured without building the file. Predicted KLD of the delivered file: {:.5f}.\n",
                    result.recipe.predicted_kld);
         return 0;

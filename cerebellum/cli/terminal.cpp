@@ -39,7 +39,8 @@ void stop_on_signals() {
     std::signal(SIGTERM, request_stop);
 }
 
-TerminalProgress::TerminalProgress(bool quiet) : quiet_(quiet), rewrites_(stderr_is_terminal()) {}
+TerminalProgress::TerminalProgress(bool quiet, bool verbose)
+    : quiet_(quiet), verbose_(verbose), rewrites_(stderr_is_terminal()) {}
 
 void TerminalProgress::begin(std::string_view stage, double total) {
     const std::lock_guard lock(mutex_);
@@ -83,6 +84,10 @@ void TerminalProgress::info(std::string_view message) {
     if (quiet_) return;
     clear_line();
     fmt::print(stderr, "{}\n", message);
+}
+
+void TerminalProgress::detail(std::string_view message) {
+    if (verbose_) info(message);
 }
 
 void TerminalProgress::line(const std::string& text, bool last) {

@@ -11,12 +11,13 @@ namespace cerebellum::cli {
 /// Progress on stderr: one line that is rewritten on a terminal, a line every few seconds elsewhere.
 class TerminalProgress final : public Progress {
   public:
-    explicit TerminalProgress(bool quiet);
+    TerminalProgress(bool quiet, bool verbose);
     void begin(std::string_view stage, double total) override;
     void advance(double done, std::string_view detail) override;
     void end() override;
     void warn(std::string_view message) override;
     void info(std::string_view message) override;
+    void detail(std::string_view message) override;
 
   private:
     using Clock = std::chrono::steady_clock;
@@ -25,6 +26,7 @@ class TerminalProgress final : public Progress {
 
     std::mutex mutex_;
     bool quiet_;
+    bool verbose_;
     bool rewrites_;
     bool line_shown_ = false;
     std::string stage_;

@@ -28,7 +28,7 @@ Command add_verify(CLI::App& app) {
     add_measuring(*command, values->common);
     add_json(*command, values->common);
     return [values] {
-        TerminalProgress progress(values->common.quiet);
+        TerminalProgress progress(values->common.quiet, values->common.verbose);
         std::vector<std::filesystem::path> files(values->files.begin(), values->files.end());
         std::vector<GgufFile> opened;
         for (const auto& file : files) opened.push_back(GgufFile::open(file));

@@ -18,6 +18,12 @@ class UsageError : public Error {
     using Error::Error;
 };
 
+/// The model cannot be replayed in slices, or not exactly. It can still be measured, through whole files.
+class NotReplayable : public Error {
+  public:
+    using Error::Error;
+};
+
 /// The user asked to stop. Everything finished so far is already durable.
 class Interrupted : public Error {
   public:

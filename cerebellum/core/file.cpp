@@ -90,6 +90,11 @@ void AtomicFile::commit() {
     }
 }
 
+ScratchFile::~ScratchFile() {
+    std::error_code ignored;
+    if (!path_.empty()) std::filesystem::remove(path_, ignored);
+}
+
 void write_file_atomically(const fs::path& path, std::string_view content) {
     AtomicFile file(path);
     file.write(content.data(), content.size());

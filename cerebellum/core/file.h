@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <string>
 #include <string_view>
+#include <utility>
 
 namespace cerebellum {
 
@@ -31,6 +32,19 @@ class AtomicFile {
     std::filesystem::path temporary_;
     int descriptor_ = -1;
     std::uint64_t position_ = 0;
+};
+
+/// The name of a file that is removed with the object, if it is there then.
+class ScratchFile {
+  public:
+    explicit ScratchFile(std::filesystem::path path) : path_(std::move(path)) {}
+    ~ScratchFile();
+    ScratchFile(ScratchFile&& other) noexcept : path_(std::exchange(other.path_, {})) {}
+    ScratchFile& operator=(ScratchFile&& other) = delete;
+    const std::filesystem::path& path() const { return path_; }
+
+  private:
+    std::filesystem::path path_;
 };
 
 void write_file_atomically(const std::filesystem::path& path, std::string_view content);

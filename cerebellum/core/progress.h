@@ -19,6 +19,8 @@ class Progress {
     /// Something the user should know, without being an error.
     virtual void warn(std::string_view message) = 0;
     virtual void info(std::string_view message) = 0;
+    /// For those who want to know how it is done.
+    virtual void detail(std::string_view message) = 0;
     /// Throws Interrupted when the user asked to stop. Called between units of work.
     void check() const;
 
@@ -34,6 +36,7 @@ class NoProgress final : public Progress {
     void end() override {}
     void warn(std::string_view) override {}
     void info(std::string_view) override {}
+    void detail(std::string_view) override {}
 };
 
 }  // namespace cerebellum

@@ -62,10 +62,10 @@ std::vector<std::vector<WindowScore>> replay_recipes(ReplayEngine& engine, std::
             progress.advance(++done, "blocks");
             Slice::Options options;
             options.substitutes = weights.substitutes(topology, all[r], cuts[c], cuts[c + 1]);
-            Slice slice(topology, engine.device(), cuts[c], cuts[c + 1], options);
+            const auto range = engine.slice(cuts[c], cuts[c + 1], options);
             for (std::size_t w = 0; w < windows.size(); ++w) {
-                slice.run(windows[w].inputs, states[r][w]);
-                states[r][w] = slice.live_out(states[r][w]);
+                range->run(windows[w].inputs, states[r][w]);
+                states[r][w] = range->live_out(states[r][w]);
             }
         }
         weights.clear();

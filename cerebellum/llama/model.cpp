@@ -1,6 +1,7 @@
 #include "cerebellum/llama/model.h"
 
 #include <fmt/format.h>
+#include <ggml-backend.h>
 #include <llama.h>
 
 #include <algorithm>
@@ -8,6 +9,7 @@
 #include <utility>
 
 #include "cerebellum/core/error.h"
+#include "cerebellum/core/mapped_memory.h"
 #include "cerebellum/llama/context.h"
 #include "cerebellum/llama/log.h"
 
@@ -152,10 +154,62 @@ WindowBatch::~WindowBatch() {
     llama_batch_free(batch_);
 }
 
-Decoder::Decoder(const Model& model, int n_tokens, int threads)
-    : n_tokens_(n_tokens),
-      n_vocab_(model.n_vocab()),
-      context_(make_context(model, cpu_context_params(n_tokens, threads))) {}
+namespace {
+
+class PageDropper final : public NodeObserver {
+  public:
+    explicit PageDropper(std::size_t resident_bytes) : resident_bytes_(resident_bytes) {}
+    ~PageDropper() override { drop(); }
+    PageDropper(const PageDropper&) = delete;
+    PageDropper& operator=(const PageDropper&) = delete;
+
+    bool wants(const ggml_tensor& node) override {
+        for (const ggml_tensor* source : node.src) note(source);
+        return touched_bytes_ >= resident_bytes_;
+    }
+    void computed(const ggml_tensor&) override { drop(); }
+
+  private:
+    void note(const ggml_tensor* tensor) {
+        if (tensor == nullptr || tensor->view_src != nullptr || tensor->buffer == nullptr ||
+            ggml_backend_buffer_get_usage(tensor->buffer) != GGML_BACKEND_BUFFER_USAGE_WEIGHTS)
+            return;
+        touched_.emplace_back(static_cast<const std::byte*>(tensor->data), ggml_nbytes(tensor));
+        touched_bytes_ += ggml_nbytes(tensor);
+    }
+    void drop() {
+        for (const auto& bytes : touched_) drop_pages(bytes);
+        touched_.clear();
+        touched_bytes_ = 0;
+    }
+
+    std::size_t resident_bytes_;
+    std::size_t touched_bytes_ = 0;
+    std::vector<std::span<const std::byte>> touched_;
+};
+
+bool on_node(ggml_tensor* node, bool ask, void* observer) {
+    auto& watching = *static_cast<NodeObserver*>(observer);
+    if (ask) return watching.wants(*node);
+    watching.computed(*node);
+    return true;
+}
+
+}  // namespace
+
+std::shared_ptr<NodeObserver> page_dropper(std::size_t resident_bytes) {
+    return std::make_shared<PageDropper>(resident_bytes);
+}
+
+Decoder::Decoder(const Model& model, int n_tokens, int threads, std::shared_ptr<NodeObserver> observer)
+    : n_tokens_(n_tokens), n_vocab_(model.n_vocab()), observer_(std::move(observer)) {
+    auto params = cpu_context_params(n_tokens, threads);
+    if (observer_) {
+        params.cb_eval = on_node;
+        params.cb_eval_user_data = observer_.get();
+    }
+    context_ = make_context(model, params);
+}
 
 std::span<const float> Decoder::decode(std::span<const Token> tokens) {
     WindowBatch window(n_tokens_);

@@ -10,6 +10,7 @@
 
 struct llama_model;
 struct llama_context;
+struct ggml_tensor;
 
 namespace cerebellum {
 
@@ -53,11 +54,25 @@ class Model {
     std::unique_ptr<llama_model, Free> model_;
 };
 
+/// Watches an evaluation node by node.
+class NodeObserver {
+  public:
+    virtual ~NodeObserver() = default;
+    /// Asked of every node in execution order, before it is computed: whether to stop behind it and call computed().
+    virtual bool wants(const ggml_tensor& node) = 0;
+    /// The node and everything in front of it have been computed.
+    virtual void computed(const ggml_tensor& node) = 0;
+};
+
+/// An observer that lets go of the pages which a model's weights are mapped to, whenever about so many bytes of them
+/// have been used.
+std::shared_ptr<NodeObserver> page_dropper(std::size_t resident_bytes);
+
 /// A context that evaluates one window at a time on the CPU, logits at every position, flash attention off and an F16
 /// cache: the settings that replay and every referee use too. Not thread-safe.
 class Decoder {
   public:
-    Decoder(const Model& model, int n_tokens, int threads);
+    Decoder(const Model& model, int n_tokens, int threads, std::shared_ptr<NodeObserver> observer = nullptr);
     /// Logits of every position of the window, [n_tokens × n_vocab], valid until the next call. `tokens` is of
     /// n_tokens.
     std::span<const float> decode(std::span<const Token> tokens);
@@ -65,6 +80,7 @@ class Decoder {
   private:
     int n_tokens_;
     int n_vocab_;
+    std::shared_ptr<NodeObserver> observer_;  // the context calls it
     std::unique_ptr<llama_context, LlamaContextFree> context_;
 };
 

@@ -60,7 +60,7 @@ struct Recorder::State {
         const int status = llama_decode(context.get(), window.batch());
         // 2 is llama_decode's answer to an abort; anything else means that no graph came to be.
         if (status != 2 || nodes.empty())
-            throw Error(fmt::format("cannot record the graph of {}: {}", model->path().string(),
+            throw NotReplayable(fmt::format("cannot record the graph of {}: {}", model->path().string(),
                                     log.last_error(fmt::format("llama_decode returned {}", status))));
     }
 
@@ -98,7 +98,7 @@ struct Recorder::State {
             copy.name = tensor->name;
             if (i >= nodes.size()) {
                 if (tensor->op != GGML_OP_NONE)
-                    throw Error(fmt::format("cannot record the graph of {}: node {} ({}) is used but never scheduled",
+                    throw NotReplayable(fmt::format("cannot record the graph of {}: node {} ({}) is used but never scheduled",
                                             model->path().string(), tensor->name, ggml_op_name(tensor->op)));
                 if ((tensor->flags & GGML_TENSOR_FLAG_INPUT) != 0) {
                     copy.kind = TensorKind::input;
@@ -119,7 +119,7 @@ struct Recorder::State {
                 result.logits = i;
         }
         if (result.logits < 0)
-            throw Error(fmt::format("cannot record the graph of {}: it has no node of {} x {} logits",
+            throw NotReplayable(fmt::format("cannot record the graph of {}: it has no node of {} x {} logits",
                                     model->path().string(), n_vocab, n_tokens));
         return result;
     }
@@ -172,7 +172,7 @@ WindowInputs Recorder::inputs(std::span<const Token> tokens) {
             fmt::format("a window of {} tokens was given where {} are expected", tokens.size(), state_->n_tokens));
     state_->run(tokens);
     if (!state_->same_structure())
-        throw Error(fmt::format("{} builds different graphs for different windows and cannot be replayed",
+        throw NotReplayable(fmt::format("{} builds different graphs for different windows and cannot be replayed",
                                 state_->model->path().string()));
     WindowInputs result;
     // Leafs are matched by their place in the graph: the tensors themselves are new in every recording.

@@ -51,6 +51,13 @@ std::vector<WindowScore> scores_from_json(const nlohmann::json& json) {
     return scores;
 }
 
+std::size_t recipes_at_once(const Topology& topology, std::size_t n_windows) {
+    std::size_t state_bytes = 1;
+    for (const auto& layer : topology.layers()) state_bytes = std::max(state_bytes, topology.live_bytes(layer.begin));
+    constexpr std::size_t most_bytes = std::size_t{256} << 20;
+    return std::max<std::size_t>(1, most_bytes / (state_bytes * std::max<std::size_t>(1, n_windows)));
+}
+
 /// Replays the types of several contenders on a part of the text; what the journal knows already is not replayed again.
 void replay_scores(Session& session, std::span<Contender*> contenders, const TokenWindows& part,
                    std::string_view part_name, std::vector<WindowScore> Contender::*where, Progress& progress) {
@@ -59,27 +66,23 @@ void replay_scores(Session& session, std::span<Contender*> contenders, const Tok
         const auto key = scores_key(contender->types, part_name);
         if (!session.journal().get_artifact(key)) missing.emplace(key, contender->types);
     }
-    if (!missing.empty()) {
-        auto& engine = session.engine();
-        const auto windows = session.prepare(part);
-        // Every recipe on its way holds its live state for every window; bound what is held at once.
-        std::size_t state_bytes = 0;
-        for (const auto& layer : engine.topology().layers())
-            state_bytes = std::max(state_bytes, engine.topology().live_bytes(layer.begin));
-        constexpr std::size_t most_bytes = std::size_t{256} << 20;
-        const auto at_once =
-            std::max<std::size_t>(1, most_bytes / std::max<std::size_t>(1, state_bytes * windows.size()));
-        for (auto next = missing.begin(); next != missing.end();) {
-            std::vector<std::string> keys;
-            std::vector<TypeMap> recipes;
-            for (; next != missing.end() && recipes.size() < at_once; ++next) {
-                keys.push_back(next->first);
-                recipes.push_back(next->second);
-            }
-            const auto scores = replay_recipes(engine, windows, recipes, session.quantizer(), progress);
-            for (std::size_t i = 0; i < keys.size(); ++i)
-                session.journal().put_artifact(keys[i], to_json(scores[i]).dump());
+    const auto keep = [&](const std::vector<std::string>& keys, const std::vector<std::vector<WindowScore>>& scores) {
+        for (std::size_t i = 0; i < keys.size(); ++i)
+            session.journal().put_artifact(keys[i], to_json(scores[i]).dump());
+    };
+    // Every recipe on its way holds its live state for every window; bound what is held at once.
+    const auto at_once = session.replays() ? recipes_at_once(session.engine().topology(), part.size()) : 1;
+    const auto windows = !missing.empty() && session.replays() ? session.prepare(part) : std::vector<Window>();
+    for (auto next = missing.begin(); next != missing.end();) {
+        std::vector<std::string> keys;
+        std::vector<TypeMap> recipes;
+        for (; next != missing.end() && recipes.size() < at_once; ++next) {
+            keys.push_back(next->first);
+            recipes.push_back(next->second);
         }
+        keep(keys, session.replays()
+                       ? replay_recipes(session.engine(), windows, recipes, session.quantizer(), progress)
+                       : score_through_files(session.file_trials(), recipes, part, progress));
     }
     for (auto* contender : contenders) {
         const auto stored = session.journal().get_artifact(scores_key(contender->types, part_name));
@@ -169,7 +172,7 @@ void check_budget(Session& session, std::uint64_t budget_bytes) {
     const auto& source = session.source();
     std::map<std::string, std::vector<ggml_type>> candidates;
     for (const auto& entry : session.plan())
-        if (session.engine().topology().weights().contains(entry.name)) candidates[entry.name] = entry.types;
+        if (session.is_read(entry.name)) candidates[entry.name] = entry.types;
     for (const auto& measured :
          session.journal().measurements())  // by an earlier run, which may have allowed more types
         if (const auto type = parse_type(measured.type)) candidates[measured.tensor].push_back(*type);
@@ -184,22 +187,6 @@ void check_budget(Session& session, std::uint64_t budget_bytes) {
     }
     allocate(problem);
 }
-
-/// Builds a file under a temporary name that goes with the object.
-class ScratchFile {
-  public:
-    explicit ScratchFile(fs::path path) : path_(std::move(path)) {}
-    ~ScratchFile() {
-        std::error_code ignored;
-        fs::remove(path_, ignored);
-    }
-    ScratchFile(const ScratchFile&) = delete;
-    ScratchFile& operator=(const ScratchFile&) = delete;
-    const fs::path& path() const { return path_; }
-
-  private:
-    fs::path path_;
-};
 
 }  // namespace
 
@@ -233,6 +220,8 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
     const auto& imatrix = session.imatrix();
     const auto imatrix_file = imatrix_info(imatrix, session.imatrix_name());
     result.text = session.text().description;
+    result.reference = session.reference_name();
+    result.null_floor_kld = session.null_floor_kld();
     const auto problem = make_problem(source, session.journal(), imatrix_file, result.budget_bytes);
     result.recipe = make_recipe(source, session.journal(), imatrix_file, result.budget_bytes);
 
@@ -270,6 +259,7 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
     }
     result.recipe.provenance["delivered"] = result.delivered;
     result.recipe.provenance["text"] = result.text;
+    if (result.reference != "the source") result.recipe.provenance["reference"] = result.reference;
 
     const auto build = [&](const Recipe& recipe, const fs::path& path, Provenance with) {
         BuildOptions build_options;
@@ -318,8 +308,8 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
 
     Contender original;
     original.kind = Contender::Kind::source;
-    original.name = "source";
-    original.bytes = source.file_size();
+    original.name = session.options().reference ? session.reference_name() : "source";
+    original.bytes = fs::file_size(session.model().path());
     original.types = complete_types(source, {});
     original.test = ours.test;
     for (auto& window : original.test)
@@ -373,6 +363,8 @@ nlohmann::json to_json(const QuantizeResult& result) {
             {"delivered", result.delivered},
             {"predicted_kld", result.recipe.predicted_kld},
             {"text", result.text},
+            {"reference", result.reference},
+            {"null_floor_kld", result.null_floor_kld},
             {"files", rows}};
 }
 

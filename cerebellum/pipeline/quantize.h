@@ -33,6 +33,8 @@ struct QuantizeResult {
     std::string delivered;              // name of the contender that was delivered
     std::vector<Contender> contenders;  // the source first, then by size
     std::string text;                   // description
+    std::string reference;              // what damage is counted from
+    double null_floor_kld = 0.0;        // what no change at all appears to cost, nats per token
 };
 
 struct QuantizeOptions {

@@ -5,11 +5,15 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "cerebellum/build/build_gguf.h"
 #include "cerebellum/calibrate/imatrix.h"
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/file.h"
 #include "cerebellum/core/hash.h"
+#include "cerebellum/core/mapped_memory.h"
 #include "cerebellum/core/parallel.h"
+#include "cerebellum/core/quant_type.h"
+#include "cerebellum/core/size.h"
 #include "cerebellum/llama/presets.h"
 #include "cerebellum/quantize/quantize_tensor.h"
 #include "cerebellum/sweep/plan.h"
@@ -51,6 +55,30 @@ Imatrix deserialize_imatrix(std::string_view bytes) {
     }
 }
 
+/// The file that stands for the source, made where it is not there yet. It lies beside the journal.
+std::filesystem::path reference_file(const RunOptions& options, const GgufFile& source, Progress& progress) {
+    if (!options.reference) return options.model;
+    const auto type = *options.reference;
+    auto path = std::filesystem::absolute(options.journal).parent_path() /
+                fmt::format("{}.reference-{}.gguf", options.model.stem().string(), type_name(type));
+    std::error_code ignored;
+    if (std::filesystem::exists(path, ignored) &&
+        GgufFile::open(path).string_value("cerebellum.source_fingerprint") == source.fingerprint())
+        return path;
+    Recipe recipe;
+    recipe.source_fingerprint = source.fingerprint();
+    recipe.source_name = source.path().filename().string();
+    for (const auto& name : quantizable_tensors(options.model))
+        if (const auto* tensor = source.find(name); tensor != nullptr && type_fits_row(type, tensor->row_length()))
+            recipe.types[name] = type;
+    BuildOptions build;
+    build.threads = options.threads;
+    build.overwrite = true;
+    progress.info(fmt::format("writing the reference, a {} copy of the source, to {}", type_name(type), path.string()));
+    build_gguf(source, recipe, nullptr, path, build, progress);
+    return path;
+}
+
 std::vector<Window> record(ReplayEngine& engine, const TokenWindows& windows) {
     std::vector<Window> recorded;
     for (const auto& window : windows) recorded.push_back(engine.prepare(window));
@@ -68,7 +96,9 @@ Session::Session(RunOptions options, Progress& progress)
     : options_(std::move(options)),
       progress_(progress),
       source_(GgufFile::open(options_.model)),
-      model_(Model::load(options_.model)) {
+      model_(Model::load(reference_file(options_, source_, progress))) {
+    // What loading has touched counts against the limit, and is read again where it is needed.
+    if (options_.limits.host_bytes > 0) drop_pages(model_.path());
     if (options_.threads <= 0) options_.threads = physical_cores();
     if (options_.context <= 0) options_.context = std::min(default_context, model_.trained_context());
     if (options_.context < 16)
@@ -102,6 +132,8 @@ JournalIdentity Session::identity() const {
         {"imatrix", options_.imatrix ? sha256(read_file(*options_.imatrix)) : "computed from the text"},
         {"llama.cpp", CEREBELLUM_LLAMA_VERSION},
         {"measuring", measuring_version},
+        {"reference", reference_name()},
+        {"device", options_.device.empty() ? "CPU" : Device::kind_of(options_.device)},
     }};
 }
 
@@ -124,6 +156,10 @@ const TextParts& Session::text() {
         text_ = deserialize_text_parts(*stored);
         return *text_;
     }
+    if (options_.texts.empty() && options_.limits.host_bytes > 0 && source_.file_size() > options_.limits.host_bytes)
+        throw UsageError(fmt::format(
+            "{} ({}) does not fit in --memory {}, so it cannot write its own text in reasonable time; give a --text",
+            options_.model.string(), format_bytes(source_.file_size()), format_bytes(options_.limits.host_bytes)));
     text_ = options_.texts.empty()
                 ? windows_from_model(model_, options_.context, demand(), options_.seed, options_.threads, progress_)
                 : windows_from_files(model_, options_.texts, options_.context, demand());
@@ -131,17 +167,65 @@ const TextParts& Session::text() {
     return *text_;
 }
 
+std::string Session::reference_name() const {
+    return options_.reference ? fmt::format("a {} copy of the source", type_name(*options_.reference)) : "the source";
+}
+
+bool Session::replays() {
+    if (replays_) return *replays_;
+    replays_ = !options_.no_replay;
+    if (options_.no_replay) return false;
+    try {
+        engine();
+    } catch (const NotReplayable& reason) {
+        engine_.reset();
+        replays_ = false;
+        progress_.warn(
+            fmt::format("{}; measuring through whole files that llama.cpp runs instead, which is exact but much slower",
+                        reason.what()));
+    }
+    return *replays_;
+}
+
+FileTrials Session::file_trials() {
+    return {source_, model_, imatrix(), tensor_order(), std::filesystem::absolute(journal_->path()).parent_path(),
+            options_.threads};
+}
+
+bool Session::is_read(const std::string& tensor) {
+    return !replays() || engine().topology().weights().contains(tensor);
+}
+
 ReplayEngine& Session::engine() {
     if (engine_) return *engine_;
     const auto& windows = text().calibration;
-    engine_ = std::make_unique<ReplayEngine>(model_, options_.context, options_.threads);
+    engine_ = std::make_unique<ReplayEngine>(
+        model_, options_.context,
+        EngineOptions{options_.threads, options_.device, options_.limits, demand().test});
+    progress_.detail(fmt::format("memory on {}: {}", engine_->device().name(), describe(engine_->memory_plan())));
     const TokenWindows some(windows.begin(), windows.begin() + std::min<std::ptrdiff_t>(2, std::ssize(windows)));
-    if (const double deviation = engine_->largest_deviation(record(*engine_, some)); deviation != 0.0)
-        throw Error(
-            fmt::format("{} ({}) cannot be replayed exactly: logits differ by up to {:.3g} from llama.cpp's, so its "
-                        "tensors cannot be measured yet",
-                        options_.model.string(), source_.architecture(), deviation));
+    const auto check = engine_->self_check(record(*engine_, some));
+    const auto deviation =
+        fmt::format("logits differ by up to {:.3g} from llama.cpp's, KLD {:.3g}", check.largest_deviation, check.kld);
+    if (engine_->device().is_host() && check.largest_deviation != 0.0)
+        throw NotReplayable(fmt::format("{} ({}) cannot be replayed exactly: {}", options_.model.string(),
+                                        source_.architecture(), deviation));
+    // Other devices round differently, but not by much: more is another computation.
+    constexpr double most_kld = 0.01;
+    if (!(check.kld <= most_kld))
+        throw Error(fmt::format("{} ({}) cannot be measured on {}: {}; use --device CPU", options_.model.string(),
+                                source_.architecture(), engine_->device().name(), deviation));
+    journal_->put_meta("null_floor_kld", fmt::format("{:.6g}", check.null_floor_kld));
+    if (!engine_->device().is_host())
+        progress_.info(fmt::format(
+            "{}: KLD from llama.cpp on the CPU {:.3g}, null floor (the source against itself) {:.3g} nats per token",
+            engine_->device().name(), check.kld, check.null_floor_kld));
     return *engine_;
+}
+
+double Session::null_floor_kld() const {
+    const auto stored = journal_->get_meta("null_floor_kld");
+    return stored ? std::stod(*stored) : 0.0;
 }
 
 const Imatrix& Session::imatrix() {
@@ -150,7 +234,9 @@ const Imatrix& Session::imatrix() {
         imatrix_ = std::move(*stored);
         return *imatrix_;
     }
-    imatrix_ = compute_imatrix(engine(), prepare(text().calibration), text().description, progress_);
+    imatrix_ = replays()
+                   ? compute_imatrix(engine(), prepare(text().calibration), text().description, progress_)
+                   : compute_imatrix(model_, text().calibration, options_.threads, text().description, progress_);
     journal_->put_artifact("imatrix", serialize(*imatrix_));
     return *imatrix_;
 }
@@ -175,8 +261,11 @@ Quantizer Session::quantizer() {
     return [this, &weights](const std::string& name, ggml_type type) {
         const auto* tensor = source_.find(name);
         if (tensor == nullptr) throw Error(fmt::format("{} has no tensor {}", options_.model.string(), name));
-        return quantize_tensor(*tensor, source_.data(*tensor), type, quantization_weights(&weights, *tensor),
-                               options_.threads);
+        auto bytes = quantize_tensor(*tensor, source_.data(*tensor), type, quantization_weights(&weights, *tensor),
+                                     options_.threads);
+        // libllama has a mapping of its own; two resident copies of the source would be one too many.
+        drop_pages(source_.data(*tensor));
+        return bytes;
     };
 }
 
@@ -195,8 +284,8 @@ SweepSummary Session::measure() {
     TokenWindows measured;
     const auto& calibration = text().calibration;
     for (std::size_t i = 0; i < calibration.size(); i += calibration_factor) measured.push_back(calibration[i]);
-    auto& replay = engine();
-    const auto summary = run_sweep(replay, prepare(measured), wanted, quantizer(), *journal_, progress_);
+    if (!replays()) return measure_through_files(file_trials(), wanted, measured, *journal_, progress_);
+    const auto summary = run_sweep(engine(), prepare(measured), wanted, quantizer(), *journal_, progress_);
     for (const auto& name : summary.unmeasured)
         progress_.warn(fmt::format("{} is not read when the model runs; it keeps its type and is not measured", name));
     return summary;

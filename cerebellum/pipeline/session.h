@@ -12,6 +12,7 @@
 #include "cerebellum/gguf/gguf_file.h"
 #include "cerebellum/gguf/imatrix_file.h"
 #include "cerebellum/journal/journal.h"
+#include "cerebellum/pipeline/measure_through_files.h"
 #include "cerebellum/replay/engine.h"
 #include "cerebellum/sweep/runner.h"
 
@@ -29,6 +30,12 @@ struct RunOptions {
     std::optional<std::filesystem::path> imatrix;  // none: computed from the calibration text
     std::vector<ggml_type> types;                  // allowed types; none: all
     bool full = false;                             // measure every type in full
+    /// What stands for the source when it runs: the source itself, or a copy of it in this type, smaller and faster, from
+    /// which damage is then counted.
+    std::optional<ggml_type> reference;
+    bool no_replay = false;                        // measure through whole files, though replaying may be possible
+    std::string device;                            // where replays run, as Device takes it; empty: the CPU
+    MemoryLimits limits;
 };
 
 /// A model with its text, importance matrix and journal, each made when first asked for and kept in the journal, so
@@ -41,14 +48,28 @@ class Session {
 
     const RunOptions& options() const { return options_; }
     const GgufFile& source() const { return source_; }
+    /// The reference: the source, or its copy in another type.
     const Model& model() const { return model_; }
+    /// "the source", or what stands for it.
+    std::string reference_name() const;
     Journal& journal() { return *journal_; }
     int threads() const { return options_.threads; }
     int context() const { return options_.context; }
 
     const TextParts& text();
-    /// The replay engine, checked once against llama_decode: throws Error where replay is not bit-identical.
+    /// Whether the model is measured by replaying it. Where it cannot be replayed exactly, which is found out at the
+    /// first call and warned of, everything is measured through whole files.
+    bool replays();
+    /// The replay engine, checked against llama_decode at the first call. Throws NotReplayable where replay is not
+    /// bit-identical on the CPU, Error where it is far off on another device.
     ReplayEngine& engine();
+    /// What measuring through whole files takes.
+    FileTrials file_trials();
+    /// Whether the plan's tensor can be measured: something reads it when the model runs.
+    bool is_read(const std::string& tensor);
+    /// Mean KLD, nats per token, of the source replayed twice: what no change at all appears to cost. Zero but for
+    /// rounding on the CPU.
+    double null_floor_kld() const;
     const Imatrix& imatrix();
     /// What the built file says about the importance matrix.
     std::string imatrix_name() const;
@@ -77,6 +98,7 @@ class Session {
     std::unique_ptr<Journal> journal_;
     std::optional<TextParts> text_;
     std::unique_ptr<ReplayEngine> engine_;
+    std::optional<bool> replays_;
     std::optional<Imatrix> imatrix_;
     std::vector<std::string> quantizable_;
     std::vector<std::string> tensor_order_;
@@ -84,7 +106,7 @@ class Session {
 
 /// Version of the measuring procedure: changes whenever a figure would come out differently. Part of a journal's
 /// identity.
-inline constexpr const char* measuring_version = "3";
+inline constexpr const char* measuring_version = "4";
 
 /// An importance matrix as the journal keeps it.
 std::optional<Imatrix> imatrix_from_journal(const Journal& journal);

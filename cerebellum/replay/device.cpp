@@ -1,11 +1,72 @@
 #include "cerebellum/replay/device.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <ggml-cpu.h>
+
+#include <algorithm>
+#include <cstdint>
 
 #include "cerebellum/core/error.h"
 
 namespace cerebellum {
+
+namespace {
+
+struct BackendFree {
+    void operator()(ggml_backend* backend) const { ggml_backend_free(backend); }
+};
+struct PoolFree {
+    void operator()(ggml_threadpool* pool) const { ggml_threadpool_free(pool); }
+};
+struct ArenaFree {
+    void operator()(ggml_gallocr* arena) const { ggml_gallocr_free(arena); }
+};
+struct SchedulerFree {
+    void operator()(ggml_backend_sched* scheduler) const { ggml_backend_sched_free(scheduler); }
+};
+using Backend = std::unique_ptr<ggml_backend, BackendFree>;
+
+bool is_cpu(ggml_backend_dev_t device) {
+    return ggml_backend_dev_type(device) == GGML_BACKEND_DEVICE_TYPE_CPU;
+}
+
+/// The first device of an RPC server.
+ggml_backend_dev_t rpc_device(const std::string& endpoint) {
+    auto* registry = ggml_backend_reg_by_name("RPC");
+    if (registry == nullptr)
+        throw UsageError(
+            fmt::format("--device {}: this llama.cpp was built without RPC; build it with GGML_RPC=ON", endpoint));
+    using AddServer = ggml_backend_reg_t (*)(const char*);
+    const auto add_server =
+        reinterpret_cast<AddServer>(ggml_backend_reg_get_proc_address(registry, "ggml_backend_rpc_add_server"));
+    auto* server = add_server != nullptr ? add_server(endpoint.c_str()) : nullptr;
+    if (server == nullptr || ggml_backend_reg_dev_count(server) == 0)
+        throw Error(fmt::format("no RPC server answers at {}; start 'ggml-rpc-server' there first", endpoint));
+    return ggml_backend_reg_dev_get(server, 0);
+}
+
+ggml_backend_dev_t find_device(const std::string& name) {
+    if (name.find(':') != std::string::npos) return rpc_device(name);
+    auto* device = ggml_backend_dev_by_name(name.c_str());
+    if (device == nullptr || ggml_backend_dev_type(device) == GGML_BACKEND_DEVICE_TYPE_ACCEL)
+        throw UsageError(fmt::format("there is no device {}; there are {}, and RPC servers as host:port", name,
+                                     fmt::join(device_names(), ", ")));
+    return device;
+}
+
+}  // namespace
+
+std::vector<std::string> device_names() {
+    std::vector<std::string> names;
+    for (std::size_t i = 0; i < ggml_backend_dev_count(); ++i) {
+        auto* device = ggml_backend_dev_get(i);
+        if (ggml_backend_dev_type(device) == GGML_BACKEND_DEVICE_TYPE_ACCEL) continue;
+        names.emplace_back(ggml_backend_dev_name(device));
+    }
+    std::ranges::stable_partition(names, [](const auto& name) { return name == "CPU"; });
+    return names;
+}
 
 GgmlContext make_tensor_context(std::size_t n_tensors, std::size_t graph_nodes) {
     ggml_init_params params{};
@@ -15,61 +76,142 @@ GgmlContext make_tensor_context(std::size_t n_tensors, std::size_t graph_nodes) 
     return GgmlContext(ggml_init(params));
 }
 
+GgmlBuffer wrap_host_memory(std::span<const std::byte> bytes) {
+    // A buffer must begin at an aligned address; the data in it need not.
+    constexpr std::uintptr_t alignment = 4096;
+    const auto before = reinterpret_cast<std::uintptr_t>(bytes.data()) % alignment;
+    GgmlBuffer buffer(
+        ggml_backend_cpu_buffer_from_ptr(const_cast<std::byte*>(bytes.data()) - before, before + bytes.size()));
+    ggml_backend_buffer_set_usage(buffer.get(), GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
+    return buffer;
+}
+
+void ArenaGraph::seal() {
+    sources.resize(static_cast<std::size_t>(ggml_graph_n_nodes(graph)));
+    for (std::size_t i = 0; i < sources.size(); ++i)
+        std::ranges::copy(ggml_graph_node(graph, static_cast<int>(i))->src, sources[i].begin());
+}
+
 struct Device::State {
-    struct BackendFree {
-        void operator()(ggml_backend* backend) const { ggml_backend_free(backend); }
-    };
-    struct PoolFree {
-        void operator()(ggml_threadpool* pool) const { ggml_threadpool_free(pool); }
-    };
-    struct ArenaFree {
-        void operator()(ggml_gallocr* arena) const { ggml_gallocr_free(arena); }
-    };
-    // The backend uses the pool, so the pool must go last.
+    std::string name = "CPU";
+    // Backends use the pool, the scheduler and the arena use the backends: members go in reverse order.
     std::unique_ptr<ggml_threadpool, PoolFree> pool;
-    std::unique_ptr<ggml_backend, BackendFree> backend;
-    std::unique_ptr<ggml_gallocr, ArenaFree> arena;
-    const ggml_cgraph* current = nullptr;
+    Backend cpu;
+    Backend accelerator;                                           // null on the CPU
+    std::unique_ptr<ggml_gallocr, ArenaFree> arena;                // on the CPU
+    std::unique_ptr<ggml_backend_sched, SchedulerFree> scheduler;  // elsewhere
+    std::size_t scheduler_size = 0;                                // nodes that the scheduler has room for
+    const ArenaGraph* current = nullptr;
+
+    ggml_backend* main() const { return accelerator ? accelerator.get() : cpu.get(); }
+
+    void make_scheduler(std::size_t n_nodes) {
+        if (scheduler && n_nodes <= scheduler_size) return;
+        scheduler_size = std::max<std::size_t>(2 * n_nodes, 4096);
+        ggml_backend* backends[] = {accelerator.get(), cpu.get()};
+        scheduler.reset();
+        scheduler.reset(ggml_backend_sched_new(backends, nullptr, 2, scheduler_size, /*parallel=*/false,
+                                               /*op_offload=*/false));
+    }
 };
 
-Device::Device(int threads) : threads_(threads), state_(std::make_unique<State>()) {
+Device::Device(int threads) : Device({}, threads) {}
+
+Device::Device(const std::string& name, int threads) : threads_(threads), state_(std::make_unique<State>()) {
     auto params = ggml_threadpool_params_default(threads);
     state_->pool.reset(ggml_threadpool_new(&params));
-    state_->backend.reset(ggml_backend_cpu_init());
-    if (!state_->pool || !state_->backend)
+    state_->cpu.reset(ggml_backend_cpu_init());
+    if (!state_->pool || !state_->cpu)
         throw Error(fmt::format("cannot start {} threads for the CPU backend", threads));
-    ggml_backend_cpu_set_n_threads(state_->backend.get(), threads);
-    ggml_backend_cpu_set_threadpool(state_->backend.get(), state_->pool.get());
-    state_->arena.reset(ggml_gallocr_new(ggml_backend_get_default_buffer_type(state_->backend.get())));
+    ggml_backend_cpu_set_n_threads(state_->cpu.get(), threads);
+    ggml_backend_cpu_set_threadpool(state_->cpu.get(), state_->pool.get());
+    if (auto* device = name.empty() || name == "CPU" ? nullptr : find_device(name); device != nullptr && !is_cpu(device)) {
+        state_->name = name;
+        state_->accelerator.reset(ggml_backend_dev_init(device, nullptr));
+        if (!state_->accelerator) throw Error(fmt::format("the device {} cannot be used", name));
+    } else {
+        state_->arena.reset(ggml_gallocr_new(ggml_backend_get_default_buffer_type(state_->cpu.get())));
+    }
+    values_ = std::make_unique<ValueStore>(ggml_backend_get_default_buffer_type(state_->main()));
 }
 
 Device::~Device() = default;
 
+std::string Device::kind_of(const std::string& name) {
+    if (name.empty() || name == "CPU") return "CPU";
+    if (name.find(':') != std::string::npos) return "RPC";
+    auto* device = find_device(name);
+    return is_cpu(device) ? "CPU" : ggml_backend_dev_description(device);
+}
+
+const std::string& Device::name() const {
+    return state_->name;
+}
+
+bool Device::is_host() const {
+    return !state_->accelerator;
+}
+
+std::size_t Device::free_bytes() const {
+    std::size_t free = 0, total = 0;
+    ggml_backend_dev_memory(ggml_backend_get_device(state_->main()), &free, &total);
+    return free;
+}
+
 GgmlBuffer Device::allocate(ggml_context* context) {
     if (ggml_get_first_tensor(context) == nullptr) return nullptr;
-    GgmlBuffer buffer(ggml_backend_alloc_ctx_tensors(context, state_->backend.get()));
-    if (!buffer) throw Error("not enough memory for the inputs of a replay; use a smaller --ctx");
+    GgmlBuffer buffer(ggml_backend_alloc_ctx_tensors(context, state_->main()));
+    if (!buffer)
+        throw Error(fmt::format("{} has not enough memory; use a smaller --ctx or set a memory limit below what is free",
+                                state_->name));
     return buffer;
 }
 
-void Device::compute(ggml_cgraph* graph, ggml_context* nodes) {
-    if (state_->current != graph) {
-        for (auto* tensor = ggml_get_first_tensor(nodes); tensor != nullptr;
-             tensor = ggml_get_next_tensor(nodes, tensor)) {
-            tensor->data = nullptr;
-            tensor->buffer = nullptr;
-        }
-        state_->current = nullptr;
-        if (!ggml_gallocr_alloc_graph(state_->arena.get(), graph))
-            throw Error("not enough memory for the temporaries of a replay; use a smaller --ctx");
-        state_->current = graph;
+void Device::place(ArenaGraph& graph) {
+    if (state_->current == &graph) return;
+    state_->current = nullptr;
+    for (auto* tensor = ggml_get_first_tensor(graph.context.get()); tensor != nullptr;
+         tensor = ggml_get_next_tensor(graph.context.get(), tensor)) {
+        tensor->data = nullptr;
+        tensor->buffer = nullptr;
     }
-    if (ggml_backend_graph_compute(state_->backend.get(), graph) != GGML_STATUS_SUCCESS)
-        throw Error("the CPU backend could not run a replay graph");
+    bool placed = false;
+    if (state_->accelerator) {
+        for (std::size_t i = 0; i < graph.sources.size(); ++i)
+            std::ranges::copy(graph.sources[i], ggml_graph_node(graph.graph, static_cast<int>(i))->src);
+        state_->make_scheduler(static_cast<std::size_t>(ggml_graph_size(graph.graph)));
+        ggml_backend_sched_reset(state_->scheduler.get());
+        for (auto* leaf : graph.leafs)
+            ggml_backend_sched_set_tensor_backend(state_->scheduler.get(), leaf, state_->accelerator.get());
+        placed = ggml_backend_sched_alloc_graph(state_->scheduler.get(), graph.graph);
+    } else {
+        placed = ggml_gallocr_alloc_graph(state_->arena.get(), graph.graph);
+    }
+    if (!placed)
+        throw Error(fmt::format("{} has not enough memory for the temporaries of a replay; use a smaller --ctx",
+                                state_->name));
+    state_->current = &graph;
 }
 
-void Device::forget(const ggml_cgraph* graph) {
-    if (state_->current == graph) state_->current = nullptr;
+void Device::compute(ArenaGraph& graph) {
+    const auto status = state_->accelerator
+                            ? ggml_backend_sched_graph_compute(state_->scheduler.get(), graph.graph)
+                            : ggml_backend_graph_compute(state_->cpu.get(), graph.graph);
+    if (status != GGML_STATUS_SUCCESS)
+        throw Error(fmt::format("{} could not run a replay graph (ggml status {})", state_->name,
+                                static_cast<int>(status)));
+}
+
+void Device::forget(const ArenaGraph& graph) {
+    if (state_->current != &graph) return;
+    state_->current = nullptr;
+    // The scheduler remembers tensors of the graph.
+    if (state_->scheduler) ggml_backend_sched_reset(state_->scheduler.get());
+}
+
+std::size_t Device::arena_bytes() const {
+    if (state_->scheduler) return ggml_backend_sched_get_buffer_size(state_->scheduler.get(), state_->accelerator.get());
+    return state_->arena ? ggml_gallocr_get_buffer_size(state_->arena.get(), 0) : 0;
 }
 
 }  // namespace cerebellum

@@ -4,7 +4,13 @@
 #include <ggml-backend.h>
 #include <ggml.h>
 
+#include <array>
 #include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "cerebellum/replay/value_store.h"
 
 namespace cerebellum {
 
@@ -20,29 +26,67 @@ using GgmlBuffer = std::unique_ptr<ggml_backend_buffer, GgmlBufferFree>;
 /// A ggml context for `n_tensors` tensors without data.
 GgmlContext make_tensor_context(std::size_t n_tensors, std::size_t graph_nodes = 0);
 
-/// A ggml backend with one arena of temporary memory, which all graphs run on it share: only the graph that ran last
-/// has its temporaries in place. Not thread-safe.
+/// Host memory of somebody else's as a buffer of weights.
+GgmlBuffer wrap_host_memory(std::span<const std::byte> bytes);
+
+/// A graph whose nodes, and whose leafs without memory of their own, live in a device's arena.
+struct ArenaGraph {
+    GgmlContext context;  // of the graph, its nodes and the leafs that live in the arena
+    ggml_cgraph* graph = nullptr;
+    std::vector<ggml_tensor*> leafs;  // those in the arena
+
+    /// To be called once when the graph is complete.
+    void seal();
+
+    // Sources of every node: ggml's scheduler puts copies in their place.
+    std::vector<std::array<ggml_tensor*, GGML_MAX_SRC>> sources;
+};
+
+/// A ggml device that replays run on, with the CPU behind it for operations that it lacks, and one arena of temporary
+/// memory, which all graphs share: only the graph that was placed last has its tensors there. Not thread-safe.
 class Device {
   public:
     /// The CPU with a pool of `threads` threads of its own.
     explicit Device(int threads);
+    /// "CPU" or empty: the CPU. "host:port": a ggml RPC server. Anything else: the device that ggml calls so ("CUDA0",
+    /// "Vulkan0", …). Throws UsageError naming the devices there are, Error where the device cannot be used.
+    Device(const std::string& name, int threads);
     ~Device();
     Device(const Device&) = delete;
     Device& operator=(const Device&) = delete;
 
+    const std::string& name() const;
+    /// What does the arithmetic behind a device's name, for example "NVIDIA H200": figures made on two devices of a
+    /// kind may be compared. Throws as the constructor does.
+    static std::string kind_of(const std::string& name);
+    /// Whether this is the CPU: tensors' data can be read where it lies, graphs may hold custom operations, and what it
+    /// computes is bit-identical to llama_decode.
+    bool is_host() const;
+    int threads() const { return threads_; }
+    /// What ggml says is free; 0 where it does not know.
+    std::size_t free_bytes() const;
+
     /// Memory for all tensors of a context that have none yet. Throws Error where the device has not enough.
     GgmlBuffer allocate(ggml_context* context);
-    /// Runs the graph. `nodes` holds the tensors that live in the arena; they are placed anew when another graph ran in
-    /// between.
-    void compute(ggml_cgraph* graph, ggml_context* nodes);
-    /// Must be called before a graph that ran here is destroyed.
-    void forget(const ggml_cgraph* graph);
-    int threads() const { return threads_; }
+    /// Gives the graph's tensors their places in the arena, if another graph was placed in between. Leafs have no
+    /// defined content then, nor after compute().
+    void place(ArenaGraph& graph);
+    /// Runs the graph placed last.
+    void compute(ArenaGraph& graph);
+    /// Must be called before a graph that was placed here is destroyed.
+    void forget(const ArenaGraph& graph);
+    std::size_t arena_bytes() const;
+
+    ValueStore& values() { return *values_; }
 
   private:
     struct State;
     int threads_;
     std::unique_ptr<State> state_;
+    std::unique_ptr<ValueStore> values_;
 };
+
+/// Names of the devices that replays can run on, the CPU first.
+std::vector<std::string> device_names();
 
 }  // namespace cerebellum

@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "cerebellum/core/error.h"
+#include "cerebellum/replay/score_graph.h"
 
 namespace cerebellum {
 
@@ -22,6 +24,13 @@ const float* row(const ggml_tensor* tensor, std::int64_t index) {
 template <typename Body>
 void for_rows(std::int64_t rows, int thread, int threads, Body&& body) {
     for (std::int64_t i = thread; i < rows; i += threads) body(i);
+}
+
+template <typename T>
+std::vector<T> values(const std::vector<std::byte>& bytes) {
+    std::vector<T> result(bytes.size() / sizeof(T));
+    std::memcpy(result.data(), bytes.data(), bytes.size());
+    return result;
 }
 
 void log_softmax_operation(ggml_tensor* dst, const ggml_tensor*, const ggml_tensor* logits, int thread, int threads,
@@ -67,46 +76,92 @@ struct ReplayEngine::Reference {
     ggml_tensor* targets = nullptr;
 };
 
-ReplayEngine::ReplayEngine(const Model& model, int n_tokens, int threads)
-    : model_(&model), n_tokens_(n_tokens), recorder_(model, n_tokens), topology_(recorder_.graph()), device_(threads) {}
+ReplayEngine::ReplayEngine(const Model& model, int n_tokens, const EngineOptions& options)
+    : model_(&model),
+      n_tokens_(n_tokens),
+      recorder_(model, n_tokens),
+      topology_(recorder_.graph()),
+      device_(options.device, options.threads),
+      weights_(device_),
+      memory_plan_(plan_memory(memory_needs(topology_, options.n_windows), options.limits, device_.is_host())) {
+    weights_.set_limit(memory_plan_.weight_bytes);
+    device_.values().set_limits(
+        {memory_plan_.device_value_bytes, memory_plan_.host_value_bytes, options.limits.scratch_folder});
+}
 
 ReplayEngine::~ReplayEngine() = default;
 
+Value ReplayEngine::store(const std::shared_ptr<const std::vector<std::byte>>& input) {
+    for (const auto& [known, value] : stored_inputs_)
+        if (known == input) return value;
+    constexpr std::size_t remembered = 64;
+    if (stored_inputs_.size() >= remembered) stored_inputs_.erase(stored_inputs_.begin());
+    stored_inputs_.emplace_back(input, device_.values().keep(*input));
+    return stored_inputs_.back().second;
+}
+
 Window ReplayEngine::prepare(std::vector<Token> tokens) {
     Window window;
-    window.inputs = recorder_.inputs(tokens);
+    for (const auto& [index, bytes] : recorder_.inputs(tokens).values) window.inputs[index] = store(bytes);
     window.tokens = std::move(tokens);
     return window;
 }
 
-double ReplayEngine::largest_deviation(std::span<const Window> windows) {
-    Decoder decoder(*model_, n_tokens_, device_.threads());
+std::vector<LiveState> ReplayEngine::states_at_head(std::span<const Window> windows) {
     const auto cuts = topology_.cuts();
-    const int logits = topology_.graph().logits;
-    double largest = 0.0;
     std::vector<LiveState> states(windows.size());
-    for (std::size_t c = 0; c + 1 < cuts.size(); ++c) {
-        const bool last = c + 2 == cuts.size();
-        Slice::Options options;
-        if (last) options.reads = {logits};
-        Slice slice(topology_, device_, cuts[c], cuts[c + 1], options);
+    for (std::size_t c = 0; c + 2 < cuts.size(); ++c) {
+        const auto range = slice(cuts[c], cuts[c + 1]);
         for (std::size_t w = 0; w < windows.size(); ++w) {
-            slice.run(windows[w].inputs, states[w]);
-            if (!last) {
-                states[w] = slice.live_out(states[w]);
-                continue;
-            }
-            const auto replayed = slice.read(logits);
-            const auto expected = decoder.decode(windows[w].tokens);
-            if (std::memcmp(replayed.data(), expected.data(), replayed.size()) == 0) continue;
-            const auto* values = reinterpret_cast<const float*>(replayed.data());
-            for (std::size_t i = 0; i < expected.size(); ++i) {
-                const double difference = std::fabs(static_cast<double>(values[i]) - static_cast<double>(expected[i]));
-                if (!(difference <= largest)) largest = difference;  // NaN counts as a deviation
-            }
+            range->run(windows[w].inputs, states[w]);
+            states[w] = range->live_out(states[w]);
         }
     }
-    return largest;
+    return states;
+}
+
+ReplayEngine::SelfCheck ReplayEngine::self_check(std::span<const Window> windows) {
+    SelfCheck result;
+    const auto states = states_at_head(windows);
+    const int logits = topology_.graph().logits;
+    {
+        Decoder decoder(*model_, n_tokens_, device_.threads(),
+                        memory_plan_.resident ? nullptr : page_dropper(memory_plan_.weight_bytes));
+        Slice::Options options;
+        options.reads = {logits};
+        const auto head = slice(topology_.head_cut(), topology_.n_nodes(), options);
+        std::vector<float> log_p(static_cast<std::size_t>(model_->n_vocab()));
+        double positions = 0.0;
+        for (std::size_t w = 0; w < windows.size(); ++w) {
+            head->run(windows[w].inputs, states[w]);
+            const auto replayed = values<float>(head->read(logits));
+            const auto expected = decoder.decode(windows[w].tokens);
+            positions += static_cast<double>(expected.size() / log_p.size());
+            if (std::memcmp(replayed.data(), expected.data(), expected.size_bytes()) == 0) continue;
+            for (std::size_t i = 0; i < expected.size(); ++i) {
+                const double difference =
+                    std::fabs(static_cast<double>(replayed[i]) - static_cast<double>(expected[i]));
+                // NaN counts as a deviation.
+                if (!(difference <= result.largest_deviation)) result.largest_deviation = difference;
+            }
+            for (std::size_t i = 0; i < expected.size(); i += log_p.size()) {
+                const auto n = static_cast<std::int64_t>(log_p.size());
+                log_softmax_row(expected.data() + i, log_p.data(), n);
+                result.kld += static_cast<double>(score_row(replayed.data() + i, log_p.data(), n, -1).kld);
+            }
+        }
+        result.kld /= positions;
+    }
+    const auto again = states_at_head(windows);
+    WindowScore floor;
+    for (std::size_t w = 0; w < windows.size(); ++w) {
+        set_reference(windows[w], states[w]);
+        const auto score_again = score(windows[w], again[w]);
+        floor.kld += score_again.kld;
+        floor.count += score_again.count;
+    }
+    result.null_floor_kld = floor.kld / floor.count;
+    return result;
 }
 
 void ReplayEngine::make_reference() {
@@ -123,15 +178,18 @@ void ReplayEngine::set_reference(const Window& window, const LiveState& at_head)
     make_reference();
     if (!reference_head_) {
         Slice::Options options;
-        options.tail = [this](ggml_context* context, ggml_tensor* node) {
-            return ggml_map_custom2_inplace(context, reference_->log_p, node, log_softmax_operation, GGML_N_TASKS_MAX,
-                                            nullptr);
+        options.tail = [this](ggml_context* context, const Slice::Clone& clone) {
+            auto* logits = clone(topology_.graph().logits);
+            auto* log_p = device_.is_host()
+                              ? ggml_map_custom2_inplace(context, reference_->log_p, logits, log_softmax_operation,
+                                                         GGML_N_TASKS_MAX, nullptr)
+                              : ggml_cpy(context, log_softmax_nodes(context, logits), reference_->log_p);
+            return Slice::Tail{{}, {log_p}};
         };
-        reference_head_ =
-            std::make_unique<Slice>(topology_, device_, topology_.head_cut(), topology_.n_nodes(), options);
+        reference_head_ = slice(topology_.head_cut(), topology_.n_nodes(), options);
     }
     std::vector<std::int32_t> targets(window.tokens.begin() + 1, window.tokens.end());
-    targets.push_back(-1);
+    targets.push_back(device_.is_host() ? -1 : 0);  // nothing is predicted after the last token
     ggml_backend_tensor_set(reference_->targets, targets.data(), 0, targets.size() * sizeof(std::int32_t));
     reference_head_->run(window.inputs, at_head);
 }
@@ -140,13 +198,18 @@ std::unique_ptr<ReplayEngine::Head> ReplayEngine::make_head(const Substitutions&
     make_reference();
     Slice::Options options;
     options.substitutes = substitutes;
-    options.tail = [this](ggml_context* context, ggml_tensor* node) {
-        ggml_tensor* arguments[] = {node, reference_->log_p, reference_->targets};
-        return ggml_custom_4d(context, GGML_TYPE_F32, score_fields, n_tokens_, 1, 1, arguments, 3, score_operation,
-                              GGML_N_TASKS_MAX, nullptr);
+    options.tail = [this](ggml_context* context, const Slice::Clone& clone) {
+        auto* logits = clone(topology_.graph().logits);
+        if (device_.is_host()) {
+            ggml_tensor* arguments[] = {logits, reference_->log_p, reference_->targets};
+            return Slice::Tail{{},
+                               {ggml_custom_4d(context, GGML_TYPE_F32, score_fields, n_tokens_, 1, 1, arguments, 3,
+                                               score_operation, GGML_N_TASKS_MAX, nullptr)}};
+        }
+        const auto nodes = score_nodes(context, logits, reference_->log_p, reference_->targets);
+        return Slice::Tail{{}, {nodes.kld, nodes.log_q, nodes.log_p, nodes.top, nodes.reference_top}};
     };
-    return std::make_unique<Head>(
-        std::make_unique<Slice>(topology_, device_, topology_.head_cut(), topology_.n_nodes(), options));
+    return std::make_unique<Head>(slice(topology_.head_cut(), topology_.n_nodes(), options));
 }
 
 WindowScore ReplayEngine::score(const Window& window, const LiveState& at_head) {
@@ -156,9 +219,20 @@ WindowScore ReplayEngine::score(const Window& window, const LiveState& at_head) 
 
 WindowScore ReplayEngine::score(Head& head, const Window& window, const LiveState& at_head) {
     head.slice().run(window.inputs, at_head);
-    const auto bytes = head.slice().read_tail();
-    std::vector<PositionScore> scores(bytes.size() / sizeof(PositionScore));
-    std::memcpy(scores.data(), bytes.data(), bytes.size());
+    std::vector<PositionScore> scores(static_cast<std::size_t>(n_tokens_));
+    if (device_.is_host()) {
+        const auto bytes = head.slice().read_tail();
+        std::memcpy(scores.data(), bytes.data(), bytes.size());
+    } else {
+        const auto kld = values<float>(head.slice().read_tail(0));
+        const auto log_q = values<float>(head.slice().read_tail(1));
+        const auto log_p = values<float>(head.slice().read_tail(2));
+        const auto top = values<std::int32_t>(head.slice().read_tail(3));
+        const auto reference_top = values<std::int32_t>(head.slice().read_tail(4));
+        for (std::size_t i = 0; i < scores.size(); ++i)
+            scores[i] = {kld[i], -log_q[i], -log_p[i], top[i] == reference_top[i] ? 1.0F : 0.0F};
+        scores.back().nll = scores.back().reference_nll = std::numeric_limits<float>::quiet_NaN();
+    }
     return sum_scores(scores, burn_in(n_tokens_));
 }
 

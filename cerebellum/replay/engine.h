@@ -7,6 +7,7 @@
 
 #include "cerebellum/llama/model.h"
 #include "cerebellum/llama/recorder.h"
+#include "cerebellum/replay/memory_plan.h"
 #include "cerebellum/replay/score_kernels.h"
 #include "cerebellum/replay/slice.h"
 
@@ -15,7 +16,7 @@ namespace cerebellum {
 /// One window of text, ready to be replayed.
 struct Window {
     std::vector<Token> tokens;
-    WindowInputs inputs;
+    InputValues inputs;
 };
 
 /// Sums over the scored positions of one window. Scored are the positions from the burn-in on that have a next token.
@@ -33,23 +34,42 @@ int burn_in(int n_tokens);
 /// Sums a window's position scores; `scores` has one entry per position.
 WindowScore sum_scores(std::span<const PositionScore> scores, int first_position);
 
+struct EngineOptions {
+    int threads = 1;
+    std::string device;  // as Device takes it; empty: the CPU
+    MemoryLimits limits;
+    int n_windows = 1;  // how many will travel together, for the memory plan
+};
+
 /// Replays windows of one length on one model. Not thread-safe; the model must outlive it.
 class ReplayEngine {
   public:
-    ReplayEngine(const Model& model, int n_tokens, int threads);
+    ReplayEngine(const Model& model, int n_tokens, int threads)
+        : ReplayEngine(model, n_tokens, EngineOptions{threads, {}, {}, 1}) {}
+    /// Throws Error where the limits are too small for the model.
+    ReplayEngine(const Model& model, int n_tokens, const EngineOptions& options);
     ~ReplayEngine();
 
     const Model& model() const { return *model_; }
     const Topology& topology() const { return topology_; }
     Device& device() { return device_; }
+    WeightStore& weights() { return weights_; }
+    const MemoryPlan& memory_plan() const { return memory_plan_; }
+    std::unique_ptr<Slice> slice(int begin, int end, const Slice::Options& options = {}) {
+        return std::make_unique<Slice>(topology_, device_, weights_, begin, end, options);
+    }
     int n_tokens() const { return n_tokens_; }
 
     /// Records a window's inputs.
     Window prepare(std::vector<Token> tokens);
 
-    /// Whether replaying the windows in slices, one per block, gives logits bit-identical to llama_decode's. The
-    /// largest absolute difference comes back (0 when identical).
-    double largest_deviation(std::span<const Window> windows);
+    /// How replaying the windows in slices, one per block, compares with llama_decode on the CPU, and with itself.
+    struct SelfCheck {
+        double largest_deviation = 0.0;  // of a logit; 0: bit-identical
+        double kld = 0.0;                // mean over all positions, nats
+        double null_floor_kld = 0.0;     // the same of a second replay against the first: what no change at all costs
+    };
+    SelfCheck self_check(std::span<const Window> windows);
 
     /// Computes log p of the source for a window, from its live state at the head cut, and keeps it for score().
     void set_reference(const Window& window, const LiveState& at_head);
@@ -64,12 +84,18 @@ class ReplayEngine {
   private:
     struct Reference;
     void make_reference();
+    std::vector<LiveState> states_at_head(std::span<const Window> windows);
+    Value store(const std::shared_ptr<const std::vector<std::byte>>& input);
 
     const Model* model_;
     int n_tokens_;
     Recorder recorder_;
     Topology topology_;
     Device device_;
+    WeightStore weights_;
+    MemoryPlan memory_plan_;
+    // Inputs that windows share (positions, masks) are stored once.
+    std::vector<std::pair<std::shared_ptr<const std::vector<std::byte>>, Value>> stored_inputs_;
     std::unique_ptr<Reference> reference_;
     std::unique_ptr<Slice> reference_head_;
     std::unique_ptr<Head> plain_head_;

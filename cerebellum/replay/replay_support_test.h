@@ -60,14 +60,18 @@ inline double largest_change(std::span<const float> a, std::span<const float> b)
 /// One window of a model with everything that is needed to replay it from anywhere.
 class ReplayedWindow {
   public:
-    ReplayedWindow(const Model& model, std::vector<Token> tokens)
+    ReplayedWindow(const Model& model, std::vector<Token> tokens, const std::string& device = {})
         : tokens_(std::move(tokens)),
           recorder_(model, static_cast<int>(tokens_.size())),
           topology_(recorder_.graph()),
-          device_(1),
-          inputs_(recorder_.inputs(tokens_)) {}
+          device_(device, 1),
+          weights_(device_) {
+        for (const auto& [index, bytes] : recorder_.inputs(tokens_).values)
+            inputs_[index] = device_.values().keep(*bytes);
+    }
 
     const Topology& topology() const { return topology_; }
+    const InputValues& inputs() const { return inputs_; }
     const std::vector<Token>& tokens() const { return tokens_; }
 
     /// Logits of a replay of [cut, end) from the source's live state at `cut`, which comes from a replay of [0, cut).
@@ -83,7 +87,7 @@ class ReplayedWindow {
                 state = known->second;
             }
             if (from < cut) {
-                Slice before(topology_, device_, from, cut, {});
+                Slice before(topology_, device_, weights_, from, cut, {});
                 before.run(inputs_, state);
                 state = before.live_out(state);
                 states_[cut] = state;
@@ -93,7 +97,7 @@ class ReplayedWindow {
         Slice::Options options;
         options.substitutes = substitutes;
         options.reads = {logits};
-        Slice behind(topology_, device_, cut, topology_.n_nodes(), options);
+        Slice behind(topology_, device_, weights_, cut, topology_.n_nodes(), options);
         behind.run(inputs_, state);
         const auto bytes = behind.read(logits);
         std::vector<float> values(bytes.size() / sizeof(float));
@@ -140,7 +144,8 @@ class ReplayedWindow {
     Recorder recorder_;
     Topology topology_;
     Device device_;
-    WindowInputs inputs_;
+    WeightStore weights_;
+    InputValues inputs_;
     std::map<int, LiveState> states_;
 };
 

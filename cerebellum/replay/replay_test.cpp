@@ -54,21 +54,21 @@ TEST(Replay, from_the_first_use_of_every_weight_equals_llama_decode_bit_for_bit)
 TEST(Replay, notices_a_wrong_live_state) {
     // What the tests above prove, they prove only if a damaged state changes the logits.
     const auto& topology = window().topology();
+    const auto& inputs = window().inputs();
     Device device(1);
-    Recorder recorder(model(), n_tokens);
-    const auto inputs = recorder.inputs(window().tokens());
+    WeightStore weights(device);
     const int cut = topology.layers()[3].begin;
-    Slice before(topology, device, 0, cut, {});
+    Slice before(topology, device, weights, 0, cut, {});
     before.run(inputs, {});
     auto state = before.live_out({});
     ASSERT_EQ(state.values.size(), 1U);
-    auto bytes = *state.values.begin()->second;
+    auto bytes = read(*state.values.begin()->second);
     const float other = 1.0F;
     std::memcpy(bytes.data(), &other, sizeof other);
-    state.values.begin()->second = std::make_shared<const std::vector<std::byte>>(bytes);
+    state.values.begin()->second = device.values().keep(bytes);
     Slice::Options options;
     options.reads = {topology.graph().logits};
-    Slice behind(topology, device, cut, topology.n_nodes(), options);
+    Slice behind(topology, device, weights, cut, topology.n_nodes(), options);
     behind.run(inputs, state);
     const auto logits = behind.read(topology.graph().logits);
     EXPECT_NE(std::memcmp(logits.data(), baseline().data(), logits.size()), 0);
@@ -153,9 +153,9 @@ Exact exact_scores(std::span<const float> variant, std::span<const float> refere
 class Scores : public ::testing::Test {
   protected:
     Scores() : engine_(model(), n_tokens, 1), window_(engine_.prepare(random_tokens(model(), n_tokens, 1))) {
-        Slice body(engine_.topology(), engine_.device(), 0, engine_.topology().head_cut(), {});
-        body.run(window_.inputs, {});
-        at_head_ = body.live_out({});
+        const auto body = engine_.slice(0, engine_.topology().head_cut());
+        body->run(window_.inputs, {});
+        at_head_ = body->live_out({});
         engine_.set_reference(window_, at_head_);
     }
 
@@ -186,9 +186,9 @@ TEST_F(Scores, of_a_weight_inside_a_block_equal_a_computation_in_double_precisio
     const auto bytes = ::cerebellum::window().quantized(name, GGML_TYPE_Q2_K);
     Slice::Options options;
     options.substitutes = {{name, {GGML_TYPE_Q2_K, bytes}}};
-    Slice body(engine_.topology(), engine_.device(), 0, engine_.topology().head_cut(), options);
-    body.run(window_.inputs, {});
-    const auto score = engine_.score(window_, body.live_out({}));
+    const auto body = engine_.slice(0, engine_.topology().head_cut(), options);
+    body->run(window_.inputs, {});
+    const auto score = engine_.score(window_, body->live_out({}));
     expect_exact(score, ::cerebellum::window().logits_from(0, options.substitutes));
     EXPECT_GT(score.kld, 1e-3);
 }
@@ -203,8 +203,11 @@ TEST_F(Scores, of_the_output_weight_equal_a_computation_in_double_precision) {
     }
 }
 
-TEST_F(Scores, largest_deviation_is_zero) {
-    EXPECT_EQ(engine_.largest_deviation(std::span(&window_, 1)), 0.0);
+TEST_F(Scores, self_check_finds_no_deviation) {
+    const auto check = engine_.self_check(std::span(&window_, 1));
+    EXPECT_EQ(check.largest_deviation, 0.0);
+    EXPECT_EQ(check.kld, 0.0);
+    EXPECT_LT(std::fabs(check.null_floor_kld), 1e-12);
 }
 
 TEST(Scoring, sums_leave_out_the_burn_in_and_positions_without_a_next_token) {

@@ -21,56 +21,89 @@ std::vector<std::byte> content(const ggml_tensor* tensor) {
 
 }  // namespace
 
-Slice::Slice(const Topology& topology, Device& device, int begin, int end, const Options& options)
+std::size_t size_bytes(const LiveState& state) {
+    std::size_t sum = 0;
+    for (const auto& [root, value] : state.values) sum += size_bytes(*value);
+    return sum;
+}
+
+Slice::Slice(const Topology& topology, Device& device, WeightStore& weights, int begin, int end,
+             const Options& options)
     : topology_(&topology),
       device_(&device),
+      store_(&weights),
       begin_(begin),
       end_(end),
       substitutes_(options.substitutes),
-      live_in_(topology.live_set(begin)) {
+      live_in_(topology.live_set(begin)),
+      live_out_(topology.live_set(end)) {
     const auto& graph = topology.graph();
     assert(0 <= begin && begin <= end && end <= graph.n_nodes);
     const auto n_tensors = graph.tensors.size();
-    constexpr std::size_t tail_nodes = 64;
+    constexpr std::size_t tail_nodes = 256;
     const auto graph_size = n_tensors + tail_nodes;
-    leafs_ = make_tensor_context(n_tensors);
-    weights_ = make_tensor_context(options.substitutes.size() * GGML_MAX_SRC);
-    nodes_ = make_tensor_context(n_tensors + tail_nodes, graph_size);
-    graph_ = ggml_new_graph_custom(nodes_.get(), graph_size, false);
+    substituted_ = make_tensor_context(options.substitutes.size() * GGML_MAX_SRC);
+    host_ = make_tensor_context(options.substitutes.size() * GGML_MAX_SRC);
+    graph_.context = make_tensor_context(n_tensors + tail_nodes, graph_size);
+    graph_.graph = ggml_new_graph_custom(graph_.context.get(), graph_size, false);
 
     for (int i = begin; i < end; ++i) {
         auto* node = map(i);
-        ggml_build_forward_expand(graph_, node);
+        ggml_build_forward_expand(graph_.graph, node);
+        const int root = graph.root(i);
+        const bool computes = !RecordedGraph::is_view_operation(graph.tensors[static_cast<std::size_t>(i)].op);
+        if (computes && std::ranges::binary_search(live_out_, root)) written_.insert(root);
     }
     // Whatever is read afterwards must keep its memory to the end, and must not be fused away.
-    const auto keep = [&](int index) {
-        if (index >= begin && index < end) ggml_set_output(mapped_.at(index));
-    };
-    for (const int root : topology.live_set(end)) keep(root);
+    for (const int root : live_out_)
+        if (const auto clone = mapped_.find(root); clone != mapped_.end()) ggml_set_output(clone->second);
     for (const int node : options.reads) {
         assert(mapped_.contains(node));
-        keep(graph.root(node));
+        const auto clone = mapped_.find(graph.root(node));
+        if (clone != mapped_.end()) ggml_set_output(clone->second);
     }
     if (options.tail) {
-        tail_ = options.tail(nodes_.get(), mapped_.at(graph.logits));
-        ggml_set_output(tail_);
-        ggml_build_forward_expand(graph_, tail_);
+        tail_ = options.tail(graph_.context.get(), [this](int index) -> ggml_tensor* {
+            const auto clone = mapped_.find(index);
+            return clone != mapped_.end() ? clone->second : nullptr;
+        });
+        for (auto* input : tail_.inputs) graph_.leafs.push_back(input);
+        for (auto* output : tail_.outputs) {
+            ggml_set_output(output);
+            ggml_build_forward_expand(graph_.graph, output);
+        }
     }
-    leaf_buffer_ = device.allocate(leafs_.get());
-    weight_buffer_ = device.allocate(weights_.get());
-    if (weight_buffer_) ggml_backend_buffer_set_usage(weight_buffer_.get(), GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
-    for (auto* tensor = ggml_get_first_tensor(weights_.get()); tensor != nullptr;
-         tensor = ggml_get_next_tensor(weights_.get(), tensor)) {
-        const auto& data = substitutes_.at(tensor->name).data;
-        if (data.size() != ggml_nbytes(tensor))
-            throw Error(fmt::format("a substitute for {} has {} bytes where {} are needed", tensor->name, data.size(),
-                                    ggml_nbytes(tensor)));
-        ggml_backend_tensor_set(tensor, data.data(), 0, data.size());
-    }
+    graph_.seal();
+    place_substitutes();
 }
 
 Slice::~Slice() {
     device_->forget(graph_);
+}
+
+void Slice::place_substitutes() {
+    const auto data_of = [this](const ggml_tensor* tensor) {
+        const auto& data = substitutes_.at(tensor->name).data;
+        if (data.size() != ggml_nbytes(tensor))
+            throw Error(fmt::format("a substitute for {} has {} bytes where {} are needed", tensor->name, data.size(),
+                                    ggml_nbytes(tensor)));
+        return data;
+    };
+    for (auto* tensor = ggml_get_first_tensor(host_.get()); tensor != nullptr;
+         tensor = ggml_get_next_tensor(host_.get(), tensor)) {
+        const auto data = data_of(tensor);
+        host_buffers_.push_back(wrap_host_memory(data));
+        tensor->buffer = host_buffers_.back().get();
+        tensor->data = const_cast<std::byte*>(data.data());  // read only, like everything that ggml does with weights
+    }
+    substituted_buffer_ = device_->allocate(substituted_.get());
+    if (!substituted_buffer_) return;
+    ggml_backend_buffer_set_usage(substituted_buffer_.get(), GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
+    for (auto* tensor = ggml_get_first_tensor(substituted_.get()); tensor != nullptr;
+         tensor = ggml_get_next_tensor(substituted_.get(), tensor)) {
+        const auto data = data_of(tensor);
+        ggml_backend_tensor_set(tensor, data.data(), 0, data.size());
+    }
 }
 
 ggml_tensor* Slice::make(ggml_context* context, const RecordedTensor& recorded, bool with_strides) const {
@@ -80,16 +113,23 @@ ggml_tensor* Slice::make(ggml_context* context, const RecordedTensor& recorded, 
     return tensor;
 }
 
-ggml_tensor* Slice::map_substitute(int index, const Substitute& substitute) {
-    const auto& recorded = topology_->graph().tensors[static_cast<std::size_t>(index)];
+ggml_tensor* Slice::map_weight(const RecordedTensor& recorded) {
+    const bool on_host = device_->is_host() || topology_->only_looked_up(recorded.name);
+    const auto substitute = substitutes_.find(recorded.name);
+    if (substitute != substitutes_.end()) return map_substitute(recorded, substitute->second, on_host);
+    placed_.push_back(store_->place(recorded, on_host));
+    return placed_.back().get();
+}
+
+ggml_tensor* Slice::map_substitute(const RecordedTensor& recorded, const Substitute& substitute, bool on_host) {
     if (!type_fits_row(substitute.type, recorded.shape[0]))
         throw Error(fmt::format("{} cannot be stored as {}: its rows have {} weights", recorded.name,
                                 type_name(substitute.type), recorded.shape[0]));
+    auto* context = on_host ? host_.get() : substituted_.get();
     // A tied weight has one leaf per use; one copy of the data serves them all.
-    for (auto* known = ggml_get_first_tensor(weights_.get()); known != nullptr;
-         known = ggml_get_next_tensor(weights_.get(), known))
+    for (auto* known = ggml_get_first_tensor(context); known != nullptr; known = ggml_get_next_tensor(context, known))
         if (recorded.name == known->name && std::ranges::equal(recorded.shape, known->ne)) return known;
-    auto* tensor = ggml_new_tensor(weights_.get(), substitute.type, GGML_MAX_DIMS, recorded.shape.data());
+    auto* tensor = ggml_new_tensor(context, substitute.type, GGML_MAX_DIMS, recorded.shape.data());
     std::strncpy(tensor->name, recorded.name.c_str(), GGML_MAX_NAME - 1);
     return tensor;
 }
@@ -101,7 +141,7 @@ ggml_tensor* Slice::map_view(int index) {
     const int root_index = graph.root(index);
     const auto& root = graph.tensors[static_cast<std::size_t>(root_index)];
     auto* base = map(root_index);
-    auto* tensor = make(nodes_.get(), recorded, true);
+    auto* tensor = make(graph_.context.get(), recorded, true);
     std::size_t offset = recorded.view_offset;
     if (base->type != root.type) {
         // A view into a substituted weight: the same rows, in the substitute's row size.
@@ -135,7 +175,7 @@ ggml_tensor* Slice::map(int index) {
         tensor = map_view(index);
     } else if (index >= begin_ && index < graph.n_nodes) {
         // Known before its sources are: some operations name their own result as a source.
-        tensor = mapped_[index] = make(nodes_.get(), recorded, true);
+        tensor = mapped_[index] = make(graph_.context.get(), recorded, true);
         tensor->op = recorded.op;
         std::ranges::copy(recorded.op_params, tensor->op_params);
         for (std::size_t i = 0; i < GGML_MAX_SRC; ++i)
@@ -145,47 +185,46 @@ ggml_tensor* Slice::map(int index) {
             tensor->view_offs = recorded.view_offset;
         }
     } else if (recorded.kind == TensorKind::weight) {
-        const auto substitute = substitutes_.find(recorded.name);
-        tensor = substitute != substitutes_.end() ? map_substitute(index, substitute->second) : recorded.weight;
+        tensor = map_weight(recorded);
     } else {
-        tensor = make(leafs_.get(), recorded, true);
+        tensor = make(graph_.context.get(), recorded, true);
+        graph_.leafs.push_back(tensor);
         leaf_indices_.push_back(index);
     }
     return mapped_[index] = tensor;
 }
 
-void Slice::run(const WindowInputs& inputs, const LiveState& in) {
+void Slice::run(const InputValues& inputs, const LiveState& in, std::span<const Value> tail_inputs) {
     const auto& graph = topology_->graph();
+    device_->place(graph_);
     for (const int index : leaf_indices_) {
         auto* tensor = mapped_.at(index);
         const auto& recorded = graph.tensors[static_cast<std::size_t>(index)];
         if (const auto live = in.values.find(index); live != in.values.end()) {
-            ggml_backend_tensor_set(tensor, live->second->data(), 0, live->second->size());
+            load(*live->second, tensor);
         } else if (recorded.kind == TensorKind::input) {
-            const auto value = std::ranges::find(inputs.values, index, [](const auto& entry) { return entry.first; });
-            if (value == inputs.values.end())
-                throw Error(fmt::format("the input {} has no recorded value", recorded.name));
-            ggml_backend_tensor_set(tensor, value->second->data(), 0, value->second->size());
+            const auto value = inputs.find(index);
+            if (value == inputs.end()) throw Error(fmt::format("the input {} has no recorded value", recorded.name));
+            load(*value->second, tensor);
         } else if (recorded.kind == TensorKind::state && !std::ranges::binary_search(live_in_, index)) {
             ggml_backend_tensor_memset(tensor, 0, 0, ggml_nbytes(tensor));
         } else {
             throw Error(fmt::format("the live value {} is missing at the start of a replay", recorded.name));
         }
     }
-    device_->compute(graph_, nodes_.get());
+    assert(tail_inputs.size() == tail_.inputs.size());
+    for (std::size_t i = 0; i < tail_inputs.size(); ++i) load(*tail_inputs[i], tail_.inputs[i]);
+    device_->compute(graph_);
 }
 
 LiveState Slice::live_out(const LiveState& in) const {
-    const auto& graph = topology_->graph();
     LiveState out;
-    for (const int root : topology_->live_set(end_)) {
-        bool written = root >= begin_ && root < end_;
-        for (int i = begin_; i < end_ && !written; ++i) written = graph.writes_in_place(i) && graph.root(i) == root;
-        if (const auto live = in.values.find(root); !written && live != in.values.end()) {
+    for (const int root : live_out_) {
+        const auto live = in.values.find(root);
+        if (live != in.values.end() && !writes(root))
             out.values.insert(*live);
-        } else {
-            out.values[root] = std::make_shared<const std::vector<std::byte>>(content(mapped_.at(root)));
-        }
+        else
+            out.values[root] = device_->values().keep(mapped_.at(root));
     }
     return out;
 }
@@ -194,8 +233,8 @@ std::vector<std::byte> Slice::read(int node) const {
     return content(mapped_.at(node));
 }
 
-std::vector<std::byte> Slice::read_tail() const {
-    return content(tail_);
+std::vector<std::byte> Slice::read_tail(std::size_t output) const {
+    return content(tail_.outputs.at(output));
 }
 
 }  // namespace cerebellum

@@ -3,23 +3,29 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "cerebellum/replay/device.h"
 #include "cerebellum/replay/topology.h"
+#include "cerebellum/replay/value_store.h"
+#include "cerebellum/replay/weight_store.h"
 
 namespace cerebellum {
 
-using Bytes = std::shared_ptr<const std::vector<std::byte>>;
-
 /// Contents of the live set at one cut, by root tensor. Copies share memory.
 struct LiveState {
-    std::map<int, Bytes> values;
+    std::map<int, Value> values;
 };
+std::size_t size_bytes(const LiveState& state);
 
-/// A weight's stand-in: the same shape in another type.
+/// Contents of the graph's input leafs for one window, by tensor index.
+using InputValues = std::map<int, Value>;
+
+/// A weight's stand-in: the same shape in another type. The data must live as long as the slice: on the CPU it is used
+/// where it lies.
 struct Substitute {
     ggml_type type = GGML_TYPE_COUNT;
     std::span<const std::byte> data;
@@ -29,51 +35,66 @@ using Substitutions = std::map<std::string, Substitute>;
 
 /// The nodes [begin, end) of a recorded graph as a runnable graph of our own. What crosses the cut at `begin` comes
 /// from a LiveState, weights are the model's own or substitutes, caches and recurrent states start from zero or from
-/// the live state. The device, the topology and the model must outlive it. Not thread-safe.
+/// the live state. Holds the weights that it reads in place. The device, the topology, the weights' store and the model
+/// must outlive it. Not thread-safe.
 class Slice {
   public:
+    /// Nodes of a caller's own behind the range's.
+    struct Tail {
+        std::vector<ggml_tensor*> inputs;   // leafs that run() is given values for
+        std::vector<ggml_tensor*> outputs;  // kept for read_tail()
+    };
+    /// The slice's own tensor for one of the recorded graph, null where it has none.
+    using Clone = std::function<ggml_tensor*(int)>;
+
     struct Options {
-        Substitutions substitutes;  // copied into device memory on construction
+        Substitutions substitutes;
         std::vector<int> reads;     // nodes of the range, or sources of such, that read() may be asked for
-        /// Appends nodes to the graph behind the clone of RecordedGraph::logits; the last one is kept for read_tail().
-        std::function<ggml_tensor*(ggml_context*, ggml_tensor* logits)> tail;
+        std::function<Tail(ggml_context*, const Clone&)> tail;
     };
 
-    Slice(const Topology& topology, Device& device, int begin, int end, const Options& options);
+    Slice(const Topology& topology, Device& device, WeightStore& weights, int begin, int end, const Options& options);
     ~Slice();
     Slice(const Slice&) = delete;
     Slice& operator=(const Slice&) = delete;
 
     /// Computes the range for one window.
-    void run(const WindowInputs& inputs, const LiveState& in);
+    void run(const InputValues& inputs, const LiveState& in, std::span<const Value> tail_inputs = {});
     /// The live set at `end` after run(); what merely passes through is shared with `in`.
     LiveState live_out(const LiveState& in) const;
+    /// Whether a tensor of the live set at `end` is written in the range.
+    bool writes(int root) const { return written_.contains(root); }
     /// Content of one of Options::reads after run().
     std::vector<std::byte> read(int node) const;
-    /// Content of the tail's last node after run().
-    std::vector<std::byte> read_tail() const;
+    /// Content of one of Tail::outputs after run().
+    std::vector<std::byte> read_tail(std::size_t output = 0) const;
 
   private:
     ggml_tensor* map(int index);
     ggml_tensor* make(ggml_context* context, const RecordedTensor& recorded, bool with_strides) const;
-    ggml_tensor* map_substitute(int index, const Substitute& substitute);
+    ggml_tensor* map_weight(const RecordedTensor& recorded);
+    ggml_tensor* map_substitute(const RecordedTensor& recorded, const Substitute& substitute, bool on_host);
     ggml_tensor* map_view(int index);
+    void place_substitutes();
 
     const Topology* topology_;
     Device* device_;
+    WeightStore* store_;
     int begin_;
     int end_;
-    GgmlContext leafs_;    // inputs, states and live values: memory of our own
-    GgmlContext weights_;  // substitutes
-    GgmlContext nodes_;    // everything computed: lives in the device's arena
-    GgmlBuffer leaf_buffer_;
-    GgmlBuffer weight_buffer_;
+    ArenaGraph graph_;          // everything computed and every leaf but the weights
+    GgmlContext substituted_;  // substitutes in the device's memory
+    GgmlContext host_;         // substitutes used where the caller has them
+    GgmlBuffer substituted_buffer_;
+    std::vector<GgmlBuffer> host_buffers_;
+    std::vector<PlacedWeight> placed_;
     std::map<int, ggml_tensor*> mapped_;
     std::vector<int> leaf_indices_;
     Substitutions substitutes_;
-    std::vector<int> live_in_;  // sorted
-    ggml_cgraph* graph_ = nullptr;
-    ggml_tensor* tail_ = nullptr;
+    std::vector<int> live_in_;   // sorted
+    std::vector<int> live_out_;  // sorted
+    std::set<int> written_;      // of live_out_
+    Tail tail_;
 };
 
 }  // namespace cerebellum

@@ -112,6 +112,13 @@ std::size_t Topology::live_bytes(int cut) const {
     return bytes;
 }
 
+bool Topology::only_looked_up(const std::string& weight) const {
+    const auto use = weights_.find(weight);
+    return use != weights_.end() && std::ranges::all_of(use->second.nodes, [this](int node) {
+               return graph_->tensors[static_cast<std::size_t>(node)].op == GGML_OP_GET_ROWS;
+           });
+}
+
 std::vector<int> Topology::cuts() const {
     std::vector<int> result = {0};
     for (const auto& layer : layers_) result.push_back(layer.begin);

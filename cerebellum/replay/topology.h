@@ -35,6 +35,9 @@ class Topology {
     /// Weights by name. A weight that several leafs stand for (tied embeddings) is listed once.
     const std::map<std::string, WeightUse>& weights() const { return weights_; }
 
+    /// Whether every use of a weight fetches rows of it and multiplies nothing: an embedding that is not tied.
+    bool only_looked_up(const std::string& weight) const;
+
     /// Tensors (roots) whose content, produced before the cut, is read behind it: the live set. Cache and state
     /// contents written before and read behind the cut belong to it.
     std::vector<int> live_set(int cut) const;

@@ -5,12 +5,14 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <future>
 #include <map>
 #include <memory>
 #include <utility>
 
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/quant_type.h"
+#include "cerebellum/replay/change_probe.h"
 
 namespace cerebellum {
 
@@ -23,53 +25,6 @@ double seconds_since(Clock::time_point start) {
 
 using States = std::vector<LiveState>;  // one per window
 
-/// Relative energy of the change between two contents of the live set, per token: Σ over the scored tokens of
-/// ‖h′ − h‖² / ‖h‖². Normalised per token because a few sink tokens carry most of the energy in real models.
-void add_local_energy(const RecordedGraph& graph, const LiveState& baseline, const LiveState& changed,
-                      Measurement& measurement) {
-    const auto n_tokens = static_cast<std::size_t>(graph.n_tokens);
-    std::vector<double> change(n_tokens), energy(n_tokens);
-    double elsewhere = 0.0;
-    for (const auto& [root, before_bytes] : baseline.values) {
-        const auto& tensor = graph.tensors[static_cast<std::size_t>(root)];
-        const auto& after_bytes = changed.values.at(root);
-        if (tensor.type != GGML_TYPE_F32 || before_bytes == after_bytes) continue;
-        const auto* before = reinterpret_cast<const float*>(before_bytes->data());
-        const auto* after = reinterpret_cast<const float*>(after_bytes->data());
-        const auto n = before_bytes->size() / sizeof(float);
-        const bool per_token = static_cast<std::size_t>(tensor.shape[1]) == n_tokens && n % n_tokens == 0;
-        const auto row = per_token ? n / n_tokens : n;
-        double all_change = 0.0, all_energy = 0.0;
-        for (std::size_t begin = 0, token = 0; begin < n; begin += row, ++token) {
-            double row_change = 0.0, row_energy = 0.0;
-            for (std::size_t i = begin; i < begin + row; ++i) {
-                const double difference = static_cast<double>(after[i]) - static_cast<double>(before[i]);
-                row_change += difference * difference;
-                row_energy += static_cast<double>(before[i]) * static_cast<double>(before[i]);
-            }
-            if (per_token) {
-                change[token] += row_change;
-                energy[token] += row_energy;
-            }
-            all_change += row_change;
-            all_energy += row_energy;
-        }
-        if (!per_token && all_energy > 0.0) elsewhere += all_change / all_energy;
-    }
-    double sum = 0.0;
-    const auto first = static_cast<std::size_t>(burn_in(graph.n_tokens));
-    for (std::size_t token = first; token + 1 < n_tokens; ++token)
-        sum += elsewhere + (energy[token] > 0.0 ? change[token] / energy[token] : 0.0);
-    measurement.local_energy.push_back(sum);
-    measurement.local_counts.push_back(static_cast<double>(n_tokens - 1 - first));
-}
-
-std::size_t size_bytes(const LiveState& state) {
-    std::size_t sum = 0;
-    for (const auto& [root, value] : state.values) sum += value->size();
-    return sum;
-}
-
 void add_score(const WindowScore& score, Measurement& measurement) {
     if (!std::isfinite(score.kld))
         throw Error(fmt::format("the damage of {} as {} is not a finite number on this text", measurement.tensor,
@@ -80,13 +35,28 @@ void add_score(const WindowScore& score, Measurement& measurement) {
     measurement.top1_agree.push_back(score.same_top);
 }
 
-/// A variant that has been replayed as far as some cut.
+/// A tensor's quantized bytes and how long they took.
+struct Quantized {
+    std::vector<std::byte> bytes;
+    double seconds = 0.0;
+};
+
+/// A change that has been replayed as far as some cut, on its way to the head.
 struct Variant {
     Measurement measurement;
-    std::vector<std::size_t> windows;          // which ones
-    States states;                             // one for each of these
-    std::unique_ptr<ReplayEngine::Head> head;  // where the head itself is changed; null: the source's
-    std::size_t held_bytes = 0;                // memory that it keeps until it is scored
+    ggml_type type = GGML_TYPE_COUNT;
+    std::vector<std::size_t> windows;  // which ones
+    States states;                     // one for each of these
+    std::vector<std::byte> weight;     // the changed weight, where it is read again further on
+    std::size_t held_bytes = 0;        // memory of states and weight
+
+    Substitutions substitutes() const { return {{measurement.tensor, {type, weight}}}; }
+};
+
+/// Part of the graph between neighbouring cuts: a block, or what is in front of the first one.
+struct Range {
+    int begin = 0;
+    int end = 0;
 };
 
 class Sweep {
@@ -99,6 +69,10 @@ class Sweep {
           quantize_(quantize),
           journal_(journal),
           progress_(progress) {
+        const auto cuts = topology_.cuts();
+        for (std::size_t c = 0; c + 2 < cuts.size(); ++c) ranges_.push_back({cuts[c], cuts[c + 1]});
+        plain_.resize(ranges_.size());
+        work_.resize(ranges_.size() + 1);
         for (const auto& tensor : plan) sort_in(tensor);
     }
 
@@ -106,20 +80,9 @@ class Sweep {
         if (work_left_ > 0.0) {
             progress_.begin("measuring", work_left_);
             prepare_baseline();
-            // The head's and the embeddings' tensors first: they are few, and their figures matter at every budget.
-            for (const auto& tensor : outside_) measure_outside(tensor);
-            flush();
-            States states(windows_.size());
-            int at = 0;
-            for (std::size_t i = 0; i < inside_.size(); ++i) {
-                const auto& layer = topology_.layers()[i];
-                if (!has_work_from(i)) break;
-                advance(states, at, layer.begin);
-                measure_block(layer, inside_[i], states);
-                advance(states, layer.begin, layer.end);
-                at = layer.end;
-            }
-            flush();
+            measure_head();
+            States baseline(windows_.size());
+            for (std::size_t next = 0; next < ranges_.size();) next = run_wave(next, baseline);
             progress_.end();
         }
         return summary_;
@@ -128,46 +91,50 @@ class Sweep {
   private:
     struct Work {
         const TensorPlan* plan = nullptr;
+        const WeightUse* use = nullptr;
+        bool local = false;  // read in one block only, whose output shows the change
         std::vector<ggml_type> fast;
         std::vector<ggml_type> full;
-        bool empty() const { return fast.empty() && full.empty(); }
+        bool wants_fast(ggml_type type) const { return std::ranges::find(fast, type) != fast.end(); }
         bool wants_full(ggml_type type) const { return std::ranges::find(full, type) != full.end(); }
+        std::size_t stride() const { return local ? plan->anchor_stride : 1; }
     };
 
     void sort_in(const TensorPlan& plan) {
-        inside_.resize(topology_.layers().size());
         const auto use = topology_.weights().find(plan.name);
         if (use == topology_.weights().end()) {
             summary_.unmeasured.push_back(plan.name);
             return;
         }
-        const int span = topology_.span_of(plan.name);
-        const bool inside = span >= 0 && span < static_cast<int>(inside_.size()) &&
-                            use->second.last < topology_.layers()[static_cast<std::size_t>(span)].end;
+        const auto at = static_cast<std::size_t>(
+            std::ranges::find_if(ranges_, [&](const Range& range) { return use->second.first < range.end; }) -
+            ranges_.begin());
+        const int block = topology_.span_of(plan.name);
         Work work;
         work.plan = &plan;
+        work.use = &use->second;
+        work.local = block >= 0 && at < ranges_.size() && use->second.last < ranges_[at].end;
         for (const auto type : plan.types) {
             const auto wanted = [&](Tier tier) {
                 const bool known = journal_.has(plan.name, type_name(type), tier);
                 if (known) ++summary_.resumed;
                 return !known;
             };
-            if (inside && wanted(Tier::fast)) work.fast.push_back(type);
+            if (work.local && wanted(Tier::fast)) work.fast.push_back(type);
             const bool anchor = std::ranges::find(plan.anchors, type) != plan.anchors.end();
-            if ((!inside || anchor) && wanted(Tier::full)) work.full.push_back(type);
+            if ((!work.local || anchor) && wanted(Tier::full)) work.full.push_back(type);
         }
-        if (work.empty()) return;
-        work_left_ +=
-            static_cast<double>(work.fast.size()) *
-                cost_of(use->second.first, inside ? topology_.layers()[static_cast<std::size_t>(span)].end : 0) +
-            static_cast<double>(work.full.size()) * cost_of(use->second.first, topology_.n_nodes()) /
-                (inside ? static_cast<double>(plan.anchor_stride) : 1.0);
-        (inside ? inside_[static_cast<std::size_t>(span)] : outside_).push_back(std::move(work));
+        if (work.fast.empty() && work.full.empty()) return;
+        const int first = use->second.first;
+        work_left_ += static_cast<double>(work.fast.size()) * cost_of(first, work.local ? ranges_[at].end : 0) +
+                      static_cast<double>(work.full.size()) * cost_of(first, topology_.n_nodes()) /
+                          static_cast<double>(work.stride());
+        work_[at].push_back(std::move(work));
     }
 
-    bool has_work_from(std::size_t layer) const {
-        return std::any_of(inside_.begin() + static_cast<std::ptrdiff_t>(layer), inside_.end(),
-                           [](const auto& work) { return !work.empty(); });
+    bool has_work_from(std::size_t range) const {
+        return std::any_of(work_.begin() + static_cast<std::ptrdiff_t>(range), work_.end() - 1,
+                           [](const auto& works) { return !works.empty(); });
     }
 
     /// Multiply-adds × 2 of the matrix products in a range of nodes, for one window.
@@ -197,36 +164,46 @@ class Sweep {
         progress_.check();
     }
 
-    void advance(States& states, int begin, int end) {
-        if (begin == end) return;
+    /// The range as it is in the source. Kept where all weights are resident.
+    Slice& plain(std::size_t range) {
+        if (!plain_[range]) plain_[range] = engine_.slice(ranges_[range].begin, ranges_[range].end);
+        return *plain_[range];
+    }
+    void release(std::size_t range) {
+        if (!engine_.memory_plan().resident) plain_[range].reset();
+    }
+
+    void advance(Slice& slice, const Range& nodes, States& states) {
         const auto start = Clock::now();
-        Slice slice(topology_, engine_.device(), begin, end, {});
         for (std::size_t w = 0; w < windows_.size(); ++w) {
+            progress_.check();
             slice.run(windows_[w].inputs, states[w]);
             states[w] = slice.live_out(states[w]);
         }
-        account(begin, end, windows_.size(), start);
+        account(nodes.begin, nodes.end, windows_.size(), start);
+    }
+    void advance(const Range& nodes, States& states) {
+        if (nodes.begin < nodes.end) advance(*engine_.slice(nodes.begin, nodes.end), nodes, states);
     }
 
     /// The source's live state at the head, which every score is made against.
     void prepare_baseline() {
         at_head_.resize(windows_.size());
-        int at = 0;
-        for (const auto& layer : topology_.layers()) {
-            advance(at_head_, at, layer.end);
-            at = layer.end;
+        for (std::size_t r = 0; r < ranges_.size(); ++r) {
+            advance(plain(r), ranges_[r], at_head_);
+            release(r);
         }
-        advance(at_head_, at, topology_.head_cut());
     }
 
-    std::vector<std::byte> quantized(const std::string& tensor, ggml_type type) {
+    Quantized quantized(const std::string& tensor, ggml_type type) const {
         const auto start = Clock::now();
-        auto bytes = quantize_(tensor, type);
-        summary_.quantize_s += seconds_since(start);
-        return bytes;
+        Quantized result;
+        result.bytes = quantize_(tensor, type);
+        result.seconds = seconds_since(start);
+        return result;
     }
 
-    Measurement blank(const std::string& tensor, ggml_type type, Tier tier) const {
+    static Measurement blank(const std::string& tensor, ggml_type type, Tier tier) {
         Measurement measurement;
         measurement.tensor = tensor;
         measurement.type = type_name(type);
@@ -234,156 +211,228 @@ class Sweep {
         return measurement;
     }
 
-    /// A tensor that is read outside of the blocks: replay everything from its first use, head included.
-    void measure_outside(const Work& work) {
-        const auto& name = work.plan->name;
-        const auto use = topology_.weights().at(name);
-        const int head_cut = topology_.head_cut();
-        for (const auto type : work.full) {
-            const auto start = Clock::now();
-            const auto data = quantized(name, type);
-            const Substitutions substitutes = {{name, {type, data}}};
-            Variant variant;
-            variant.measurement = blank(name, type, Tier::full);
-            variant.states = at_head_;
-            const auto replay_start = Clock::now();
-            if (use.first < head_cut) {
-                Slice::Options options;
-                options.substitutes = substitutes;
-                Slice body(topology_, engine_.device(), 0, head_cut, options);
-                for (std::size_t w = 0; w < windows_.size(); ++w) {
-                    body.run(windows_[w].inputs, {});
-                    variant.states[w] = body.live_out({});
-                    variant.held_bytes += size_bytes(variant.states[w]);
-                }
-                account(0, head_cut, windows_.size(), replay_start);
-            }
-            for (std::size_t w = 0; w < windows_.size(); ++w) variant.windows.push_back(w);
-            if (use.last >= head_cut) {
-                variant.head = engine_.make_head(substitutes);
-                variant.held_bytes += data.size();
-            }
-            variant.measurement.wall_s = seconds_since(start);
-            scored_.push_back(std::move(variant));
-            done(cost_of(use.first, topology_.n_nodes()), name);
-            flush_when_full();
-        }
-    }
-
-    void measure_block(const LayerSpan& layer, const std::vector<Work>& block, const States& at_begin) {
-        if (block.empty()) return;
-        // Every tensor is replayed from its own first use, with the baseline's live state there.
-        std::map<int, std::vector<const Work*>> by_cut;
-        for (const auto& work : block) by_cut[topology_.weights().at(work.plan->name).first].push_back(&work);
-        std::map<int, States> at_cut;
-        States states = at_begin;
-        int at = layer.begin;
-        for (const auto& [cut, works] : by_cut) {
-            advance(states, at, cut);
-            at_cut[cut] = states;
-            at = cut;
-        }
-        advance(states, at, layer.end);
-        const States& baseline_end = states;
-        std::vector<const Work*> hidden;  // whose change reaches the head by another way than the block's output
-
-        for (const auto& [cut, works] : by_cut) {
-            for (const auto* work : works) {
-                auto types = work->fast;
-                for (const auto type : work->full)
-                    if (std::ranges::find(types, type) == types.end()) types.push_back(type);
-                bool shows = false;
-                for (const auto type : types)
-                    shows |= measure_local(layer, *work, type, cut, at_cut.at(cut), baseline_end);
-                if (!types.empty() && !shows) hidden.push_back(work);
-            }
-            at_cut.erase(cut);
-        }
-        finish_variants(layer);
-        for (const auto* work : hidden) {
-            Work in_full = *work;
-            in_full.full = in_full.plan->types;
-            measure_outside(in_full);
-        }
-    }
-
-    /// Returns whether the change shows at the end of the block.
-    bool measure_local(const LayerSpan& layer, const Work& work, ggml_type type, int cut, const States& at_cut,
-                       const States& baseline_end) {
-        const auto start = Clock::now();
-        const auto& name = work.plan->name;
-        const auto data = quantized(name, type);
-        const auto replay_start = Clock::now();
-        Slice::Options options;
-        options.substitutes = {{name, {type, data}}};
-        Slice slice(topology_, engine_.device(), cut, layer.end, options);
-        Measurement fast = blank(name, type, Tier::fast);
+    static Variant new_variant(const Work& work, ggml_type type) {
         Variant variant;
-        variant.measurement = blank(name, type, Tier::full);
-        for (std::size_t w = 0; w < windows_.size(); ++w) {
-            slice.run(windows_[w].inputs, at_cut[w]);
-            auto changed = slice.live_out(at_cut[w]);
-            add_local_energy(topology_.graph(), baseline_end[w], changed, fast);
-            if (!work.wants_full(type) || w % work.plan->anchor_stride != 0) continue;
-            variant.measurement.local_energy.push_back(fast.local_energy.back());
-            variant.measurement.local_counts.push_back(fast.local_counts.back());
-            variant.windows.push_back(w);
-            variant.states.push_back(std::move(changed));
+        variant.measurement = blank(work.plan->name, type, Tier::full);
+        variant.type = type;
+        return variant;
+    }
+
+    /// Tensors that only the head reads: nothing in front of it has to be replayed.
+    void measure_head() {
+        std::vector<Variant> variants;
+        std::size_t bytes = 0;
+        for (const auto& work : work_.back())
+            for (const auto type : work.full) {
+                auto data = quantized(work.plan->name, type);
+                summary_.quantize_s += data.seconds;
+                auto variant = new_variant(work, type);
+                variant.states = at_head_;
+                for (std::size_t w = 0; w < windows_.size(); ++w) variant.windows.push_back(w);
+                variant.weight = std::move(data.bytes);
+                variant.measurement.wall_s = data.seconds;
+                bytes += variant.weight.size();
+                variants.push_back(std::move(variant));
+                if (bytes >= head_group_bytes) {
+                    score(variants);
+                    bytes = 0;
+                }
+                done(cost_of(topology_.head_cut(), topology_.n_nodes()), work.plan->name);
+            }
+        score(variants);
+    }
+
+    /// Measures one range after the other from `first` on, until as many variants are on their way to the head as
+    /// memory allows, and takes these to the head, so that each time a range's weights are at hand they serve all.
+    /// `baseline` is the source's state at the first range's begin, and afterwards at the begin of the range returned.
+    std::size_t run_wave(std::size_t first, States& baseline) {
+        std::vector<Variant> wave;
+        bool open = true;  // measuring, not only carrying
+        std::size_t next = ranges_.size();
+        for (std::size_t r = first; r < ranges_.size(); ++r) {
+            if (open && !has_work_from(r)) {
+                open = false;
+                next = ranges_.size();
+            }
+            if (!open && wave.empty()) break;
+            auto& range = plain(r);
+            std::vector<Variant> entering;
+            if (open) {
+                States at_end = baseline;
+                advance(range, ranges_[r], at_end);
+                measure_range(r, std::move(baseline), at_end, entering);
+                baseline = std::move(at_end);
+            }
+            carry(range, ranges_[r], wave);
+            release(r);
+            std::ranges::move(entering, std::back_inserter(wave));
+            if (open && is_full(wave)) {
+                open = false;
+                next = r + 1;
+            }
         }
-        account(cut, layer.end, windows_.size(), replay_start);
-        fast.wall_s = variant.measurement.wall_s = seconds_since(start);
-        if (std::ranges::find(work.fast, type) != work.fast.end()) {
+        score(wave);
+        return next;
+    }
+
+    bool is_full(const std::vector<Variant>& wave) const {
+        // Small waves where nothing is gained by large ones: a measurement is kept when its wave is through.
+        constexpr std::size_t ample = 24;
+        std::size_t bytes = 0;
+        for (const auto& variant : wave) bytes += variant.held_bytes;
+        return bytes >= engine_.memory_plan().wave_bytes || (engine_.memory_plan().resident && wave.size() >= ample);
+    }
+
+    /// Takes the variants through a range of nodes.
+    void carry(Slice& plain, const Range& nodes, std::vector<Variant>& wave) {
+        for (auto& variant : wave) {
+            const auto start = Clock::now();
+            std::unique_ptr<Slice> changed;
+            if (!variant.weight.empty() &&
+                topology_.weights().at(variant.measurement.tensor).read_within(nodes.begin, nodes.end)) {
+                Slice::Options options;
+                options.substitutes = variant.substitutes();
+                changed = engine_.slice(nodes.begin, nodes.end, options);
+            }
+            auto& slice = changed ? *changed : plain;
+            for (std::size_t i = 0; i < variant.windows.size(); ++i) {
+                slice.run(windows_[variant.windows[i]].inputs, variant.states[i]);
+                variant.states[i] = slice.live_out(variant.states[i]);
+            }
+            account(nodes.begin, nodes.end, variant.windows.size(), start);
+            variant.measurement.wall_s += seconds_since(start);
+            done(cost_of(nodes.begin, nodes.end) * static_cast<double>(variant.windows.size()) /
+                     static_cast<double>(windows_.size()),
+                 variant.measurement.tensor);
+        }
+    }
+
+    /// Measures all changes of weights that are first read in a range. `states` is the source's at its begin.
+    void measure_range(std::size_t r, States states, const States& at_end, std::vector<Variant>& entering) {
+        const auto& works = work_[r];
+        if (works.empty()) return;
+        // Every tensor is replayed from its own first use, with the source's live state there.
+        struct Job {
+            const Work* work;
+            ggml_type type;
+        };
+        std::vector<Job> jobs;
+        for (const auto& work : works) {
+            for (const auto type : work.fast) jobs.push_back({&work, type});
+            for (const auto type : work.full)
+                if (!work.wants_fast(type)) jobs.push_back({&work, type});
+        }
+        std::ranges::stable_sort(jobs, {}, [](const Job& job) { return job.work->use->first; });
+        // Where the CPU does not compute itself, it quantizes the next change while the device replays this one.
+        const auto policy = engine_.device().is_host() ? std::launch::deferred : std::launch::async;
+        const auto begin_quantizing = [&](std::size_t job) {
+            return job < jobs.size() ? std::async(policy, [this, name = jobs[job].work->plan->name,
+                                                           type = jobs[job].type] { return quantized(name, type); })
+                                     : std::future<Quantized>();
+        };
+        int at = ranges_[r].begin;
+        bool shows = false;
+        auto next = begin_quantizing(0);
+        for (std::size_t j = 0; j < jobs.size(); ++j) {
+            const auto& [work, type] = jobs[j];
+            advance({at, work->use->first}, states);
+            at = work->use->first;
+            auto data = next.get();
+            next = begin_quantizing(j + 1);
+            shows |= measure_change(r, *work, type, work->wants_full(type), std::move(data), states, at_end, entering);
+            if (j + 1 < jobs.size() && jobs[j + 1].work == work) continue;
+            // A change that reaches the head by another way than the block's output is measured in full.
+            if (work->local && !shows)
+                for (const auto other : work->plan->types)
+                    if (!work->wants_full(other) && !journal_.has(work->plan->name, type_name(other), Tier::full))
+                        measure_change(r, *work, other, true, quantized(work->plan->name, other), states, at_end,
+                                       entering);
+            shows = false;
+        }
+    }
+
+    /// Replays one change to the end of the range, in full also as a variant on its way to the head. Returns whether it
+    /// shows in the range's output.
+    bool measure_change(std::size_t r, const Work& work, ggml_type type, bool in_full, Quantized data,
+                        const States& at_first_use, const States& at_end, std::vector<Variant>& entering) {
+        const auto& name = work.plan->name;
+        const Range nodes = {work.use->first, ranges_[r].end};
+        summary_.quantize_s += data.seconds;
+        const auto start = Clock::now();
+        ChangeProbe probe(topology_);
+        Slice::Options options;
+        options.substitutes = {{name, {type, data.bytes}}};
+        if (work.local)
+            options.tail = [&](ggml_context* context, const Slice::Clone& clone) {
+                return probe.append(nodes.end, context, clone);
+            };
+        const auto slice = engine_.slice(nodes.begin, nodes.end, options);
+        Measurement fast = blank(name, type, Tier::fast);
+        auto variant = new_variant(work, type);
+        const int first = burn_in(engine_.n_tokens());
+        std::size_t runs = 0;
+        for (std::size_t w = 0; w < windows_.size(); ++w) {
+            const bool goes_on = in_full && w % work.stride() == 0;
+            if (!work.local && !goes_on) continue;
+            progress_.check();
+            slice->run(windows_[w].inputs, at_first_use[w], probe.inputs(at_end[w]));
+            ++runs;
+            if (work.local) {
+                fast.local_energy.push_back(probe.relative_energy(*slice, first));
+                fast.local_counts.push_back(static_cast<double>(engine_.n_tokens() - 1 - first));
+            }
+            if (!goes_on) continue;
+            if (work.local) {
+                variant.measurement.local_energy.push_back(fast.local_energy.back());
+                variant.measurement.local_counts.push_back(fast.local_counts.back());
+            }
+            variant.windows.push_back(w);
+            variant.states.push_back(slice->live_out(at_first_use[w]));
+            variant.held_bytes += size_bytes(variant.states.back());
+        }
+        account(nodes.begin, nodes.end, runs, start);
+        fast.wall_s = variant.measurement.wall_s = data.seconds + seconds_since(start);
+        if (work.wants_fast(type) && work.local && !journal_.has(name, fast.type, Tier::fast)) {
             journal_.record(fast);
             ++summary_.fast_measured;
         }
-        done(cost_of(cut, layer.end), name);
-        if (work.wants_full(type)) pending_.push_back(std::move(variant));
-        return std::ranges::max(fast.local_energy) > 0.0;
-    }
-
-    /// Carries the block's anchors from the block's end to the head, all through one graph.
-    void finish_variants(const LayerSpan& layer) {
-        if (pending_.empty()) return;
-        const int head_cut = topology_.head_cut();
-        std::unique_ptr<Slice> suffix;
-        if (layer.end < head_cut)
-            suffix = std::make_unique<Slice>(topology_, engine_.device(), layer.end, head_cut, Slice::Options{});
-        for (auto& variant : pending_) {
-            const auto start = Clock::now();
-            if (suffix) {
-                for (std::size_t i = 0; i < variant.windows.size(); ++i) {
-                    suffix->run(windows_[variant.windows[i]].inputs, variant.states[i]);
-                    variant.states[i] = suffix->live_out(variant.states[i]);
-                }
-                account(layer.end, head_cut, variant.windows.size(), start);
+        if (in_full) {
+            if (work.use->last >= nodes.end) {
+                variant.weight = std::move(data.bytes);
+                variant.held_bytes += variant.weight.size();
             }
-            variant.measurement.wall_s += seconds_since(start);
-            for (const auto& state : variant.states) variant.held_bytes += size_bytes(state);
-            scored_.push_back(std::move(variant));
-            done(cost_of(layer.end, topology_.n_nodes()) * static_cast<double>(scored_.back().windows.size()) /
-                     static_cast<double>(windows_.size()),
-                 scored_.back().measurement.tensor);
+            entering.push_back(std::move(variant));
         }
-        pending_.clear();
-        flush_when_full();
+        done(cost_of(nodes.begin, nodes.end), name);
+        return !work.local || std::ranges::max(fast.local_energy) > 0.0;
     }
 
-    /// Scoring many variants against one computation of the reference's logits saves most of the reference's cost.
-    void flush_when_full() {
-        std::size_t bytes = 0;
-        for (const auto& variant : scored_) bytes += variant.held_bytes;
-        constexpr std::size_t wave_variants = 24;
-        constexpr std::size_t wave_bytes = std::size_t{96} << 20;
-        if (scored_.size() >= wave_variants || bytes >= wave_bytes) flush();
+    /// Scores variants that have arrived at the head and records them. Scoring many against one computation of the
+    /// reference's logits saves most of the reference's cost.
+    void score(std::vector<Variant>& variants) {
+        for (std::size_t begin = 0; begin < variants.size();) {
+            // Changed heads lie in memory together, so there must not be too many of them.
+            std::size_t end = begin, bytes = 0;
+            while (end < variants.size() && bytes < head_group_bytes) bytes += variants[end++].weight.size();
+            score(std::span(variants).subspan(begin, end - begin));
+            begin = end;
+        }
+        variants.clear();
     }
 
-    void flush() {
-        if (scored_.empty()) return;
+    void score(std::span<Variant> variants) {
         const auto start = Clock::now();
+        const int head_cut = topology_.head_cut();
+        std::vector<std::unique_ptr<ReplayEngine::Head>> changed(variants.size());
+        for (std::size_t v = 0; v < variants.size(); ++v)
+            if (!variants[v].weight.empty() &&
+                topology_.weights().at(variants[v].measurement.tensor).last >= head_cut)
+                changed[v] = engine_.make_head(variants[v].substitutes());
         std::size_t heads = 0;
         for (std::size_t w = 0; w < windows_.size(); ++w) {
             bool referenced = false;
-            for (auto& variant : scored_) {
+            for (std::size_t v = 0; v < variants.size(); ++v) {
+                auto& variant = variants[v];
                 const auto found = std::ranges::find(variant.windows, w);
                 if (found == variant.windows.end()) continue;
                 progress_.check();
@@ -392,21 +441,22 @@ class Sweep {
                     ++heads;
                 }
                 const auto& state = variant.states[static_cast<std::size_t>(found - variant.windows.begin())];
-                add_score(
-                    variant.head ? engine_.score(*variant.head, windows_[w], state) : engine_.score(windows_[w], state),
-                    variant.measurement);
+                add_score(changed[v] ? engine_.score(*changed[v], windows_[w], state)
+                                     : engine_.score(windows_[w], state),
+                          variant.measurement);
                 ++heads;
             }
         }
-        const double seconds = seconds_since(start) / static_cast<double>(scored_.size());
-        for (auto& variant : scored_) {
+        account(head_cut, topology_.n_nodes(), heads, start);
+        const double seconds = seconds_since(start) / static_cast<double>(variants.size());
+        for (auto& variant : variants) {
             variant.measurement.wall_s += seconds;
             journal_.record(variant.measurement);
             ++summary_.full_measured;
         }
-        account(topology_.head_cut(), topology_.n_nodes(), heads, start);
-        scored_.clear();
     }
+
+    static constexpr std::size_t head_group_bytes = std::size_t{64} << 20;
 
     ReplayEngine& engine_;
     const Topology& topology_;
@@ -414,11 +464,10 @@ class Sweep {
     const Quantizer& quantize_;
     Journal& journal_;
     Progress& progress_;
-    std::vector<std::vector<Work>> inside_;  // by block
-    std::vector<Work> outside_;
+    std::vector<Range> ranges_;                  // of the body, in order
+    std::vector<std::unique_ptr<Slice>> plain_;  // by range, made when first asked for
+    std::vector<std::vector<Work>> work_;        // by the range that first reads the tensor; the last one is the head's
     States at_head_;
-    std::vector<Variant> pending_;  // at the end of the block at hand
-    std::vector<Variant> scored_;   // at the head, waiting for their score
     double work_left_ = 0.0;
     double work_done_ = 0.0;
     SweepSummary summary_;

@@ -40,6 +40,7 @@ class StopAfter final : public Progress {
     void end() override {}
     void warn(std::string_view) override {}
     void info(std::string_view) override {}
+    void detail(std::string_view) override {}
 
   private:
     int left_;
@@ -103,8 +104,8 @@ TEST_F(RunSweep, full_figures_are_those_of_the_whole_graph_with_the_tensor_subst
         Slice::Options substituted, plain;
         substituted.substitutes = {{row.tensor, {type, bytes}}};
         substituted.reads = plain.reads = {logits};
-        Slice variant(topology, engine_.device(), 0, topology.n_nodes(), substituted);
-        Slice reference(topology, engine_.device(), 0, topology.n_nodes(), plain);
+        Slice variant(topology, engine_.device(), engine_.weights(), 0, topology.n_nodes(), substituted);
+        Slice reference(topology, engine_.device(), engine_.weights(), 0, topology.n_nodes(), plain);
         for (std::size_t w = 0; w < windows_.size(); ++w) {
             reference.run(windows_[w].inputs, {});
             const auto p = reference.read(logits);
@@ -180,6 +181,33 @@ TEST_F(RunSweep, interrupted_anywhere_comes_to_the_same_figures) {
         run(into, progress);
         EXPECT_EQ(rows_of(into), rows_of(undisturbed)) << "stopped after " << after;
     }
+}
+
+TEST_F(RunSweep, with_as_little_memory_as_can_be_comes_to_the_same_figures) {
+    auto ample = journal("ample.db");
+    NoProgress progress;
+    run(ample, progress);
+    EngineOptions options;
+    options.n_windows = static_cast<int>(windows_.size());
+    options.limits.scratch_folder = folder_.path();
+    const auto needs = memory_needs(engine_.topology(), options.n_windows);
+    for (options.limits.host_bytes = std::size_t{64} << 20;; options.limits.host_bytes += 64 << 10) {
+        try {
+            plan_memory(needs, options.limits, true);
+            break;
+        } catch (const Error&) {  // still too little
+        }
+    }
+    ReplayEngine tight(model_, n_tokens, options);
+    ASSERT_FALSE(tight.memory_plan().resident);
+    std::vector<Window> windows;
+    for (const auto& window : windows_) windows.push_back(tight.prepare(window.tokens));
+    auto into = journal("tight.db");
+    run_sweep(tight, windows, plan_, quantizer(), into, progress);
+    EXPECT_EQ(rows_of(into), rows_of(ample));
+    EXPECT_GT(tight.weights().loaded_bytes(), 2 * needs.weight_bytes) << "the weights were not streamed";
+    EXPECT_GT(tight.device().values().usage().scratch_bytes, 0U) << "nothing was spilled";
+    EXPECT_LE(tight.weights().placed_bytes(), tight.memory_plan().weight_bytes);
 }
 
 TEST_F(RunSweep, tensors_that_nothing_reads_are_reported) {

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "cerebellum/build/build_gguf.h"
@@ -167,6 +168,67 @@ TEST_F(MainJob, measures_every_tensor_in_every_type) {
 std::vector<Measurement> timeless(std::vector<Measurement> measurements) {
     for (auto& m : measurements) m.wall_s = 0.0;
     return measurements;
+}
+
+/// By tensor and type.
+std::map<std::pair<std::string, std::string>, json> by_pair(const std::string& printed) {
+    std::map<std::pair<std::string, std::string>, json> rows;
+    for (auto& row : json::parse(printed)) rows[{row["tensor"], row["type"]}] = row;
+    return rows;
+}
+
+TEST_F(MainJob, through_whole_files_comes_to_the_figures_of_full_replays) {
+    const auto run = [&](const std::string& journal, const std::string& how) {
+        return by_pair(succeed(command({"ablate", small_model().string(), "--journal", path(journal).string(),
+                                        "--types", "q4_0", "--json", how},
+                                       "128")));
+    };
+    const auto replayed = run("replayed.db", "--full"), through_files = run("files.db", "--no-replay");
+    ASSERT_EQ(replayed.size(), n_matrices);
+    ASSERT_EQ(through_files.size(), n_matrices);
+    for (const auto& [pair, row] : replayed) {
+        const auto& other = through_files.at(pair);
+        EXPECT_EQ(other["tier"], "full");
+        for (const auto* figure : {"kld", "delta_nll", "top1_agree"}) EXPECT_EQ(row[figure], other[figure]) << pair.first;
+    }
+    for (const auto& entry : fs::directory_iterator(work_.path()))
+        EXPECT_THAT(entry.path().filename().string(), ::testing::Not(HasSubstr("trial"))) << "left behind";
+}
+
+TEST_F(MainJob, with_little_memory_comes_to_the_same_figures) {
+    auto ample = ablate("ample.db"), little = ablate("little.db");
+    little.insert(little.end(), {"--memory", "115MB", "--scratch", work_.path().string(), "--verbose"});
+    const auto result = run_program(little, work_.path(), std::chrono::minutes(8));
+    ASSERT_EQ(result.code, 0) << result.errors;
+    EXPECT_THAT(result.errors, HasSubstr("streamed through"));
+    EXPECT_EQ(by_pair(result.output), by_pair(succeed(ample)));
+
+    auto too_little = ablate("none.db");
+    too_little.insert(too_little.end(), {"--memory", "1MB"});
+    const auto refused = run_program(too_little, work_.path());
+    EXPECT_EQ(refused.code, 1);
+    EXPECT_THAT(refused.errors, HasSubstr("at least"));
+}
+
+TEST_F(MainJob, a_reference_in_another_type_is_labelled_wherever_it_shows) {
+    auto arguments = ablate("reference.db");
+    arguments.insert(arguments.end(), {"--reference", "q8_0"});
+    const auto rows = by_pair(succeed(arguments)), of_source = by_pair(succeed(ablate("source.db")));
+    ASSERT_EQ(rows.size(), of_source.size());
+    std::size_t different = 0;
+    for (const auto& [pair, row] : rows) {
+        EXPECT_THAT(row["reference"].get<std::string>(), HasSubstr("q8_0"));
+        EXPECT_EQ(of_source.at(pair)["reference"], "the source");
+        if (row["kld"] != of_source.at(pair)["kld"]) ++different;
+    }
+    EXPECT_GT(different, rows.size() / 2) << "the copy was not used";
+    const auto copy = path("wikicode-6.8M-f16.reference-q8_0.gguf");
+    ASSERT_TRUE(fs::exists(copy));
+    EXPECT_EQ(type_name(GgufFile::open(copy).find("blk.0.attn_q.weight")->type), "q8_0");
+    // Its journal is another one's.
+    auto other = ablate("reference.db");
+    const auto refused = run_program(other, work_.path());
+    EXPECT_EQ(refused.code, 1);
 }
 
 TEST_F(MainJob, goes_on_where_it_was_killed) {

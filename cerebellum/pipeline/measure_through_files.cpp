@@ -1,0 +1,96 @@
+#include "cerebellum/pipeline/measure_through_files.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+
+#include "cerebellum/build/build_gguf.h"
+#include "cerebellum/core/error.h"
+#include "cerebellum/core/file.h"
+#include "cerebellum/core/quant_type.h"
+#include "cerebellum/evaluate/built_file.h"
+
+namespace cerebellum {
+
+namespace {
+
+/// Files under way at the same time: they share the source's evaluation of every window.
+constexpr std::size_t at_once = 4;
+
+}  // namespace
+
+std::vector<std::vector<WindowScore>> score_through_files(const FileTrials& trials, std::span<const TypeMap> mixes,
+                                                          const TokenWindows& windows, Progress& progress) {
+    std::vector<std::vector<WindowScore>> scores;
+    NoProgress silent;
+    for (std::size_t begin = 0; begin < mixes.size(); begin += at_once) {
+        progress.check();
+        const auto group = mixes.subspan(begin, std::min(at_once, mixes.size() - begin));
+        std::vector<ScratchFile> files;
+        std::vector<std::filesystem::path> paths;
+        for (const auto& types : group) {
+            files.emplace_back(trials.folder / fmt::format(".cerebellum-trial-{}-{}.gguf", getpid(), paths.size()));
+            paths.push_back(files.back().path());
+            Recipe recipe;
+            recipe.types = types;
+            BuildOptions options;
+            options.threads = trials.threads;
+            options.overwrite = true;
+            options.tensor_order = trials.tensor_order;
+            options.provenance = Provenance::none;
+            build_gguf(trials.source, recipe, &trials.imatrix, paths.back(), options, silent);
+        }
+        auto of_group = score_files(trials.model, paths, windows, trials.threads, silent);
+        std::ranges::move(of_group, std::back_inserter(scores));
+    }
+    return scores;
+}
+
+SweepSummary measure_through_files(const FileTrials& trials, std::span<const TensorPlan> plan,
+                                   const TokenWindows& windows, Journal& journal, Progress& progress) {
+    SweepSummary summary;
+    struct Pair {
+        std::string tensor;
+        ggml_type type;
+    };
+    std::vector<Pair> pairs;
+    for (const auto& tensor : plan)
+        for (const auto type : tensor.types) {
+            if (journal.has(tensor.name, type_name(type), Tier::full))
+                ++summary.resumed;
+            else
+                pairs.push_back({tensor.name, type});
+        }
+    progress.begin("measuring through whole files", static_cast<double>(pairs.size()));
+    for (std::size_t begin = 0; begin < pairs.size(); begin += at_once) {
+        const auto group = std::span(pairs).subspan(begin, std::min(at_once, pairs.size() - begin));
+        const auto start = std::chrono::steady_clock::now();
+        std::vector<TypeMap> mixes;
+        for (const auto& [tensor, type] : group) mixes.push_back({{tensor, type}});
+        const auto scores = score_through_files(trials, mixes, windows, progress);
+        const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+        for (std::size_t i = 0; i < group.size(); ++i) {
+            Measurement measurement;
+            measurement.tensor = group[i].tensor;
+            measurement.type = type_name(group[i].type);
+            measurement.tier = Tier::full;
+            measurement.wall_s = seconds.count() / static_cast<double>(group.size());
+            for (const auto& score : scores[i]) {
+                measurement.counts.push_back(score.count);
+                measurement.kld.push_back(score.kld);
+                measurement.delta_nll.push_back(score.nll - score.reference_nll);
+                measurement.top1_agree.push_back(score.same_top);
+            }
+            journal.record(measurement);
+            ++summary.full_measured;
+        }
+        progress.advance(static_cast<double>(begin + group.size()), group.back().tensor);
+    }
+    progress.end();
+    return summary;
+}
+
+}  // namespace cerebellum

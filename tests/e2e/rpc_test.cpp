@@ -1,0 +1,220 @@
+// Replay on a device whose memory is not ours to touch: llama.cpp's own RPC server on this machine's loopback.
+#include <arpa/inet.h>
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "cerebellum/journal/journal.h"
+#include "cerebellum/llama/log.h"
+#include "cerebellum/replay/engine.h"
+#include "cerebellum/replay/replay_support_test.h"
+#include "tests/e2e/program.h"
+
+namespace cerebellum {
+namespace {
+
+using ::testing::HasSubstr;
+using testing::decode;
+using testing::difference;
+using testing::Program;
+using testing::random_tokens;
+using testing::ReplayedWindow;
+using testing::small_model;
+using testing::TemporaryFolder;
+
+namespace fs = std::filesystem;
+
+int free_port() {
+    const int descriptor = socket(AF_INET, SOCK_STREAM, 0);
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t length = sizeof address;
+    bind(descriptor, reinterpret_cast<sockaddr*>(&address), sizeof address);
+    getsockname(descriptor, reinterpret_cast<sockaddr*>(&address), &length);
+    close(descriptor);
+    return ntohs(address.sin_port);
+}
+
+bool accepts(int port) {
+    const int descriptor = socket(AF_INET, SOCK_STREAM, 0);
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    address.sin_port = htons(static_cast<std::uint16_t>(port));
+    const bool connected = connect(descriptor, reinterpret_cast<sockaddr*>(&address), sizeof address) == 0;
+    close(descriptor);
+    return connected;
+}
+
+class Rpc : public ::testing::Test {
+  protected:
+    void SetUp() override {
+        if (!testing::have_referees()) GTEST_SKIP() << "llama.cpp's tools are not there (CEREBELLUM_REFEREE_BIN)";
+        silence_llama_log();
+        start();
+    }
+    void start() {
+        port_ = free_port();
+        server_ = std::make_unique<Program>(
+            std::vector<std::string>{(fs::path(CEREBELLUM_REFEREE_BIN) / "ggml-rpc-server").string(), "-H",
+                                     "127.0.0.1", "-p", std::to_string(port_), "-t", "1"},
+            folder_.path());
+        for (int i = 0; i < 500 && server_->running() && !accepts(port_); ++i)
+            std::this_thread::sleep_for(std::chrono::milliseconds(20));
+        ASSERT_TRUE(server_->running());
+    }
+    std::string endpoint() const { return fmt::format("127.0.0.1:{}", port_); }
+
+    TemporaryFolder folder_;
+    int port_ = 0;
+    std::unique_ptr<Program> server_;
+};
+
+void expect_exact_from_every_layer(const Model& model, const std::string& device) {
+    const auto tokens = random_tokens(model, 48, 2);
+    const auto expected = decode(model, tokens);
+    ReplayedWindow window(model, tokens, device);
+    for (const int cut : window.layer_cuts())
+        EXPECT_EQ(difference(window.logits_from(cut), expected), "") << model.path() << ", cut at " << cut;
+}
+
+TEST_F(Rpc, replays_are_bit_identical_to_llama_decode) {
+    const auto model = Model::load(small_model());
+    expect_exact_from_every_layer(model, endpoint());
+    // A substitution, too, is what it is on the CPU: inside of a block, in the head, and in the embedding, which stays
+    // on the host.
+    const auto tokens = random_tokens(model, 48, 3);
+    ReplayedWindow here(model, tokens), there(model, tokens, endpoint());
+    for (const auto* name : {"blk.3.ffn_down.weight", "output.weight", "token_embd.weight"}) {
+        const auto bytes = here.quantized(name, GGML_TYPE_Q4_K);
+        const Substitutions substitutes = {{name, {GGML_TYPE_Q4_K, bytes}}};
+        const auto expected = here.logits_from(0, substitutes);
+        EXPECT_EQ(difference(there.logits_from(0, substitutes), expected), "") << name;
+        EXPECT_NE(difference(here.logits_from(0), expected), "") << name;
+    }
+}
+
+TEST_F(Rpc, replays_of_other_kinds_of_models_are_bit_identical_too) {
+    const TemporaryFolder models;
+    ASSERT_TRUE(testing::run_referee("test-llama-archs", "-o " + testing::quoted(models.path()), models.path()));
+    for (const auto* name : {"llama-moe", "qwen35-dense", "mamba-dense", "gemma3-dense"})
+        expect_exact_from_every_layer(Model::load(models / (std::string(name) + ".gguf")), endpoint());
+}
+
+TEST_F(Rpc, scores_are_computed_there_and_equal_those_of_the_cpu) {
+    const auto model = Model::load(small_model());
+    constexpr int n_tokens = 64;
+    EngineOptions options;
+    options.device = endpoint();
+    ReplayEngine here(model, n_tokens, 1), there(model, n_tokens, options);
+    EXPECT_FALSE(there.device().is_host());
+    const auto tokens = random_tokens(model, n_tokens, 4);
+    const auto check = there.self_check(std::vector{there.prepare(tokens)});
+    EXPECT_EQ(check.largest_deviation, 0.0);
+    EXPECT_LT(std::fabs(check.null_floor_kld), 1e-9);
+
+    const TemporaryFolder folder;
+    ReplayedWindow window(model, tokens);
+    const auto score = [&](ReplayEngine& engine, const std::string& name, ggml_type type) {
+        const auto recorded = engine.prepare(tokens);
+        const auto bytes = window.quantized(name, type);
+        Slice::Options substituted;
+        substituted.substitutes = {{name, {type, bytes}}};
+        const auto run = [&](const Slice::Options& body_options) {
+            const auto body = engine.slice(0, engine.topology().head_cut(), body_options);
+            body->run(recorded.inputs, {});
+            return body->live_out({});
+        };
+        engine.set_reference(recorded, run({}));
+        return engine.score(recorded, run(substituted));
+    };
+    for (const auto type : {GGML_TYPE_Q2_K, GGML_TYPE_Q4_K, GGML_TYPE_Q8_0}) {
+        const auto expected = score(here, "blk.2.ffn_up.weight", type);
+        const auto got = score(there, "blk.2.ffn_up.weight", type);
+        EXPECT_EQ(got.count, expected.count);
+        EXPECT_NEAR(got.kld, expected.kld, 2e-3 * expected.kld + 1e-9);
+        EXPECT_NEAR(got.nll, expected.nll, 1e-5 * expected.nll);
+        EXPECT_NEAR(got.reference_nll, expected.reference_nll, 1e-5 * expected.reference_nll);
+        EXPECT_EQ(got.same_top, expected.same_top);
+    }
+}
+
+class RpcProgram : public Rpc {
+  protected:
+    void SetUp() override {
+        Rpc::SetUp();
+        if (IsSkipped()) return;
+        write_file_atomically(folder_ / "text.txt", testing::some_text());
+    }
+    std::vector<std::string> ablate(const std::string& journal, const std::string& device) const {
+        return {"ablate",    small_model().string(), "--journal", (folder_ / journal).string(),
+                "--text",    (folder_ / "text.txt").string(), "--ctx",  "64",
+                "--tokens",  "256",                  "--types",   "q2_K,q4_0",
+                "--threads", "1",                    "--device",  device,
+                "--json"};
+    }
+};
+
+TEST_F(RpcProgram, measures_what_the_cpu_measures) {
+    const auto here = testing::run_program(ablate("here.db", "CPU"), folder_.path());
+    ASSERT_EQ(here.code, 0) << here.errors;
+    const auto there = testing::run_program(ablate("there.db", endpoint()), folder_.path());
+    ASSERT_EQ(there.code, 0) << there.errors;
+    EXPECT_THAT(there.errors, HasSubstr("null floor"));
+    const auto expected = nlohmann::json::parse(here.output), got = nlohmann::json::parse(there.output);
+    ASSERT_EQ(got.size(), expected.size());
+    ASSERT_GT(got.size(), 80U);
+    for (std::size_t i = 0; i < got.size(); ++i) {
+        EXPECT_EQ(got[i]["tensor"], expected[i]["tensor"]);
+        EXPECT_EQ(got[i]["type"], expected[i]["type"]);
+        const double kld = expected[i]["kld"];
+        EXPECT_NEAR(got[i]["kld"].get<double>(), kld, 5e-3 * kld) << got[i]["tensor"];
+    }
+}
+
+TEST_F(RpcProgram, a_server_that_dies_leaves_a_journal_to_go_on_with) {
+    const auto arguments = ablate("j.db", endpoint());
+    Program program(testing::with_program(arguments), folder_.path());
+    const auto rows = [&]() -> std::size_t {
+        try {
+            return Journal::open_existing(folder_ / "j.db").measurements().size();
+        } catch (const Error&) {
+            return 0;  // not there yet
+        }
+    };
+    while (program.running() && rows() < 10) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    server_->send(SIGKILL);
+    const auto result = program.wait();
+    EXPECT_EQ(result.code, 1) << result.errors;
+    EXPECT_THAT(result.errors, HasSubstr("run the same command again"));
+    const auto kept = rows();
+    EXPECT_GE(kept, 10U);
+
+    const auto gone = testing::run_program(arguments, folder_.path());
+    EXPECT_EQ(gone.code, 1);
+    EXPECT_THAT(gone.errors, HasSubstr(endpoint()));
+
+    start();
+    auto again = arguments;
+    *(std::ranges::find(again, "--device") + 1) = endpoint();
+    const auto resumed = testing::run_program(again, folder_.path());
+    EXPECT_EQ(resumed.code, 0) << resumed.errors;
+    EXPECT_GT(rows(), 80U);
+}
+
+TEST_F(RpcProgram, a_device_that_is_none_is_refused_with_those_there_are) {
+    const auto result = testing::run_program(ablate("j.db", "TPU7"), folder_.path());
+    EXPECT_EQ(result.code, 2);
+    EXPECT_THAT(result.errors, HasSubstr("CPU"));
+    EXPECT_FALSE(fs::exists(folder_ / "j.db"));
+}
+
+}  // namespace
+}  // namespace cerebellum
