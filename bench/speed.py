@@ -126,16 +126,15 @@ class Naive:
         quantize_s, _, _, _ = timed(command, self.folder, "quantize")
         self.check(path, tensor, type_name)
         command = [self.perplexity, "-m", path, "--kl-divergence", "--kl-divergence-base", self.base, *self.common]
-        for attempt in range(3):
-            perplexity_s, _, out, err = timed(command, self.folder, "perplexity")
-            output = out.read_text(errors="replace") + err.read_text(errors="replace")
+        for attempt in range(4):
             try:
-                figures = parse_statistics(output)
+                perplexity_s, _, out, err = timed(command, self.folder, "perplexity")
+                figures = parse_statistics(out.read_text(errors="replace") + err.read_text(errors="replace"))
                 break
-            except MissingFigure as missing:  # its log thread loses the last lines now and then
-                say(f"{missing}; running it once more ({' | '.join(output.strip().splitlines()[-2:])})")
-                if attempt == 2:
+            except (MissingFigure, JudgeError) as failure:  # its log thread loses the last lines now and then, or crashes
+                if attempt == 3:
                     raise
+                say(f"{failure}; running it once more")
         path.unlink()
         return quantize_s, perplexity_s, figures["kld_mean"]
 
@@ -237,6 +236,7 @@ def main():
     parser.add_argument("--ctx", type=int, default=512, help="tokens per window (default 512)")
     parser.add_argument("--pairs", type=int, default=6, help="pairs that the naive loop is timed on (default 6)")
     parser.add_argument("--types", help="only these types, in ours (default: all admissible)")
+    parser.add_argument("--full", action="store_true", help="ours measures everything in the full tier")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="for all programs (default: all processors)")
     parser.add_argument("--bench-runs", type=int, default=5, help="repetitions of llama-bench (default 5)")
     parser.add_argument("--cerebellum", default="build/cerebellum", help="default build/cerebellum")
@@ -258,6 +258,8 @@ def main():
                        options.ctx, "--threads", options.threads, "--journal", folder / "journal.db"]
             if options.types:
                 command += ["--types", options.types]
+            if options.full:
+                command += ["--full"]
             say("ours: " + " ".join(map(str, command)))
             wall_s, peak_bytes, out, err = timed(command, folder, "ablate")
             rows = json.loads(out.read_text())

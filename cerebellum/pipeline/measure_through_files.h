@@ -7,6 +7,7 @@
 
 #include "cerebellum/calibrate/text.h"
 #include "cerebellum/core/progress.h"
+#include "cerebellum/core/recipe.h"
 #include "cerebellum/gguf/gguf_file.h"
 #include "cerebellum/gguf/imatrix_file.h"
 #include "cerebellum/journal/journal.h"

@@ -224,7 +224,8 @@ TEST_F(MainJob, a_reference_in_another_type_is_labelled_wherever_it_shows) {
     EXPECT_GT(different, rows.size() / 2) << "the copy was not used";
     const auto copy = path("wikicode-6.8M-f16.reference-q8_0.gguf");
     ASSERT_TRUE(fs::exists(copy));
-    EXPECT_EQ(type_name(GgufFile::open(copy).find("blk.0.attn_q.weight")->type), "q8_0");
+    const auto built = GgufFile::open(copy);
+    EXPECT_EQ(type_name(built.find("blk.0.attn_q.weight")->type), "q8_0");
     // Its journal is another one's.
     auto other = ablate("reference.db");
     const auto refused = run_program(other, work_.path());
