@@ -45,9 +45,14 @@ def tool(bin_dir, name):
 
 
 def run_tool(command, cwd=None):
-    """Runs a tool of llama.cpp and returns its whole output; its last lines go into the error."""
-    done = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                          errors="replace", cwd=cwd, check=False, env={**os.environ, "GGML_NO_BACKTRACE": "1"})
+    """Runs a tool of llama.cpp and returns its whole output; its last lines go into the error. One that a signal ended is
+    run again: llama-perplexity's log thread crashes now and then."""
+    for attempt in range(4):
+        done = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                              errors="replace", cwd=cwd, check=False, env={**os.environ, "GGML_NO_BACKTRACE": "1"})
+        if done.returncode >= 0 or attempt == 3:
+            break
+        say(f"{pathlib.Path(command[0]).name} was ended by signal {-done.returncode}; running it once more")
     if done.returncode != 0:
         lines = done.stdout.strip().splitlines()
         telling = [line for line in lines if re.search(r" E |assert", line)] or lines

@@ -47,11 +47,9 @@ void add_experts(const Shape& weight, const View& activations, const View& ids, 
     for (std::int64_t token = 0; token < ids.shape[1]; ++token)
         for (std::int64_t k = 0; k < ids.shape[0]; ++k) {
             std::int32_t expert = 0;
-            std::memcpy(&expert, ids.at(token, 0, 0) + static_cast<std::size_t>(k) * ids.strides[0],
-                        sizeof expert);
+            std::memcpy(&expert, ids.at(token, 0, 0) + static_cast<std::size_t>(k) * ids.strides[0], sizeof expert);
             sums.counts[static_cast<std::size_t>(expert)] += 1.0;
-            add_squares(activations.at(k % activations.shape[1], token, 0), n,
-                        sums.squares.data() + expert * n);
+            add_squares(activations.at(k % activations.shape[1], token, 0), n, sums.squares.data() + expert * n);
         }
 }
 

@@ -51,13 +51,15 @@ int run(int argc, char** argv) {
 /// measured so far is in the journal already, and a destructor that spoke to the device would only fail again.
 void on_ggml_abort(const char* message) {
     std::string_view line = message != nullptr ? message : "";
-    if (const auto text = line.find(": "); line.find(".cpp:") < text || line.find(".c:") < text || line.find(".cu:") < text)
+    if (const auto text = line.find(": ");
+        line.find(".cpp:") < text || line.find(".c:") < text || line.find(".cu:") < text)
         line.remove_prefix(text + 2);
     line = line.substr(0, line.find('\n'));
-    fmt::print(stderr,
-               "cerebellum: the device stopped working: {}; what was measured is kept, run the same command again to go "
-               "on (with less --device-memory if it ran out of it)\n",
-               line);
+    fmt::print(
+        stderr,
+        "cerebellum: the device stopped working: {}; what was measured is kept, run the same command again to go "
+        "on (with less --device-memory if it ran out of it)\n",
+        line);
     std::_Exit(exit_failure);
 }
 

@@ -35,8 +35,9 @@ void add_measuring(CLI::App& command, CommonOptions& options) {
         ->type_name("FILE");
     command.add_flag("--full", options.full,
                      "Measure every type to the end of the model instead of estimating most of them");
-    command.add_option("--reference", options.reference,
-                       "q8_0: let a Q8_0 copy stand for the source when it runs; smaller and faster, less exact")
+    command
+        .add_option("--reference", options.reference,
+                    "q8_0: let a Q8_0 copy stand for the source when it runs; smaller and faster, less exact")
         ->type_name("TYPE");
     command.add_flag("--no-replay", options.no_replay,
                      "Measure through whole files that llama.cpp runs: slow, to check replaying against");
@@ -45,8 +46,9 @@ void add_measuring(CLI::App& command, CommonOptions& options) {
                     "Where measurements are kept, to resume and to reuse (default: beside the output)")
         ->type_name("FILE");
     command
-        .add_option("--device", options.device,
-                    "Where to run the model: a ggml device such as CUDA0, or host:port of a ggml RPC server (default: CPU)")
+        .add_option(
+            "--device", options.device,
+            "Where to run the model: a ggml device such as CUDA0, or host:port of a ggml RPC server (default: CPU)")
         ->type_name("NAME");
     command
         .add_option("--memory", options.memory,

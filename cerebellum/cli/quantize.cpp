@@ -76,9 +76,8 @@ Command add_quantize(CLI::App& app) {
                    100.0 * static_cast<double>(result.recipe.file_bytes) / static_cast<double>(result.budget_bytes));
         if (result.delivered != "cerebellum")
             fmt::print("; the stock mix {} was better and was delivered", result.delivered);
-        fmt::print(
-            "\nKLD in nats per token from {}, ± one standard error, on text held out from every choice ({}).\n",
-            result.reference, result.text);
+        fmt::print("\nKLD in nats per token from {}, ± one standard error, on text held out from every choice ({}).\n",
+                   result.reference, result.text);
         // The floor of a bit-identical replay is rounding, far below anything that is shown.
         if (constexpr double shown = 1e-7; result.null_floor_kld > shown)
             fmt::print("Null floor: replaying the source against itself gives a KLD of {:.2e}.\n",

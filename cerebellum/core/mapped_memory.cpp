@@ -28,7 +28,8 @@ std::vector<Mapping> file_mappings() {
         unsigned long begin = 0, end = 0, inode = 0;
         char permissions[5] = {};
         int path_at = 0;
-        if (std::sscanf(line.c_str(), "%lx-%lx %4s %*x %*x:%*x %lu %n", &begin, &end, permissions, &inode, &path_at) < 4)
+        if (std::sscanf(line.c_str(), "%lx-%lx %4s %*x %*x:%*x %lu %n", &begin, &end, permissions, &inode, &path_at) <
+            4)
             continue;
         if (inode == 0 || permissions[1] == 'w' || path_at == 0) continue;
         result.push_back({begin, end, line.substr(static_cast<std::size_t>(path_at))});

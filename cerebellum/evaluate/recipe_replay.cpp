@@ -80,6 +80,7 @@ std::vector<std::vector<WindowScore>> replay_recipes(ReplayEngine& engine, std::
         }
         progress.advance(++done, "heads");
     }
+    engine.finish_scoring();
     progress.end();
     return scores;
 }

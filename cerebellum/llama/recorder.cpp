@@ -61,7 +61,7 @@ struct Recorder::State {
         // 2 is llama_decode's answer to an abort; anything else means that no graph came to be.
         if (status != 2 || nodes.empty())
             throw NotReplayable(fmt::format("cannot record the graph of {}: {}", model->path().string(),
-                                    log.last_error(fmt::format("llama_decode returned {}", status))));
+                                            log.last_error(fmt::format("llama_decode returned {}", status))));
     }
 
     RecordedGraph copy_graph() const {
@@ -98,8 +98,9 @@ struct Recorder::State {
             copy.name = tensor->name;
             if (i >= nodes.size()) {
                 if (tensor->op != GGML_OP_NONE)
-                    throw NotReplayable(fmt::format("cannot record the graph of {}: node {} ({}) is used but never scheduled",
-                                            model->path().string(), tensor->name, ggml_op_name(tensor->op)));
+                    throw NotReplayable(
+                        fmt::format("cannot record the graph of {}: node {} ({}) is used but never scheduled",
+                                    model->path().string(), tensor->name, ggml_op_name(tensor->op)));
                 if ((tensor->flags & GGML_TENSOR_FLAG_INPUT) != 0) {
                     copy.kind = TensorKind::input;
                 } else if (tensor->buffer != nullptr &&
@@ -120,7 +121,7 @@ struct Recorder::State {
         }
         if (result.logits < 0)
             throw NotReplayable(fmt::format("cannot record the graph of {}: it has no node of {} x {} logits",
-                                    model->path().string(), n_vocab, n_tokens));
+                                            model->path().string(), n_vocab, n_tokens));
         return result;
     }
 
@@ -173,7 +174,7 @@ WindowInputs Recorder::inputs(std::span<const Token> tokens) {
     state_->run(tokens);
     if (!state_->same_structure())
         throw NotReplayable(fmt::format("{} builds different graphs for different windows and cannot be replayed",
-                                state_->model->path().string()));
+                                        state_->model->path().string()));
     WindowInputs result;
     // Leafs are matched by their place in the graph: the tensors themselves are new in every recording.
     std::unordered_map<const ggml_tensor*, int> done;

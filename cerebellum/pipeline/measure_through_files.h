@@ -26,8 +26,8 @@ struct FileTrials {
     int threads = 1;
 };
 
-/// Scores of whole mixes: each is built, evaluated by libllama next to the source and removed again. One vector of window
-/// scores per mix, in the order given.
+/// Scores of whole mixes: each is built, evaluated by libllama next to the source and removed again. One vector of
+/// window scores per mix, in the order given.
 std::vector<std::vector<WindowScore>> score_through_files(const FileTrials& trials, std::span<const TypeMap> mixes,
                                                           const TokenWindows& windows, Progress& progress);
 

@@ -80,9 +80,8 @@ void replay_scores(Session& session, std::span<Contender*> contenders, const Tok
             keys.push_back(next->first);
             recipes.push_back(next->second);
         }
-        keep(keys, session.replays()
-                       ? replay_recipes(session.engine(), windows, recipes, session.quantizer(), progress)
-                       : score_through_files(session.file_trials(), recipes, part, progress));
+        keep(keys, session.replays() ? replay_recipes(session.engine(), windows, recipes, session.quantizer(), progress)
+                                     : score_through_files(session.file_trials(), recipes, part, progress));
     }
     for (auto* contender : contenders) {
         const auto stored = session.journal().get_artifact(scores_key(contender->types, part_name));

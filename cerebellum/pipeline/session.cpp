@@ -188,8 +188,9 @@ bool Session::replays() {
 }
 
 FileTrials Session::file_trials() {
-    return {source_, model_, imatrix(), tensor_order(), std::filesystem::absolute(journal_->path()).parent_path(),
-            options_.threads};
+    return {
+        source_,         model_, imatrix(), tensor_order(), std::filesystem::absolute(journal_->path()).parent_path(),
+        options_.threads};
 }
 
 bool Session::is_read(const std::string& tensor) {
@@ -200,8 +201,7 @@ ReplayEngine& Session::engine() {
     if (engine_) return *engine_;
     const auto& windows = text().calibration;
     engine_ = std::make_unique<ReplayEngine>(
-        model_, options_.context,
-        EngineOptions{options_.threads, options_.device, options_.limits, demand().test});
+        model_, options_.context, EngineOptions{options_.threads, options_.device, options_.limits, demand().test});
     progress_.detail(fmt::format("memory on {}: {}", engine_->device().name(), describe(engine_->memory_plan())));
     const TokenWindows some(windows.begin(), windows.begin() + std::min<std::ptrdiff_t>(2, std::ssize(windows)));
     const auto check = engine_->self_check(record(*engine_, some));
@@ -234,9 +234,8 @@ const Imatrix& Session::imatrix() {
         imatrix_ = std::move(*stored);
         return *imatrix_;
     }
-    imatrix_ = replays()
-                   ? compute_imatrix(engine(), prepare(text().calibration), text().description, progress_)
-                   : compute_imatrix(model_, text().calibration, options_.threads, text().description, progress_);
+    imatrix_ = replays() ? compute_imatrix(engine(), prepare(text().calibration), text().description, progress_)
+                         : compute_imatrix(model_, text().calibration, options_.threads, text().description, progress_);
     journal_->put_artifact("imatrix", serialize(*imatrix_));
     return *imatrix_;
 }

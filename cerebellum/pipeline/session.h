@@ -30,11 +30,11 @@ struct RunOptions {
     std::optional<std::filesystem::path> imatrix;  // none: computed from the calibration text
     std::vector<ggml_type> types;                  // allowed types; none: all
     bool full = false;                             // measure every type in full
-    /// What stands for the source when it runs: the source itself, or a copy of it in this type, smaller and faster, from
-    /// which damage is then counted.
+    /// What stands for the source when it runs: the source itself, or a copy of it in this type, smaller and faster,
+    /// from which damage is then counted.
     std::optional<ggml_type> reference;
-    bool no_replay = false;                        // measure through whole files, though replaying may be possible
-    std::string device;                            // where replays run, as Device takes it; empty: the CPU
+    bool no_replay = false;  // measure through whole files, though replaying may be possible
+    std::string device;      // where replays run, as Device takes it; empty: the CPU
     MemoryLimits limits;
 };
 

@@ -29,8 +29,8 @@ Slice::Tail ChangeProbe::append(int cut, ggml_context* context, const Slice::Clo
         const bool per_token = after->ne[1] == n_tokens && ggml_nelements(after) % n_tokens == 0;
         const auto n_rows = per_token ? n_tokens : 1;
         for (auto* squares : {change, energy})
-            tail.outputs.push_back(ggml_sum_rows(
-                context, ggml_reshape_2d(context, squares, ggml_nelements(squares) / n_rows, n_rows)));
+            tail.outputs.push_back(
+                ggml_sum_rows(context, ggml_reshape_2d(context, squares, ggml_nelements(squares) / n_rows, n_rows)));
         parts_.push_back({root, per_token});
     }
     return tail;

@@ -121,11 +121,11 @@ Device::Device(const std::string& name, int threads) : threads_(threads), state_
     auto params = ggml_threadpool_params_default(threads);
     state_->pool.reset(ggml_threadpool_new(&params));
     state_->cpu.reset(ggml_backend_cpu_init());
-    if (!state_->pool || !state_->cpu)
-        throw Error(fmt::format("cannot start {} threads for the CPU backend", threads));
+    if (!state_->pool || !state_->cpu) throw Error(fmt::format("cannot start {} threads for the CPU backend", threads));
     ggml_backend_cpu_set_n_threads(state_->cpu.get(), threads);
     ggml_backend_cpu_set_threadpool(state_->cpu.get(), state_->pool.get());
-    if (auto* device = name.empty() || name == "CPU" ? nullptr : find_device(name); device != nullptr && !is_cpu(device)) {
+    if (auto* device = name.empty() || name == "CPU" ? nullptr : find_device(name);
+        device != nullptr && !is_cpu(device)) {
         state_->name = name;
         state_->accelerator.reset(ggml_backend_dev_init(device, nullptr));
         if (!state_->accelerator) throw Error(fmt::format("the device {} cannot be used", name));
@@ -162,8 +162,8 @@ GgmlBuffer Device::allocate(ggml_context* context) {
     if (ggml_get_first_tensor(context) == nullptr) return nullptr;
     GgmlBuffer buffer(ggml_backend_alloc_ctx_tensors(context, state_->main()));
     if (!buffer)
-        throw Error(fmt::format("{} has not enough memory; use a smaller --ctx or set a memory limit below what is free",
-                                state_->name));
+        throw Error(fmt::format(
+            "{} has not enough memory; use a smaller --ctx or set a memory limit below what is free", state_->name));
     return buffer;
 }
 
@@ -188,18 +188,17 @@ void Device::place(ArenaGraph& graph) {
         placed = ggml_gallocr_alloc_graph(state_->arena.get(), graph.graph);
     }
     if (!placed)
-        throw Error(fmt::format("{} has not enough memory for the temporaries of a replay; use a smaller --ctx",
-                                state_->name));
+        throw Error(
+            fmt::format("{} has not enough memory for the temporaries of a replay; use a smaller --ctx", state_->name));
     state_->current = &graph;
 }
 
 void Device::compute(ArenaGraph& graph) {
-    const auto status = state_->accelerator
-                            ? ggml_backend_sched_graph_compute(state_->scheduler.get(), graph.graph)
-                            : ggml_backend_graph_compute(state_->cpu.get(), graph.graph);
+    const auto status = state_->accelerator ? ggml_backend_sched_graph_compute(state_->scheduler.get(), graph.graph)
+                                            : ggml_backend_graph_compute(state_->cpu.get(), graph.graph);
     if (status != GGML_STATUS_SUCCESS)
-        throw Error(fmt::format("{} could not run a replay graph (ggml status {})", state_->name,
-                                static_cast<int>(status)));
+        throw Error(
+            fmt::format("{} could not run a replay graph (ggml status {})", state_->name, static_cast<int>(status)));
 }
 
 void Device::forget(const ArenaGraph& graph) {
@@ -210,7 +209,8 @@ void Device::forget(const ArenaGraph& graph) {
 }
 
 std::size_t Device::arena_bytes() const {
-    if (state_->scheduler) return ggml_backend_sched_get_buffer_size(state_->scheduler.get(), state_->accelerator.get());
+    if (state_->scheduler)
+        return ggml_backend_sched_get_buffer_size(state_->scheduler.get(), state_->accelerator.get());
     return state_->arena ? ggml_gallocr_get_buffer_size(state_->arena.get(), 0) : 0;
 }
 

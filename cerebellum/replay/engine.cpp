@@ -160,6 +160,7 @@ ReplayEngine::SelfCheck ReplayEngine::self_check(std::span<const Window> windows
         floor.kld += score_again.kld;
         floor.count += score_again.count;
     }
+    finish_scoring();
     result.null_floor_kld = floor.kld / floor.count;
     return result;
 }
@@ -180,10 +181,9 @@ void ReplayEngine::set_reference(const Window& window, const LiveState& at_head)
         Slice::Options options;
         options.tail = [this](ggml_context* context, const Slice::Clone& clone) {
             auto* logits = clone(topology_.graph().logits);
-            auto* log_p = device_.is_host()
-                              ? ggml_map_custom2_inplace(context, reference_->log_p, logits, log_softmax_operation,
-                                                         GGML_N_TASKS_MAX, nullptr)
-                              : ggml_cpy(context, log_softmax_nodes(context, logits), reference_->log_p);
+            auto* log_p = device_.is_host() ? ggml_map_custom2_inplace(context, reference_->log_p, logits,
+                                                                       log_softmax_operation, GGML_N_TASKS_MAX, nullptr)
+                                            : ggml_cpy(context, log_softmax_nodes(context, logits), reference_->log_p);
             return Slice::Tail{{}, {log_p}};
         };
         reference_head_ = slice(topology_.head_cut(), topology_.n_nodes(), options);
@@ -192,6 +192,12 @@ void ReplayEngine::set_reference(const Window& window, const LiveState& at_head)
     targets.push_back(device_.is_host() ? -1 : 0);  // nothing is predicted after the last token
     ggml_backend_tensor_set(reference_->targets, targets.data(), 0, targets.size() * sizeof(std::int32_t));
     reference_head_->run(window.inputs, at_head);
+}
+
+void ReplayEngine::finish_scoring() {
+    if (memory_plan_.resident) return;
+    reference_head_.reset();
+    plain_head_.reset();
 }
 
 std::unique_ptr<ReplayEngine::Head> ReplayEngine::make_head(const Substitutions& substitutes) {

@@ -80,6 +80,8 @@ class ReplayEngine {
     class Head;
     std::unique_ptr<Head> make_head(const Substitutions& substitutes);
     WindowScore score(Head& head, const Window& window, const LiveState& at_head);
+    /// To be called when a round of scoring is over: where weights are streamed, the head's make way for others.
+    void finish_scoring();
 
   private:
     struct Reference;

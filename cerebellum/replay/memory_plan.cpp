@@ -54,7 +54,8 @@ MemoryNeeds memory_needs(const Topology& topology, int n_windows) {
             const auto& tensor = graph.tensors[static_cast<std::size_t>(i)];
             if (tensor.view_of < 0) largest_node = std::max(largest_node, tensor.size_bytes());
             for (const int source : tensor.sources)
-                if (source >= 0 && graph.tensors[static_cast<std::size_t>(graph.root(source))].kind == TensorKind::state)
+                if (source >= 0 &&
+                    graph.tensors[static_cast<std::size_t>(graph.root(source))].kind == TensorKind::state)
                     states = std::max(states, graph.tensors[static_cast<std::size_t>(graph.root(source))].size_bytes());
         }
         // A handful of the largest temporaries live at the same time: of the head logits, probabilities and reference.

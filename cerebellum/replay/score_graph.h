@@ -18,8 +18,8 @@ struct ScoreNodes {
     ggml_tensor* reference_top = nullptr;  // [n_tokens] I32
 };
 
-/// Scores `logits` against `reference` = log p, both [n_vocab, n_tokens]; `targets` I32 [n_tokens] holds the next tokens
-/// and any token where there is none.
+/// Scores `logits` against `reference` = log p, both [n_vocab, n_tokens]; `targets` I32 [n_tokens] holds the next
+/// tokens and any token where there is none.
 ScoreNodes score_nodes(ggml_context* context, ggml_tensor* logits, ggml_tensor* reference, ggml_tensor* targets);
 
 }  // namespace cerebellum

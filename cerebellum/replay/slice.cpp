@@ -27,8 +27,7 @@ std::size_t size_bytes(const LiveState& state) {
     return sum;
 }
 
-Slice::Slice(const Topology& topology, Device& device, WeightStore& weights, int begin, int end,
-             const Options& options)
+Slice::Slice(const Topology& topology, Device& device, WeightStore& weights, int begin, int end, const Options& options)
     : topology_(&topology),
       device_(&device),
       store_(&weights),

@@ -49,7 +49,7 @@ class Slice {
 
     struct Options {
         Substitutions substitutes;
-        std::vector<int> reads;     // nodes of the range, or sources of such, that read() may be asked for
+        std::vector<int> reads;  // nodes of the range, or sources of such, that read() may be asked for
         std::function<Tail(ggml_context*, const Clone&)> tail;
     };
 
@@ -82,7 +82,7 @@ class Slice {
     WeightStore* store_;
     int begin_;
     int end_;
-    ArenaGraph graph_;          // everything computed and every leaf but the weights
+    ArenaGraph graph_;         // everything computed and every leaf but the weights
     GgmlContext substituted_;  // substitutes in the device's memory
     GgmlContext host_;         // substitutes used where the caller has them
     GgmlBuffer substituted_buffer_;

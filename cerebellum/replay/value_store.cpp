@@ -73,9 +73,10 @@ class SpillFile {
 
   private:
     [[noreturn]] void fail(std::string_view what) const {
-        throw Error(fmt::format("the scratch file in {} {}: {}; free space there, name another folder with --scratch, "
-                                "or raise --memory, and run the same command again to go on",
-                                folder_.string(), what, std::strerror(errno)));
+        throw Error(
+            fmt::format("the scratch file in {} {}: {}; free space there, name another folder with --scratch, "
+                        "or raise --memory, and run the same command again to go on",
+                        folder_.string(), what, std::strerror(errno)));
     }
 
     std::filesystem::path folder_;

@@ -417,6 +417,7 @@ class Sweep {
             score(std::span(variants).subspan(begin, end - begin));
             begin = end;
         }
+        engine_.finish_scoring();
         variants.clear();
     }
 
@@ -425,8 +426,7 @@ class Sweep {
         const int head_cut = topology_.head_cut();
         std::vector<std::unique_ptr<ReplayEngine::Head>> changed(variants.size());
         for (std::size_t v = 0; v < variants.size(); ++v)
-            if (!variants[v].weight.empty() &&
-                topology_.weights().at(variants[v].measurement.tensor).last >= head_cut)
+            if (!variants[v].weight.empty() && topology_.weights().at(variants[v].measurement.tensor).last >= head_cut)
                 changed[v] = engine_.make_head(variants[v].substitutes());
         std::size_t heads = 0;
         for (std::size_t w = 0; w < windows_.size(); ++w) {
@@ -441,9 +441,9 @@ class Sweep {
                     ++heads;
                 }
                 const auto& state = variant.states[static_cast<std::size_t>(found - variant.windows.begin())];
-                add_score(changed[v] ? engine_.score(*changed[v], windows_[w], state)
-                                     : engine_.score(windows_[w], state),
-                          variant.measurement);
+                add_score(
+                    changed[v] ? engine_.score(*changed[v], windows_[w], state) : engine_.score(windows_[w], state),
+                    variant.measurement);
                 ++heads;
             }
         }

@@ -19,9 +19,9 @@
 namespace cerebellum {
 namespace {
 
-using ::testing::HasSubstr;
 using testing::decode;
 using testing::difference;
+using ::testing::HasSubstr;
 using testing::Program;
 using testing::random_tokens;
 using testing::ReplayedWindow;
@@ -63,8 +63,8 @@ class Rpc : public ::testing::Test {
     void start() {
         port_ = free_port();
         server_ = std::make_unique<Program>(
-            std::vector<std::string>{(fs::path(CEREBELLUM_REFEREE_BIN) / "ggml-rpc-server").string(), "-H",
-                                     "127.0.0.1", "-p", std::to_string(port_), "-t", "1"},
+            std::vector<std::string>{(fs::path(CEREBELLUM_REFEREE_BIN) / "ggml-rpc-server").string(), "-H", "127.0.0.1",
+                                     "-p", std::to_string(port_), "-t", "1"},
             folder_.path());
         for (int i = 0; i < 500 && server_->running() && !accepts(port_); ++i)
             std::this_thread::sleep_for(std::chrono::milliseconds(20));
@@ -154,10 +154,14 @@ class RpcProgram : public Rpc {
         write_file_atomically(folder_ / "text.txt", testing::some_text());
     }
     std::vector<std::string> ablate(const std::string& journal, const std::string& device) const {
-        return {"ablate",    small_model().string(), "--journal", (folder_ / journal).string(),
-                "--text",    (folder_ / "text.txt").string(), "--ctx",  "64",
-                "--tokens",  "256",                  "--types",   "q2_K,q4_0",
-                "--threads", "1",                    "--device",  device,
+        return {"ablate",    small_model().string(),
+                "--journal", (folder_ / journal).string(),
+                "--text",    (folder_ / "text.txt").string(),
+                "--ctx",     "64",
+                "--tokens",  "256",
+                "--types",   "q2_K,q4_0",
+                "--threads", "1",
+                "--device",  device,
                 "--json"};
     }
 };

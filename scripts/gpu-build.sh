@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Builds llama.cpp with CUDA and Cerebellum on a machine without a network, from what scripts/gpu-bundle.sh packed, for the
+# GPU in that machine only.
+# Usage: gpu-build.sh [BUNDLE [WORK]]   (defaults: build-gpu/bundle, build-gpu). Prints the folder with cerebellum, its
+#        device check and llama.cpp's tools.
+# Flash attention's kernels are left out: they take most of CUDA's build time, and measuring switches flash attention off.
+# CUDA_FLASH_ATTENTION=ON builds them.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+bundle=$(realpath "${1:-build-gpu/bundle}")
+work=$(realpath -m "${2:-build-gpu}")
+jobs=${JOBS:-$(nproc)}
+mkdir -p "$work/llama.cpp" "$work/packages" "$work/bin"
+for package in "$bundle"/packages/*.deb; do dpkg -x "$package" "$work/packages"; done
+[ -f "$work/llama.cpp/CMakeLists.txt" ] || tar -C "$work/llama.cpp" -xzf "$bundle/llama.cpp.tar.gz"
+libraries=$work/packages/usr/lib/x86_64-linux-gnu
+export LD_LIBRARY_PATH="$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+
+start=$SECONDS
+say() { echo "gpu-build.sh: $* ($((SECONDS - start)) s)" >&2; }
+cmake -S "$work/llama.cpp" -B "$work/llama-build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DCMAKE_INSTALL_PREFIX="$work/llama" \
+      -DBUILD_SHARED_LIBS=OFF -DCMAKE_POSITION_INDEPENDENT_CODE=ON -DGGML_CUDA=ON -DGGML_CUDA_FA="${CUDA_FLASH_ATTENTION:-OFF}" \
+      -DGGML_CUDA_NCCL=OFF -DCMAKE_CUDA_ARCHITECTURES="${CUDA_ARCHITECTURE:-native}" -DGGML_OPENMP=OFF -DGGML_CCACHE=OFF -DGGML_RPC=ON \
+      -DLLAMA_BUILD_IS_DEV=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_BUILD_EXAMPLES=OFF \
+      -DLLAMA_BUILD_APP=OFF -DLLAMA_BUILD_TESTS=ON -DLLAMA_BUILD_TOOLS=ON -DLLAMA_BUILD_SERVER=ON >&2
+tools=(llama-quantize llama-perplexity llama-bench llama-server test-llama-archs)
+cmake --build "$work/llama-build" -j "$jobs" --target llama >&2
+say "libraries built"
+cmake --build "$work/llama-build" -j "$jobs" >&2 --target "${tools[@]}"
+cmake --install "$work/llama-build" --component Unspecified >/dev/null 2>&1 || cmake --install "$work/llama-build" >/dev/null
+for tool in "${tools[@]}"; do install -m 755 "$work/llama-build/bin/$tool" "$work/bin/$tool"; done
+say "tools built"
+cmake -S . -B "$work/build" -G Ninja -DCMAKE_BUILD_TYPE=Release "-DCMAKE_PREFIX_PATH=$work/llama;$work/packages/usr" \
+      -DCEREBELLUM_TESTS=OFF -DCEREBELLUM_DEVICE_CHECK=ON \
+      "-DSQLite3_INCLUDE_DIR=$work/packages/usr/include" "-DSQLite3_LIBRARY=$libraries/libsqlite3.a" >&2
+cmake --build "$work/build" -j "$jobs" >&2
+install -m 755 "$work/build/cerebellum" "$work/build/tests/device/cerebellum-device-check" "$work/bin"
+say "Cerebellum built"
+echo "$work/bin"

@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Packs what a machine with a GPU but without a network needs to build us: llama.cpp's source without the parts that a
+# CUDA build has no use for, and the Debian packages of our dependencies.
+# Usage: gpu-bundle.sh [FOLDER]   (default: build-gpu/bundle; the whole is about 15 MB)
+# There: scripts/gpu-build.sh
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+folder=${1:-build-gpu/bundle}
+packages=(libfmt-dev libfmt9 libsqlite3-dev libsqlite3-0 nlohmann-json3-dev libcli11-dev libgtest-dev libgmock-dev googletest
+          libssl-dev libssl3)
+
+source=$(bash scripts/llama-cpp.sh source)
+rm -rf "$folder"
+mkdir -p "$folder/packages"
+tar -C "$source" --exclude=.git --exclude=./models --exclude=./docs --exclude=./media --exclude=./gguf-py --exclude=./tools/ui/dist \
+    --exclude=./benches --exclude=./examples --exclude=ggml-sycl --exclude=ggml-opencl --exclude=ggml-vulkan \
+    --exclude=ggml-hexagon --exclude=ggml-metal --exclude=ggml-cann --exclude=ggml-webgpu -czf "$folder/llama.cpp.tar.gz" .
+(cd "$folder/packages" && apt-get download -q "${packages[@]}" >&2)
+du -sh "$folder" >&2
