@@ -46,11 +46,11 @@ def tool(bin_dir, name):
 
 def run_tool(command, cwd=None):
     """Runs a tool of llama.cpp and returns its whole output; its last lines go into the error. One that a signal ended is
-    run again: llama-perplexity's log thread crashes now and then."""
-    for attempt in range(4):
+    run once more, in case it was llama-perplexity's log thread, which loses lines now and then as well."""
+    for attempt in range(2):
         done = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                               errors="replace", cwd=cwd, check=False, env={**os.environ, "GGML_NO_BACKTRACE": "1"})
-        if done.returncode >= 0 or attempt == 3:
+        if done.returncode >= 0 or attempt == 1:
             break
         say(f"{pathlib.Path(command[0]).name} was ended by signal {-done.returncode}; running it once more")
     if done.returncode != 0:
@@ -120,7 +120,8 @@ class Judge:
         self.source = pathlib.Path(source).absolute()
         self.text = text
         self.perplexity = tool(bin_dir, "llama-perplexity")
-        self.common = ["-c", ctx, "--chunks", chunks, "-ngl", 0, "-fa", flash_attention,
+        # Repacked weights change the figures a little, and crash llama.cpp v0.5.0 on processors with AMX.
+        self.common = ["-c", ctx, "--chunks", chunks, "-ngl", 0, "-fa", flash_attention, "--no-repack",
                        "-t", threads or os.cpu_count() or 1]
         self.base = pathlib.Path(base).absolute() if base else None
         self.folder = None

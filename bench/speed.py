@@ -104,7 +104,7 @@ class Naive:
         self.perplexity = tool(options.bin, "llama-perplexity")
         kinds = [tensor["type"] for tensor in info["tensors"] if tensor["type"] != "f32"]
         self.source_type = max(set(kinds), key=kinds.count) if kinds else "f32"
-        self.common = ["-c", options.ctx, "--chunks", options.tokens // options.ctx, "-ngl", 0, "-fa", "off", "-t", options.threads]
+        self.common = ["-c", options.ctx, "--chunks", options.tokens // options.ctx, "-ngl", 0, "-fa", "off", "--no-repack", "-t", options.threads]
         say("naive: importance matrix and the source's logits (made once, not counted)")
         self.imatrix = folder / "imatrix.gguf"
         run_tool([tool(options.bin, "llama-imatrix"), "-m", self.source, "-f", text, "-o", self.imatrix, *self.common])

@@ -216,11 +216,12 @@ TEST(Knapsack, agrees_with_a_table_over_every_byte) {
             auto& group = problem.groups.emplace_back();
             const std::uint64_t weights = 10 + random() % 30;
             // Every third problem has costs on a line (the hardest kind: all options look equally good).
-            for (std::uint64_t bits = 1; bits <= 8; ++bits)
-                group.push_back(
-                    {weights * bits / 4 * factor,
-                     round % 3 == 1 ? 1000.0 - static_cast<double>(weights * bits / 4)
-                                    : std::exp2(-static_cast<double>(bits)) * static_cast<double>(1 + random() % 100)});
+            for (std::uint64_t bits = 1; bits <= 8; ++bits) {
+                const auto bytes = weights * bits / 4;
+                group.push_back({bytes * factor, round % 3 == 1 ? 1000.0 - static_cast<double>(bytes)
+                                                                : std::exp2(-static_cast<double>(bits)) *
+                                                                      static_cast<double>(1 + random() % 100)});
+            }
         }
         const std::uint64_t low = smallest_bytes(problem);
         problem.budget_bytes = low + random() % (largest_bytes(problem) - low + 1);
@@ -235,7 +236,7 @@ TEST(Knapsack, is_exact_on_transformer_shaped_problems) {
     double slowest = 0.0;
     for (std::uint64_t seed = 0; seed < 8; ++seed)
         for (const double bits : {2.3, 3.1, 4.25, 5.5, 7.0})
-            for (const std::uint64_t odd_bytes : {0, 1, 40}) {
+            for (const auto odd_bytes : {std::uint64_t{0}, std::uint64_t{1}, std::uint64_t{40}}) {
                 const auto problem = transformer(seed, 30, bits, odd_bytes);
                 KnapsackSolution solution;
                 slowest = std::max(slowest, timed(problem, solution));

@@ -227,7 +227,7 @@ TEST_F(BuiltFromTheEmbeddedModel, drops_an_alignment_it_does_not_keep) {
 
 TEST_F(BuiltFromTheEmbeddedModel, names_the_first_offender) {
     const auto refusal = [&](const Recipe& recipe, const Imatrix* imatrix) {
-        const std::string text =
+        std::string text =
             error_of([&] { build_gguf(source_, recipe, imatrix, folder_ / "out.gguf", options_, progress_); });
         EXPECT_TRUE(std::filesystem::is_empty(folder_.path()));
         return text;

@@ -55,7 +55,7 @@ inline std::string quoted(const fs::path& path) {
 }
 
 inline bool have_referees() {
-    return std::string_view(CEREBELLUM_REFEREE_BIN) != "";
+    return !std::string_view(CEREBELLUM_REFEREE_BIN).empty();
 }
 
 /// Runs one of llama.cpp's tools in `folder`; its output is shown where it fails.
@@ -103,7 +103,7 @@ std::string error_of(Body&& body) {
     try {
         body();
     } catch (const Error& problem) {
-        const std::string text = problem.what();
+        std::string text = problem.what();
         EXPECT_EQ(text.find('\n'), std::string::npos) << text;
         return text;
     }
