@@ -119,6 +119,7 @@ RunOptions run_options(const CommonOptions& options, const std::string& beside) 
     run.types = parse_types(options.types);
     run.full = options.full;
     run.no_replay = options.no_replay;
+    run.tensors = options.tensors;
     if (!options.reference.empty() && options.reference != "source") {
         run.reference = parse_type(options.reference);
         if (run.reference != GGML_TYPE_Q8_0)

@@ -22,6 +22,7 @@ struct CommonOptions {
     std::uint64_t seed = 1;
     bool full = false;
     bool no_replay = false;
+    std::vector<std::string> tensors;
     std::string reference;
     bool force = false;
     bool json = false;

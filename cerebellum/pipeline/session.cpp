@@ -1,6 +1,7 @@
 #include "cerebellum/pipeline/session.h"
 
 #include <fmt/format.h>
+#include <fnmatch.h>
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
@@ -274,7 +275,19 @@ std::vector<Window> Session::prepare(const TokenWindows& windows) {
 
 std::vector<TensorPlan> Session::plan() {
     const auto& matrix = imatrix();
-    return make_plan(source_, quantizable(), [&](const std::string& name) { return matrix.entries.contains(name); },
+    auto names = quantizable();
+    const auto matches = [](const std::string& name, const std::string& glob) {
+        return fnmatch(glob.c_str(), name.c_str(), 0) == 0;
+    };
+    for (const auto& glob : options_.tensors)
+        if (std::ranges::none_of(names, [&](const auto& name) { return matches(name, glob); }))
+            throw UsageError(fmt::format("no tensor that can be quantized is called '{}'; 'cerebellum inspect {}' lists them",
+                                         glob, options_.model.string()));
+    if (!options_.tensors.empty())
+        std::erase_if(names, [&](const auto& name) {
+            return std::ranges::none_of(options_.tensors, [&](const auto& glob) { return matches(name, glob); });
+        });
+    return make_plan(source_, names, [&](const std::string& name) { return matrix.entries.contains(name); },
                      {options_.types, options_.full});
 }
 

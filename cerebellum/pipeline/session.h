@@ -30,6 +30,7 @@ struct RunOptions {
     std::optional<std::filesystem::path> imatrix;  // none: computed from the calibration text
     std::vector<ggml_type> types;                  // allowed types; none: all
     bool full = false;                             // measure every type in full
+    std::vector<std::string> tensors;              // globs; only tensors that one of them matches; none: all
     /// What stands for the source when it runs: the source itself, or a copy of it in this type, smaller and faster,
     /// from which damage is then counted.
     std::optional<ggml_type> reference;

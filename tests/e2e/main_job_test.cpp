@@ -198,6 +198,16 @@ TEST_F(MainJob, through_whole_files_comes_to_the_figures_of_full_replays) {
         EXPECT_THAT(entry.path().filename().string(), ::testing::Not(HasSubstr("trial"))) << "left behind";
 }
 
+TEST_F(MainJob, measures_only_the_tensors_that_were_asked_for) {
+    auto arguments = ablate("some.db");
+    arguments.insert(arguments.end(), {"--tensors", "blk.[24].ffn_*"});
+    const auto rows = by_pair(succeed(arguments));
+    EXPECT_EQ(rows.size(), 2U * 3U * 3U);
+    for (const auto& [pair, row] : rows) EXPECT_THAT(pair.first, HasSubstr("ffn_"));
+    arguments.back() = "blk.9.*";
+    EXPECT_EQ(run_program(arguments, work_.path()).code, 2);
+}
+
 TEST_F(MainJob, with_little_memory_comes_to_the_same_figures) {
     auto ample = ablate("ample.db"), little = ablate("little.db");
     little.insert(little.end(), {"--memory", "115MB", "--scratch", work_.path().string(), "--verbose"});
