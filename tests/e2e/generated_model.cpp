@@ -1,7 +1,6 @@
 #include "tests/e2e/generated_model.h"
 
 #include <fmt/format.h>
-#include <ggml-backend.h>
 #include <ggml.h>
 #include <gguf.h>
 #include <llama.h>
@@ -97,9 +96,9 @@ const std::map<std::string, Blueprint>& blueprints() {
     static const std::map<std::string, Blueprint> all = {
         {"apertus",
          {"apertus", {{"xielu.alpha_n", 0.8F}, {"xielu.alpha_p", 0.8F}, {"xielu.beta", 0.5F}, {"xielu.eps", -1e-6F}}}},
-        // As in the files of its authors, without a group norm behind the state.
+        // Without the group norm behind the state, which this one may lack.
         {"arwkv7", {"arwkv7", rwkv7_metadata() + Metadata{{".token_shift_count", 1U}}, R"(.*scale|.*time_mix_ln\..*)"}},
-        // Its ternary matrices do come with a scale each.
+        // With the scale that each of its ternary matrices may have.
         {"bitnet", {"bitnet", {}, ".*input_scale|output.*scale"}},
         // The graph overwrites the logits of the image tokens, 4 to 8195, whatever the vocabulary is.
         {"chameleon", {"chameleon", {}, ".*scale", 8224U}},
@@ -217,32 +216,6 @@ std::uint32_t hash_of(std::string_view name) {
     return hash;
 }
 
-/// Values as a trained model might have them: activations keep their size from block to block, so that every matrix
-/// matters to the logits.
-std::vector<float> noise_for(const ggml_tensor& tensor) {
-    const std::string_view name = tensor.name;
-    const auto has = [&](std::string_view part) { return name.find(part) != std::string_view::npos; };
-    float mean = 0.0F;
-    float deviation = 0.1F;
-    if (name.ends_with("token_embd.weight"))
-        deviation = 1.0F;
-    else if (name.ends_with(".bias"))
-        deviation = 0.1F;
-    else if (has("norm") || has("time_mix_ln") || has("scale") || has("rope_freqs"))
-        mean = 1.0F;
-    else if (has("lerp"))
-        mean = 0.5F;
-    else if (tensor.ne[1] > 1)
-        deviation = 1.0F / std::sqrt(static_cast<float>(tensor.ne[0]));
-    else
-        deviation = 0.3F;
-    std::mt19937 random(hash_of(name));
-    std::normal_distribution<float> normal(mean, deviation);
-    std::vector<float> values(static_cast<std::size_t>(ggml_nelements(&tensor)));
-    for (float& value : values) value = normal(random);
-    return values;
-}
-
 struct Tensor {
     std::string name;
     std::array<std::int64_t, 4> shape;
@@ -252,11 +225,15 @@ struct Tensor {
 /// Called by libllama for each tensor of a new model. One that is used twice (a tied head) comes twice.
 void collect(ggml_tensor* tensor, void* user_data) {
     auto& tensors = *static_cast<std::vector<Tensor>*>(user_data);
-    const auto values = noise_for(*tensor);
-    ggml_backend_tensor_set(tensor, values.data(), 0, ggml_nbytes(tensor));
     const std::string name = tensor->name;
     if (std::ranges::find(tensors, name, &Tensor::name) != tensors.end()) return;
-    tensors.push_back({name, std::to_array(tensor->ne), values});
+    std::mt19937 random(hash_of(name));
+    std::normal_distribution<float> normal;
+    std::vector<float> values(static_cast<std::size_t>(ggml_nelements(tensor)));
+    for (float& value : values) value = normal(random);
+    const auto shape = std::to_array(tensor->ne);
+    settle(name, shape, values);
+    tensors.push_back({name, shape, std::move(values)});
 }
 
 std::vector<Tensor> tensors_of(const std::string& name, gguf_context* metadata) {
@@ -279,6 +256,25 @@ std::vector<std::string> generated_models() {
     std::vector<std::string> names;
     for (const auto& [name, blueprint] : blueprints()) names.push_back(name);
     return names;
+}
+
+void settle(std::string_view name, const std::array<std::int64_t, 4>& shape, std::span<float> values) {
+    const auto has = [&](std::string_view part) { return name.find(part) != std::string_view::npos; };
+    float mean = 0.0F;
+    float deviation = 0.1F;
+    if (name.ends_with("embd.weight") || has("_ape."))  // looked up or added, not multiplied
+        deviation = 1.0F;
+    else if (name.ends_with(".bias"))
+        deviation = 0.1F;
+    else if (has("norm") || has("time_mix_ln") || has("scale") || has("rope_freqs"))
+        mean = 1.0F;
+    else if (has("lerp"))
+        mean = 0.5F;
+    else if (shape[1] > 1)
+        deviation = 1.5F / std::sqrt(static_cast<float>(shape[0]));
+    else
+        deviation = 0.3F;
+    for (float& value : values) value = mean + deviation * value;
 }
 
 void write_generated_model(const std::string& name, const std::filesystem::path& path) {

@@ -2,8 +2,12 @@
 
 // Tiny models of the generative architectures for which llama.cpp's own test program writes none.
 
+#include <array>
+#include <cstdint>
 #include <filesystem>
+#include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace cerebellum::testing {
@@ -20,5 +24,9 @@ std::vector<std::string> generated_models();
 /// belong to it; their values are noise that depends on nothing but their names, so every call writes the same file.
 /// Throws Error with libllama's reason where it refuses the metadata.
 void write_generated_model(const std::string& name, const std::filesystem::path& path);
+
+/// Turns `values` of standard deviation 1 into a tensor's values as a trained model might have them: norms near 1, and
+/// matrices that keep the size of what they multiply, so that every one of them matters to the logits.
+void settle(std::string_view name, const std::array<std::int64_t, 4>& shape, std::span<float> values);
 
 }  // namespace cerebellum::testing
