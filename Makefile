@@ -26,7 +26,7 @@ find_tools = tools=$(abspath $(LLAMA_BIN))
 endif
 
 # The default target.
-.PHONY: help build demo demo-smollm2 test test-slow asan lint format bench clean llama-bin
+.PHONY: help build demo demo-smollm2 test test-slow architectures asan lint format bench clean llama-bin
 
 define help_text
 Cerebellum: the best mixed-precision GGUF file that fits a byte budget, from measured damage.
@@ -41,6 +41,7 @@ First steps (each does all it needs from a fresh clone: system packages, llama.c
 Working on it (see CONTRIBUTING.md)
   make test            format, layers, unit tests with sanitizers, unit and end-to-end tests
   make test-slow       the tests labelled slow (large models, the llama.cpp build used as a subfolder)
+  make architectures   run the slow tests and write docs/architectures.md, the list of what is replayed exactly
   make asan            only the unit tests under AddressSanitizer and UndefinedBehaviorSanitizer
   make lint            format, layers and clang-tidy over all sources
   make format          format the C++ sources in place
@@ -92,6 +93,10 @@ test: quick-checks build-tests asan
 
 test-slow: build-tests
 	@ctest --test-dir build --output-on-failure --label-regex slow
+
+# The list comes from the slow tests and never from anybody's hand.
+architectures:
+	@CEREBELLUM_WRITE_ARCHITECTURES=$(CURDIR)/docs/architectures.md $(MAKE) test-slow
 
 # ggml itself is not instrumented: its containers cross into our code without annotations, hence the option.
 asan:

@@ -171,7 +171,7 @@ void check_budget(Session& session, std::uint64_t budget_bytes) {
     const auto& source = session.source();
     std::map<std::string, std::vector<ggml_type>> candidates;
     for (const auto& entry : session.plan())
-        if (session.is_read(entry.name)) candidates[entry.name] = entry.types;
+        if (session.is_measurable(entry.name)) candidates[entry.name] = entry.types;
     for (const auto& measured :
          session.journal().measurements())  // by an earlier run, which may have allowed more types
         if (const auto type = parse_type(measured.type)) candidates[measured.tensor].push_back(*type);

@@ -194,8 +194,8 @@ FileTrials Session::file_trials() {
         options_.threads};
 }
 
-bool Session::is_read(const std::string& tensor) {
-    return !replays() || engine().topology().weights().contains(tensor);
+bool Session::is_measurable(const std::string& tensor) {
+    return !replays() || engine().topology().takes_any_type(tensor);
 }
 
 ReplayEngine& Session::engine() {
@@ -299,7 +299,10 @@ SweepSummary Session::measure() {
     if (!replays()) return measure_through_files(file_trials(), wanted, measured, *journal_, progress_);
     const auto summary = run_sweep(engine(), prepare(measured), wanted, quantizer(), *journal_, progress_);
     for (const auto& name : summary.unmeasured)
-        progress_.warn(fmt::format("{} is not read when the model runs; it keeps its type and is not measured", name));
+        progress_.warn(fmt::format("{} is not measured and keeps its type: {}", name,
+                                   engine().topology().weights().contains(name)
+                                       ? "ggml cannot use it in other types"
+                                       : "it is not read when the model runs"));
     return summary;
 }
 

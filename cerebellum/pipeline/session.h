@@ -66,8 +66,8 @@ class Session {
     ReplayEngine& engine();
     /// What measuring through whole files takes.
     FileTrials file_trials();
-    /// Whether the plan's tensor can be measured: something reads it when the model runs.
-    bool is_read(const std::string& tensor);
+    /// Whether the plan's tensor can be measured: it is read when the model runs, by operations that take any type.
+    bool is_measurable(const std::string& tensor);
     /// Mean KLD, nats per token, of the source replayed twice: what no change at all appears to cost. Zero but for
     /// rounding on the CPU.
     double null_floor_kld() const;

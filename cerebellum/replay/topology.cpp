@@ -119,6 +119,22 @@ bool Topology::only_looked_up(const std::string& weight) const {
            });
 }
 
+bool Topology::takes_any_type(const std::string& weight) const {
+    const auto use = weights_.find(weight);
+    return use != weights_.end() && std::ranges::all_of(use->second.nodes, [&](int index) {
+               const auto& node = graph_->tensors[static_cast<std::size_t>(index)];
+               if (RecordedGraph::is_view_operation(node.op)) return true;  // whoever reads the view is listed too
+               const bool has_kernels =
+                   node.op == GGML_OP_MUL_MAT || node.op == GGML_OP_MUL_MAT_ID || node.op == GGML_OP_GET_ROWS;
+               for (std::size_t i = has_kernels ? 1 : 0; i < node.sources.size(); ++i) {
+                   if (node.sources[i] < 0) continue;
+                   const auto& source = graph_->tensors[static_cast<std::size_t>(graph_->root(node.sources[i]))];
+                   if (source.kind == TensorKind::weight && source.name == weight) return false;
+               }
+               return true;
+           });
+}
+
 std::vector<int> Topology::cuts() const {
     std::vector<int> result = {0};
     for (const auto& layer : layers_) result.push_back(layer.begin);

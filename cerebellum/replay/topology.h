@@ -37,6 +37,10 @@ class Topology {
 
     /// Whether every use of a weight fetches rows of it and multiplies nothing: an embedding that is not tied.
     bool only_looked_up(const std::string& weight) const;
+    /// Whether ggml can compute with the weight in any type: every use multiplies by it as a matrix or fetches rows of
+    /// it. Other operations (an element-wise product) have no kernels for quantized types, and ggml ends the program
+    /// there. llama-quantize goes by names alone and quantizes some such tensors nevertheless.
+    bool takes_any_type(const std::string& weight) const;
 
     /// Tensors (roots) whose content, produced before the cut, is read behind it: the live set. Cache and state
     /// contents written before and read behind the cut belong to it.

@@ -96,6 +96,16 @@ TEST_F(TwoBlocks, weights_are_listed_with_all_their_uses) {
     EXPECT_TRUE(embedding.read_within(1, 10));
 }
 
+TEST_F(TwoBlocks, only_weights_that_are_multiplied_as_matrices_or_looked_up_take_any_type) {
+    graph_.tensors[1] = tensor(GGML_OP_MUL, {0, 12});
+    graph_.tensors[7] = tensor(GGML_OP_RESHAPE, {13}, 13);  // of the other block's, which is used as a matrix too
+    const Topology topology(graph_);
+    EXPECT_TRUE(topology.takes_any_type("token_embd.weight"));
+    EXPECT_FALSE(topology.takes_any_type("blk.0.w.weight"));
+    EXPECT_FALSE(topology.takes_any_type("blk.1.w.weight"));  // node 8 adds it
+    EXPECT_FALSE(topology.takes_any_type("never.read.weight"));
+}
+
 TEST_F(TwoBlocks, blocks_are_cut_where_least_is_alive) {
     const Topology topology(graph_);
     ASSERT_EQ(topology.layers().size(), 2U);

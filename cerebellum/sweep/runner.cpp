@@ -102,7 +102,7 @@ class Sweep {
 
     void sort_in(const TensorPlan& plan) {
         const auto use = topology_.weights().find(plan.name);
-        if (use == topology_.weights().end()) {
+        if (use == topology_.weights().end() || !topology_.takes_any_type(plan.name)) {
             summary_.unmeasured.push_back(plan.name);
             return;
         }

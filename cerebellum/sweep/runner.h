@@ -20,7 +20,7 @@ struct SweepSummary {
     std::size_t fast_measured = 0;
     std::size_t full_measured = 0;
     std::size_t resumed = 0;              // found in the journal
-    std::vector<std::string> unmeasured;  // tensors of the plan that no operation of the graph reads
+    std::vector<std::string> unmeasured;  // tensors of the plan that nothing reads, or nothing that takes any type
     double replay_flops = 0.0;            // multiply-adds of all replayed matrix products, times two
     double replay_s = 0.0;
     double quantize_s = 0.0;
