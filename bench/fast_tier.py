@@ -41,6 +41,8 @@ def ablate(options, journal, extra):
     for name in ("ctx", "threads", "seed"):
         if getattr(options, name) is not None:
             command += [f"--{name}", str(getattr(options, name))]
+    for pattern in options.tensors:
+        command += ["--tensors", pattern]
     command += extra
     say(" ".join(command))
     done = subprocess.run(command, stdout=subprocess.PIPE, check=False)
@@ -198,6 +200,7 @@ def main():
     parser.add_argument("--seed", type=int)
     parser.add_argument("--types", help="only these types in both runs, comma-separated")
     parser.add_argument("--full-types", help="only these types in the full run")
+    parser.add_argument("--tensors", action="append", default=[], metavar="GLOB", help="only these tensors (repeatable)")
     parser.add_argument("--work", help="where journals and rows are kept (default build/fast-tier/<source>)")
     parser.add_argument("--fast-json", help="rows of an earlier run without --full, instead of running")
     parser.add_argument("--full-json", help="rows of an earlier run with --full")

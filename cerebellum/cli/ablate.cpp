@@ -81,8 +81,9 @@ Command add_ablate(CLI::App& app) {
         "Every figure is kept in the journal the moment it is made; run the command again to go on.");
     add_model(*command, *common);
     add_measuring(*command, *common);
-    command->add_option("--tensors", common->tensors,
-                        "Only tensors whose name matches, as 'blk.1?.ffn_*'; repeatable. Later runs add others")
+    command
+        ->add_option("--tensors", common->tensors,
+                     "Only tensors whose name matches, as 'blk.1?.ffn_*'; repeatable. Later runs add others")
         ->type_name("GLOB");
     add_json(*command, *common);
     return [common] {

@@ -281,8 +281,9 @@ std::vector<TensorPlan> Session::plan() {
     };
     for (const auto& glob : options_.tensors)
         if (std::ranges::none_of(names, [&](const auto& name) { return matches(name, glob); }))
-            throw UsageError(fmt::format("no tensor that can be quantized is called '{}'; 'cerebellum inspect {}' lists them",
-                                         glob, options_.model.string()));
+            throw UsageError(
+                fmt::format("no tensor that can be quantized is called '{}'; 'cerebellum inspect {}' lists them", glob,
+                            options_.model.string()));
     if (!options_.tensors.empty())
         std::erase_if(names, [&](const auto& name) {
             return std::ranges::none_of(options_.tensors, [&](const auto& glob) { return matches(name, glob); });
