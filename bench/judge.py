@@ -165,11 +165,14 @@ class Judge:
             raise JudgeError(f"{path} is not there")
         command = [self.perplexity, "-m", path.absolute(), "--kl-divergence", "--kl-divergence-base", self.base,
                    *self.common]
-        try:
-            figures = parse_statistics(run_tool(command))
-        except MissingFigure as missing:
-            say(f"{missing}; running it once more")  # seen once on a busy machine: its log thread lost lines
-            figures = parse_statistics(run_tool(command))
+        for attempt in range(4):
+            try:
+                figures = parse_statistics(run_tool(command))
+                break
+            except MissingFigure as missing:  # on a busy machine its log thread loses lines
+                if attempt == 3:
+                    raise
+                say(f"{missing}; running it once more")
         return {"file": path.name, "size_bytes": path.stat().st_size, **figures}
 
 
