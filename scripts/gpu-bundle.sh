@@ -6,8 +6,8 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 folder=${1:-build-gpu/bundle}
-packages=(libfmt-dev libfmt9 libsqlite3-dev libsqlite3-0 nlohmann-json3-dev libcli11-dev libgtest-dev libgmock-dev googletest
-          libssl-dev libssl3)
+packages=(libfmt-dev libfmt9 libsqlite3-dev libsqlite3-0 nlohmann-json3-dev libcli11-dev libssl-dev
+          libssl3)
 
 source=$(bash scripts/llama-cpp.sh source)
 rm -rf "$folder"

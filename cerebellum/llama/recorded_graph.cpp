@@ -23,9 +23,4 @@ bool RecordedGraph::is_view_operation(ggml_op op) {
            op == GGML_OP_TRANSPOSE;
 }
 
-bool RecordedGraph::writes_in_place(int node) const {
-    const auto& tensor = tensors[static_cast<std::size_t>(node)];
-    return tensor.view_of >= 0 && !is_view_operation(tensor.op);
-}
-
 }  // namespace cerebellum

@@ -48,8 +48,6 @@ struct RecordedGraph {
     int root(int index) const;
     /// Whether the operation only reinterprets memory and computes nothing.
     static bool is_view_operation(ggml_op op);
-    /// Whether the node writes into memory that another tensor owns (cache updates and other in-place operations).
-    bool writes_in_place(int node) const;
 };
 
 /// Values of the graph's input leafs for one window, by tensor index. Equal contents are shared between windows.

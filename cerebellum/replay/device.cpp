@@ -152,12 +152,6 @@ bool Device::is_host() const {
     return !state_->accelerator;
 }
 
-std::size_t Device::free_bytes() const {
-    std::size_t free = 0, total = 0;
-    ggml_backend_dev_memory(ggml_backend_get_device(state_->main()), &free, &total);
-    return free;
-}
-
 GgmlBuffer Device::allocate(ggml_context* context) {
     if (ggml_get_first_tensor(context) == nullptr) return nullptr;
     GgmlBuffer buffer(ggml_backend_alloc_ctx_tensors(context, state_->main()));
@@ -206,12 +200,6 @@ void Device::forget(const ArenaGraph& graph) {
     state_->current = nullptr;
     // The scheduler remembers tensors of the graph.
     if (state_->scheduler) ggml_backend_sched_reset(state_->scheduler.get());
-}
-
-std::size_t Device::arena_bytes() const {
-    if (state_->scheduler)
-        return ggml_backend_sched_get_buffer_size(state_->scheduler.get(), state_->accelerator.get());
-    return state_->arena ? ggml_gallocr_get_buffer_size(state_->arena.get(), 0) : 0;
 }
 
 }  // namespace cerebellum

@@ -17,11 +17,7 @@ namespace cerebellum {
 struct GgmlContextFree {
     void operator()(ggml_context* context) const { ggml_free(context); }
 };
-struct GgmlBufferFree {
-    void operator()(ggml_backend_buffer* buffer) const { ggml_backend_buffer_free(buffer); }
-};
 using GgmlContext = std::unique_ptr<ggml_context, GgmlContextFree>;
-using GgmlBuffer = std::unique_ptr<ggml_backend_buffer, GgmlBufferFree>;
 
 /// A ggml context for `n_tensors` tensors without data.
 GgmlContext make_tensor_context(std::size_t n_tensors, std::size_t graph_nodes = 0);
@@ -63,8 +59,6 @@ class Device {
     /// computes is bit-identical to llama_decode.
     bool is_host() const;
     int threads() const { return threads_; }
-    /// What ggml says is free; 0 where it does not know.
-    std::size_t free_bytes() const;
 
     /// Memory for all tensors of a context that have none yet. Throws Error where the device has not enough.
     GgmlBuffer allocate(ggml_context* context);
@@ -75,7 +69,6 @@ class Device {
     void compute(ArenaGraph& graph);
     /// Must be called before a graph that was placed here is destroyed.
     void forget(const ArenaGraph& graph);
-    std::size_t arena_bytes() const;
 
     ValueStore& values() { return *values_; }
 

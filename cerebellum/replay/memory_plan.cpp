@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <numeric>
 
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/size.h"
@@ -21,6 +20,10 @@ constexpr std::size_t ample_wave_bytes = 96 * mebibyte;
 /// cut inside of the block, and the one being made.
 constexpr std::size_t baseline_copies = 5;
 
+std::size_t baseline_bytes(const MemoryNeeds& needs) {
+    return baseline_copies * static_cast<std::size_t>(needs.n_windows) * needs.state_bytes;
+}
+
 [[noreturn]] void refuse(const char* option, std::size_t limit, std::size_t least) {
     throw Error(fmt::format("{} {} is too little for this model; it takes at least {} (less with a smaller --ctx)",
                             option, format_bytes(limit), format_bytes(least)));
@@ -29,8 +32,7 @@ constexpr std::size_t baseline_copies = 5;
 /// Divides what is left of a limit between weights and states.
 void divide(MemoryPlan& plan, std::size_t available, std::size_t& value_bytes, const MemoryNeeds& needs) {
     const auto largest_range = std::ranges::max(needs.range_bytes);
-    const auto baseline = baseline_copies * static_cast<std::size_t>(needs.n_windows) * needs.state_bytes;
-    plan.resident = needs.weight_bytes + baseline <= available;
+    plan.resident = needs.weight_bytes + baseline_bytes(needs) <= available;
     plan.weight_bytes = plan.resident ? needs.weight_bytes : largest_range;
     value_bytes = available - plan.weight_bytes;
 }
@@ -79,7 +81,7 @@ MemoryPlan plan_memory(const MemoryNeeds& needs, const MemoryLimits& limits, boo
     const auto quantizing = needs.largest_weight_bytes / 2 * 3;
     const auto few_states = 4 * needs.state_bytes;
     const auto wave_of = [&](std::size_t value_bytes) {
-        const auto baseline = baseline_copies * static_cast<std::size_t>(needs.n_windows) * needs.state_bytes;
+        const auto baseline = baseline_bytes(needs);
         return std::max(value_bytes > baseline ? value_bytes - baseline : 0, few_states);
     };
     if (!device_is_host && limits.device_bytes > 0) {

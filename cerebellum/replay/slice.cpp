@@ -32,7 +32,6 @@ Slice::Slice(const Topology& topology, Device& device, WeightStore& weights, int
       device_(&device),
       store_(&weights),
       begin_(begin),
-      end_(end),
       substitutes_(options.substitutes),
       live_in_(topology.live_set(begin)),
       live_out_(topology.live_set(end)) {
@@ -105,9 +104,9 @@ void Slice::place_substitutes() {
     }
 }
 
-ggml_tensor* Slice::make(ggml_context* context, const RecordedTensor& recorded, bool with_strides) const {
+ggml_tensor* Slice::make(ggml_context* context, const RecordedTensor& recorded) const {
     auto* tensor = ggml_new_tensor(context, recorded.type, GGML_MAX_DIMS, recorded.shape.data());
-    if (with_strides) std::ranges::copy(recorded.strides, tensor->nb);
+    std::ranges::copy(recorded.strides, tensor->nb);
     std::strncpy(tensor->name, recorded.name.c_str(), GGML_MAX_NAME - 1);
     return tensor;
 }
@@ -140,7 +139,7 @@ ggml_tensor* Slice::map_view(int index) {
     const int root_index = graph.root(index);
     const auto& root = graph.tensors[static_cast<std::size_t>(root_index)];
     auto* base = map(root_index);
-    auto* tensor = make(graph_.context.get(), recorded, true);
+    auto* tensor = make(graph_.context.get(), recorded);
     std::size_t offset = recorded.view_offset;
     if (base->type != root.type) {
         // A view into a substituted weight: the same rows, in the substitute's row size.
@@ -174,7 +173,7 @@ ggml_tensor* Slice::map(int index) {
         tensor = map_view(index);
     } else if (index >= begin_ && index < graph.n_nodes) {
         // Known before its sources are: some operations name their own result as a source.
-        tensor = mapped_[index] = make(graph_.context.get(), recorded, true);
+        tensor = mapped_[index] = make(graph_.context.get(), recorded);
         tensor->op = recorded.op;
         std::ranges::copy(recorded.op_params, tensor->op_params);
         for (std::size_t i = 0; i < GGML_MAX_SRC; ++i)
@@ -186,7 +185,7 @@ ggml_tensor* Slice::map(int index) {
     } else if (recorded.kind == TensorKind::weight) {
         tensor = map_weight(recorded);
     } else {
-        tensor = make(graph_.context.get(), recorded, true);
+        tensor = make(graph_.context.get(), recorded);
         graph_.leafs.push_back(tensor);
         leaf_indices_.push_back(index);
     }

@@ -71,7 +71,7 @@ class Slice {
 
   private:
     ggml_tensor* map(int index);
-    ggml_tensor* make(ggml_context* context, const RecordedTensor& recorded, bool with_strides) const;
+    ggml_tensor* make(ggml_context* context, const RecordedTensor& recorded) const;
     ggml_tensor* map_weight(const RecordedTensor& recorded);
     ggml_tensor* map_substitute(const RecordedTensor& recorded, const Substitute& substitute, bool on_host);
     ggml_tensor* map_view(int index);
@@ -81,7 +81,6 @@ class Slice {
     Device* device_;
     WeightStore* store_;
     int begin_;
-    int end_;
     ArenaGraph graph_;         // everything computed and every leaf but the weights
     GgmlContext substituted_;  // substitutes in the device's memory
     GgmlContext host_;         // substitutes used where the caller has them

@@ -15,11 +15,6 @@ namespace cerebellum {
 
 namespace {
 
-struct BufferFree {
-    void operator()(ggml_backend_buffer* buffer) const { ggml_backend_buffer_free(buffer); }
-};
-using Buffer = std::unique_ptr<ggml_backend_buffer, BufferFree>;
-
 /// A tensor's memory as plain bytes, for copies between tensors of different shapes.
 ggml_tensor as_bytes(ggml_backend_buffer* buffer, void* data, std::size_t size_bytes) {
     ggml_tensor tensor{};
@@ -91,7 +86,7 @@ struct ValueStore::Memory {
     ggml_backend_buffer_type_t kind = nullptr;
     Limits limits;
     Usage used;
-    std::multimap<std::size_t, Buffer> free_device;
+    std::multimap<std::size_t, GgmlBuffer> free_device;
     std::multimap<std::size_t, std::vector<std::byte>> free_host;
     std::multimap<std::size_t, std::uint64_t> free_scratch;
     std::unique_ptr<SpillFile> scratch;
@@ -114,7 +109,7 @@ class StoredValue {
     std::shared_ptr<ValueStore::Memory> memory_;
     std::size_t size_bytes_;
     // Exactly one of the three, unless the value is empty.
-    Buffer device_;
+    GgmlBuffer device_;
     std::vector<std::byte> host_;
     bool in_scratch_ = false;
     std::uint64_t scratch_offset_ = 0;
@@ -134,12 +129,16 @@ std::unique_ptr<StoredValue> ValueStore::Memory::place(std::size_t size_bytes, c
         free.erase(found);
         return true;
     };
+    // Blocks of other sizes make way.
+    const auto has_room = [size_bytes](auto& free, std::size_t& used_bytes, std::size_t limit_bytes) {
+        while (used_bytes + size_bytes > limit_bytes && !free.empty()) {
+            used_bytes -= free.begin()->first;
+            free.erase(free.begin());
+        }
+        return used_bytes + size_bytes <= limit_bytes;
+    };
     if (reuse(free_device, value->device_)) return value;
-    while (used.device_bytes + size_bytes > limits.device_bytes && !free_device.empty()) {
-        used.device_bytes -= free_device.begin()->first;
-        free_device.erase(free_device.begin());
-    }
-    if (used.device_bytes + size_bytes <= limits.device_bytes) {
+    if (has_room(free_device, used.device_bytes, limits.device_bytes)) {
         value->device_.reset(ggml_backend_buft_alloc_buffer(kind, size_bytes));
         if (value->device_) {
             used.device_bytes += size_bytes;
@@ -147,11 +146,7 @@ std::unique_ptr<StoredValue> ValueStore::Memory::place(std::size_t size_bytes, c
         }
     }
     if (reuse(free_host, value->host_)) return value;
-    while (used.host_bytes + size_bytes > limits.host_bytes && !free_host.empty()) {
-        used.host_bytes -= free_host.begin()->first;
-        free_host.erase(free_host.begin());
-    }
-    if (used.host_bytes + size_bytes <= limits.host_bytes) {
+    if (has_room(free_host, used.host_bytes, limits.host_bytes)) {
         value->host_.resize(size_bytes);
         used.host_bytes += size_bytes;
         return value;

@@ -12,6 +12,11 @@
 
 namespace cerebellum {
 
+struct GgmlBufferFree {
+    void operator()(ggml_backend_buffer* buffer) const { ggml_backend_buffer_free(buffer); }
+};
+using GgmlBuffer = std::unique_ptr<ggml_backend_buffer, GgmlBufferFree>;
+
 /// The content of a tensor between replays: in the device's memory, in host memory or in a scratch file. Immutable.
 class StoredValue;
 using Value = std::shared_ptr<const StoredValue>;
