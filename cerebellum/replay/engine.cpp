@@ -20,10 +20,10 @@ const float* row(const ggml_tensor* tensor, std::int64_t index) {
                                           static_cast<std::size_t>(index) * tensor->nb[1]);
 }
 
-/// Calls body(row) for this thread's share of `rows`.
+/// Calls body(row) for this thread's share of the rows that are scored.
 template <typename Body>
-void for_rows(std::int64_t rows, int thread, int threads, Body&& body) {
-    for (std::int64_t i = thread; i < rows; i += threads) body(i);
+void for_scored_rows(std::int64_t rows, int thread, int threads, Body&& body) {
+    for (std::int64_t i = burn_in(static_cast<int>(rows)) + thread; i < rows; i += threads) body(i);
 }
 
 template <typename T>
@@ -35,15 +35,16 @@ std::vector<T> values(const std::vector<std::byte>& bytes) {
 
 void log_softmax_operation(ggml_tensor* dst, const ggml_tensor*, const ggml_tensor* logits, int thread, int threads,
                            void*) {
-    for_rows(logits->ne[1], thread, threads,
-             [&](std::int64_t i) { log_softmax_row(row(logits, i), const_cast<float*>(row(dst, i)), logits->ne[0]); });
+    for_scored_rows(logits->ne[1], thread, threads, [&](std::int64_t i) {
+        log_softmax_row(row(logits, i), const_cast<float*>(row(dst, i)), logits->ne[0]);
+    });
 }
 
 void score_operation(ggml_tensor* dst, int thread, int threads, void*) {
     const auto* logits = dst->src[0];
     const auto* reference = dst->src[1];
     const auto* targets = static_cast<const std::int32_t*>(dst->src[2]->data);
-    for_rows(logits->ne[1], thread, threads, [&](std::int64_t i) {
+    for_scored_rows(logits->ne[1], thread, threads, [&](std::int64_t i) {
         const auto score = score_row(row(logits, i), row(reference, i), logits->ne[0], targets[i]);
         std::memcpy(const_cast<float*>(row(dst, i)), &score, sizeof score);
     });

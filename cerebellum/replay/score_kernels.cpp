@@ -84,6 +84,8 @@ PositionScore score_row(const float* logits, const float* reference, std::int64_
     const float max = row_max(logits, n);
     const auto shift = static_cast<float>(log_sum_exp(logits, n, max));
     double kld = 0.0;
+    float top = -std::numeric_limits<float>::infinity();  // of the reference
+    std::int64_t top_block = 0;
     for (std::int64_t start = 0; start < n; start += block) {
         const std::int64_t stop = std::min(n, start + block);
         float part[lanes] = {};
@@ -92,11 +94,16 @@ PositionScore score_row(const float* logits, const float* reference, std::int64_
             for (std::int64_t l = 0; l < lanes; ++l) part[l] += kld_term(reference[i + l], logits[i + l] - shift);
         for (; i < stop; ++i) part[0] += kld_term(reference[i], logits[i] - shift);
         kld += sum_of(part);
+        const float block_top = row_max(reference + start, stop - start);
+        if (block_top > top) {
+            top = block_top;
+            top_block = start;
+        }
     }
     PositionScore score;
     score.kld = static_cast<float>(kld);
-    const auto* top = std::max_element(reference, reference + n);
-    score.same_top = logits[top - reference] == max ? 1.0F : 0.0F;
+    const auto at = std::find(reference + top_block, reference + n, top) - reference;
+    score.same_top = at < n && logits[at] == max ? 1.0F : 0.0F;
     constexpr float nan = std::numeric_limits<float>::quiet_NaN();
     score.nll = target >= 0 ? shift - logits[target] : nan;
     score.reference_nll = target >= 0 ? -reference[target] : nan;
