@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Writes a model of the llama architecture with random F16 weights, of any shape, to measure speed and memory on.
+"""Writes a model with random F16 weights, of any shape, to measure speed and memory on.
 
     bench/generate_model.py --layers 24 --width 1024 --vocab 32000 OUT.gguf
+    bench/generate_model.py --like qwen3.5-27b OUT.gguf
 
-The weights are normally distributed and say nothing; their values repeat every few megabytes. The tokenizer knows single
+Without --like it is of the llama architecture. The weights are normally distributed and say nothing; their values repeat every few megabytes. The tokenizer knows single
 bytes. Needs nothing but Python.
 """
 
@@ -40,24 +41,33 @@ def byte_alphabet():
     return [symbols[byte] for byte in range(256)]
 
 
+def number(key, value):
+    return pair(key, UINT32, struct.pack("<I", value))
+
+
+def real(key, value):
+    return pair(key, FLOAT32, struct.pack("<f", value))
+
+
 def metadata(options):
     tokens = [*byte_alphabet(), "th"]
     tokens += [f"[unused{i}]" for i in range(options.vocab - len(tokens))]
     kinds = [1] * 257 + [5] * (options.vocab - 257)
-    number = lambda key, value: pair(key, UINT32, struct.pack("<I", value))
-    real = lambda key, value: pair(key, FLOAT32, struct.pack("<f", value))
+    name = options.arch
     return [
-        pair("general.architecture", STRING, text("llama")),
-        pair("general.name", STRING, text(f"random-{options.layers}x{options.width}")),
+        pair("general.architecture", STRING, text(name)),
+        pair("general.name", STRING, text(options.like or f"random-{options.layers}x{options.width}")),
         number("general.file_type", 1),
-        number("llama.block_count", options.layers),
-        number("llama.context_length", options.ctx),
-        number("llama.embedding_length", options.width),
-        number("llama.feed_forward_length", options.ff),
-        number("llama.attention.head_count", options.heads),
-        number("llama.attention.head_count_kv", options.kv_heads),
-        real("llama.attention.layer_norm_rms_epsilon", 1e-5),
-        number("llama.vocab_size", options.vocab),
+        number(f"{name}.block_count", options.layers),
+        number(f"{name}.context_length", options.ctx),
+        number(f"{name}.embedding_length", options.width),
+        number(f"{name}.feed_forward_length", options.ff),
+        number(f"{name}.attention.head_count", options.heads),
+        number(f"{name}.attention.head_count_kv", options.kv_heads),
+        number(f"{name}.attention.key_length", options.head_width),
+        number(f"{name}.attention.value_length", options.head_width),
+        real(f"{name}.attention.layer_norm_rms_epsilon", 1e-5),
+        *ARCHITECTURES[name][0](options),
         pair("tokenizer.ggml.model", STRING, text("gpt2")),
         pair("tokenizer.ggml.pre", STRING, text("default")),
         texts("tokenizer.ggml.tokens", tokens),
@@ -70,23 +80,123 @@ def metadata(options):
     ]
 
 
+def llama_metadata(options):
+    return [number("llama.vocab_size", options.vocab), number("llama.rope.dimension_count", options.head_width)]
+
+
+def qwen3moe_metadata(options):
+    return [
+        number("qwen3moe.expert_count", options.experts),
+        number("qwen3moe.expert_used_count", options.experts_used),
+        number("qwen3moe.expert_feed_forward_length", options.expert_ff),
+        real("qwen3moe.rope.freq_base", 1e6),
+    ]
+
+
+def qwen35_metadata(options):
+    return [
+        number("qwen35.rope.dimension_count", options.head_width // 4),
+        pair("qwen35.rope.dimension_sections", ARRAY, struct.pack("<IQ4i", INT32, 4, 11, 11, 10, 0)),
+        real("qwen35.rope.freq_base", 1e7),
+        number("qwen35.full_attention_interval", 4),
+        number("qwen35.ssm.conv_kernel", 4),
+        number("qwen35.ssm.state_size", LINEAR_HEAD_WIDTH),
+        number("qwen35.ssm.group_count", options.linear_key_heads),
+        number("qwen35.ssm.time_step_rank", options.linear_heads),
+        number("qwen35.ssm.inner_size", options.linear_heads * LINEAR_HEAD_WIDTH),
+    ]
+
+
+LINEAR_HEAD_WIDTH = 128
+
+
+def attention(options, name, query_factor=1, norms=False):
+    width, q_width, kv_width = options.width, options.heads * options.head_width, options.kv_heads * options.head_width
+    yield name + "attn_q.weight", (width, q_width * query_factor), F16
+    yield name + "attn_k.weight", (width, kv_width), F16
+    yield name + "attn_v.weight", (width, kv_width), F16
+    if norms:
+        yield name + "attn_q_norm.weight", (options.head_width,), F32
+        yield name + "attn_k_norm.weight", (options.head_width,), F32
+    yield name + "attn_output.weight", (q_width, width), F16
+
+
+def feed_forward(options, name):
+    yield name + "ffn_gate.weight", (options.width, options.ff), F16
+    yield name + "ffn_up.weight", (options.width, options.ff), F16
+    yield name + "ffn_down.weight", (options.ff, options.width), F16
+
+
+def llama_block(options, layer):
+    name = f"blk.{layer}."
+    yield name + "attn_norm.weight", (options.width,), F32
+    yield from attention(options, name)
+    yield name + "ffn_norm.weight", (options.width,), F32
+    yield from feed_forward(options, name)
+
+
+def qwen3moe_block(options, layer):
+    name, width = f"blk.{layer}.", options.width
+    yield name + "attn_norm.weight", (width,), F32
+    yield from attention(options, name, norms=True)
+    yield name + "ffn_norm.weight", (width,), F32
+    yield name + "ffn_gate_inp.weight", (width, options.experts), F32
+    yield name + "ffn_gate_exps.weight", (width, options.expert_ff, options.experts), F16
+    yield name + "ffn_up_exps.weight", (width, options.expert_ff, options.experts), F16
+    yield name + "ffn_down_exps.weight", (options.expert_ff, width, options.experts), F16
+
+
+def qwen35_block(options, layer):
+    name, width = f"blk.{layer}.", options.width
+    key, value = options.linear_key_heads * LINEAR_HEAD_WIDTH, options.linear_heads * LINEAR_HEAD_WIDTH
+    yield name + "attn_norm.weight", (width,), F32
+    yield name + "post_attention_norm.weight", (width,), F32
+    if layer % 4 == 3:
+        yield from attention(options, name, query_factor=2, norms=True)  # queries and their gates
+    else:
+        yield name + "attn_qkv.weight", (width, 2 * key + value), F16
+        yield name + "attn_gate.weight", (width, value), F16
+        yield name + "ssm_conv1d.weight", (4, 2 * key + value), F32
+        yield name + "ssm_dt.bias", (options.linear_heads,), F32
+        yield name + "ssm_a", (options.linear_heads,), F32
+        yield name + "ssm_alpha.weight", (width, options.linear_heads), F16
+        yield name + "ssm_beta.weight", (width, options.linear_heads), F16
+        yield name + "ssm_norm.weight", (LINEAR_HEAD_WIDTH,), F32
+        yield name + "ssm_out.weight", (value, width), F16
+    yield from feed_forward(options, name)
+
+
+ARCHITECTURES = {
+    "llama": (llama_metadata, llama_block),
+    "qwen3moe": (qwen3moe_metadata, qwen3moe_block),
+    "qwen35": (qwen35_metadata, qwen35_block),
+}
+
+# The shapes of models that people use. The tokenizer is not theirs, so the vocabulary only has its size.
+SHAPES = {
+    "llama-1b": {"arch": "llama", "layers": 16, "width": 2048, "ff": 8192, "heads": 32, "kv_heads": 8, "head_width": 64, "vocab": 128256},
+    "llama-8b": {"arch": "llama", "layers": 32, "width": 4096, "ff": 14336, "heads": 32, "kv_heads": 8, "head_width": 128, "vocab": 128256},
+    "qwen3-30b-a3b": {"arch": "qwen3moe", "layers": 48, "width": 2048, "ff": 6144, "heads": 32, "kv_heads": 4, "head_width": 128,
+                      "vocab": 151936, "experts": 128, "experts_used": 8, "expert_ff": 768},
+    "qwen3.5-27b": {"arch": "qwen35", "layers": 64, "width": 5120, "ff": 17408, "heads": 24, "kv_heads": 4, "head_width": 256,
+                    "vocab": 248320, "linear_key_heads": 16, "linear_heads": 48},
+}
+
+
 def tensors(options):
     """(name, shape with rows running fastest, type) in the order of the file."""
-    width, kv_width = options.width, options.width // options.heads * options.kv_heads
-    yield "token_embd.weight", (width, options.vocab), F16
+    yield "token_embd.weight", (options.width, options.vocab), F16
     for layer in range(options.layers):
-        name = f"blk.{layer}."
-        yield name + "attn_norm.weight", (width,), F32
-        yield name + "attn_q.weight", (width, width), F16
-        yield name + "attn_k.weight", (width, kv_width), F16
-        yield name + "attn_v.weight", (width, kv_width), F16
-        yield name + "attn_output.weight", (width, width), F16
-        yield name + "ffn_norm.weight", (width,), F32
-        yield name + "ffn_gate.weight", (width, options.ff), F16
-        yield name + "ffn_up.weight", (width, options.ff), F16
-        yield name + "ffn_down.weight", (options.ff, width), F16
-    yield "output_norm.weight", (width,), F32
-    yield "output.weight", (width, options.vocab), F16
+        yield from ARCHITECTURES[options.arch][1](options, layer)
+    yield "output_norm.weight", (options.width,), F32
+    yield "output.weight", (options.width, options.vocab), F16
+
+
+def f32_value(name):
+    """Norms do nothing; a recurrent state decays slowly; the router and the convolution are small."""
+    if name.endswith("norm.weight"):
+        return 1.0
+    return -0.1 if name.endswith("ssm_a") else 0.25 if "conv1d" in name else None
 
 
 def count(shape):
@@ -117,9 +227,11 @@ def write(options):
     pool += pool
     with open(options.out, "wb") as file:
         file.write(head.ljust(padded(len(head)), b"\0"))
-        for _, shape, kind in entries:
+        for name, shape, kind in entries:
             if kind == F32:
-                data = array.array("f", [1.0] * count(shape)).tobytes()
+                value = f32_value(name)
+                values = [generator.gauss(0.0, 0.02) for _ in range(count(shape))] if value is None else [value] * count(shape)
+                data = array.array("f", values).tobytes()
                 file.write(data.ljust(padded(len(data)), b"\0"))
                 continue
             left = count(shape) * 2
@@ -133,6 +245,7 @@ def write(options):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--like", choices=sorted(SHAPES), help="the shape of this model; other options change it")
     parser.add_argument("--layers", type=int, default=24)
     parser.add_argument("--width", type=int, default=1024)
     parser.add_argument("--ff", type=int, help="width of the feed-forward part (default: 8/3 of the width)")
@@ -142,11 +255,16 @@ def main():
     parser.add_argument("--ctx", type=int, default=2048)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("out", type=pathlib.Path)
+    parser.set_defaults(arch="llama", head_width=None)
+    like = parser.parse_args().like
+    if like:
+        parser.set_defaults(**SHAPES[like])
     options = parser.parse_args()
     options.heads = options.heads or max(1, options.width // 64)
     options.kv_heads = options.kv_heads or max(1, options.heads // 4)
+    options.head_width = options.head_width or options.width // options.heads
     options.ff = options.ff or -(-options.width * 8 // 3 // 256) * 256
-    if options.width % options.heads or options.heads % options.kv_heads or options.vocab < 257:
+    if (options.width % options.heads and not like) or options.heads % options.kv_heads or options.vocab < 257:
         parser.error("width must be a multiple of heads, heads of kv-heads, and vocab at least 257")
     try:
         write(options)
