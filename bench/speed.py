@@ -2,6 +2,7 @@
 """Times measuring every admissible type of every tensor: ours, the naive loop, and what the arithmetic alone would take.
 
     bench/speed.py --source SRC-f16.gguf --bin "$(make -s llama-bin)"
+    bench/speed.py --source SRC-f16.gguf --bin "$(make -s llama-bin)" --full --types q4_0 --ours-tokens 2560
 
 Ours:  one `cerebellum ablate --json` with a fresh journal: wall time of the whole command (loading, tokenizing,
        importance matrix, check of the replay, measuring) and its peak memory.
@@ -14,11 +15,14 @@ Ideal: the FLOPs that ours replayed at the rate at which llama-bench processes p
        attention included (both count it); the head is left out because llama-bench needs the last token's logits
        only, and for the same reason the last block's feed-forward part.
 
-All use the same text, number of tokens, window length and threads, and no flash attention.
+All use the same text, number of tokens, window length and threads, and no flash attention. llama-perplexity scores the second
+half of each window and ours all but its first eighth, so ours needs fewer tokens for as many scored positions and as small
+errors: --ours-tokens. On a device (--device) all programs keep all layers there. --tensors measures a sample.
 """
 
 import argparse
 import json
+import math
 import os
 import pathlib
 import re
@@ -104,23 +108,26 @@ class Naive:
         self.perplexity = tool(options.bin, "llama-perplexity")
         kinds = [tensor["type"] for tensor in info["tensors"] if tensor["type"] != "f32"]
         self.source_type = max(set(kinds), key=kinds.count) if kinds else "f32"
-        self.common = ["-c", options.ctx, "--chunks", options.tokens // options.ctx, "-ngl", 0, "-fa", "off", "--no-repack", "-t", options.threads]
+        self.common = ["-c", options.ctx, "--chunks", options.tokens // options.ctx, *layers_on(options), "-fa", "off", "--no-repack",
+                       "-t", options.threads]
         say("naive: importance matrix and the source's logits (made once, not counted)")
-        self.imatrix = folder / "imatrix.gguf"
-        run_tool([tool(options.bin, "llama-imatrix"), "-m", self.source, "-f", text, "-o", self.imatrix, *self.common])
+        self.imatrix = []
+        if not options.no_naive_imatrix:
+            self.imatrix = ["--imatrix", folder / "imatrix.gguf"]
+            run_tool([tool(options.bin, "llama-imatrix"), "-m", self.source, "-f", text, "-o", self.imatrix[1], *self.common])
         self.base = folder / "base.kld"
         run_tool([self.perplexity, "-m", self.source, "-f", text, *self.common, "--kl-divergence-base", self.base])
         if not self.base.is_file():
             raise JudgeError("llama-perplexity stored no logits; the text is too short for the tokens asked for")
 
     def measure(self, tensor, type_name):
-        """Seconds for llama-quantize and for llama-perplexity, and the KLD in nats."""
+        """Seconds for llama-quantize and for llama-perplexity, and the KLD with its error in nats."""
         kept = self.source_type
         embedding = type_name if tensor == "token_embd.weight" else kept
         output = type_name if tensor == "output.weight" else kept
         path = self.folder / "variant.gguf"
         # Overrides count only where the base type is quantized; every other tensor is sent back to the source's type.
-        command = [self.quantize, "--imatrix", self.imatrix, "--token-embedding-type", embedding, "--output-tensor-type", output,
+        command = [self.quantize, *self.imatrix, "--token-embedding-type", embedding, "--output-tensor-type", output,
                    "--tensor-type", f"^{re.escape(tensor).lower()}$={type_name}", "--tensor-type", f".*={kept}",
                    self.source, path, "Q8_0", self.options.threads]
         quantize_s, _, _, _ = timed(command, self.folder, "quantize")
@@ -136,7 +143,7 @@ class Naive:
                     raise
                 say(f"{failure}; running it once more")
         path.unlink()
-        return quantize_s, perplexity_s, figures["kld_mean"]
+        return quantize_s, perplexity_s, figures["kld_mean"], figures["kld_error"]
 
     def check(self, path, tensor, type_name):
         types = {entry["name"]: entry["type"] for entry in inspect(self.options, path)["tensors"]}
@@ -183,11 +190,15 @@ def bench_flops_per_token(info, ctx):
     return 2.0 * weights + attention, remarks
 
 
+def layers_on(options):
+    return ["-ngl", "999" if options.device else "0"]
+
+
 def bench_rate(options):
     """Prompt tokens per second by llama-bench."""
     output = subprocess.run([str(tool(options.bin, "llama-bench")), "-m", options.source, "-p", str(options.ctx), "-n", "0", "-ub",
                              str(max(512, options.ctx)), "-r", str(options.bench_runs), "-t", str(options.threads), "-fa", "off",
-                             "-ngl", "0", "-o", "json"], check=False, capture_output=True)
+                             *layers_on(options), "-o", "json"], check=False, capture_output=True)
     if output.returncode != 0:
         raise JudgeError(f"llama-bench failed: {output.stderr.decode(errors='replace').strip().splitlines()[-1:]}")
     return json.loads(output.stdout)[0]["avg_ts"]
@@ -208,8 +219,8 @@ def minutes(seconds):
 
 def report(result):
     ours, naive, ideal = result["ours"], result["naive"], result["ideal"]
-    print(f"\n{result['source']}: {ours['pairs']} pairs of tensor and type, {result['tokens']} tokens in windows of {result['ctx']}, "
-          f"{result['threads']} threads")
+    print(f"\n{result['source']}: {ours['pairs']} pairs of tensor and type, windows of {result['ctx']} tokens, {result['threads']} threads; "
+          f"ours on {result['ours_tokens']} tokens, naive on {result['tokens']}")
     print(f"  ours   {minutes(ours['wall_s'])} in all; {ours['full_pairs']} pairs measured in full on "
           f"{' or '.join(map(str, ours['scored_positions']))} scored positions, the others at their block's end times a gain")
     print(f"         peak memory {ours['peak_bytes'] / 2**20:.0f} MiB; 2 x source + 512 MiB = {ours['memory_bar_bytes'] / 2**20:.0f} MiB")
@@ -217,7 +228,7 @@ def report(result):
           f"so {minutes(naive['scaled_s'])} for all; {naive['scored_positions']} scored positions per pair, on other windows of the text:")
     for row in naive["timed"]:
         print(f"         {row['tensor']:<26} {row['type']:<8} quantize {row['quantize_s']:7.2f} s, perplexity {row['perplexity_s']:7.2f} s, "
-              f"KLD {row['kld']:.2e}; ours {row['ours_kld']:.2e} ({row['ours_tier']})")
+              f"KLD {row['kld']:.2e} ± {row['kld_error']:.0e}; ours {row['ours_kld']:.2e} ± {row['ours_kld_error'] or math.nan:.0e} ({row['ours_tier']})")
     print(f"  ours is {result['ratio']:.1f} times faster")
     print(f"  ideal  {minutes(ideal['s'])}: {ideal['replayed_tflop']:.1f} TFLOP at {ideal['gflops']:.1f} GFLOP/s = "
           f"{minutes(ideal['flop_s'])}, quantizing {minutes(ideal['quantize_s'])}; llama-bench {ideal['bench_tokens_per_s']:.1f} tokens/s")
@@ -233,10 +244,14 @@ def main():
     parser.add_argument("--bin", required=True, help="folder with llama.cpp's tools ('make -s llama-bin' prints it)")
     parser.add_argument("--text", help="plain text, packed or not (default: this repository's C++ sources)")
     parser.add_argument("--tokens", type=int, default=4096, help="tokens that each pair is measured on (default 4096)")
+    parser.add_argument("--ours-tokens", type=int, help="tokens that ours measures on (default: as many)")
+    parser.add_argument("--device", help="device that ours replays on; the others put all layers on it")
+    parser.add_argument("--tensors", action="append", default=[], metavar="GLOB", help="only these tensors; repeatable")
     parser.add_argument("--ctx", type=int, default=512, help="tokens per window (default 512)")
     parser.add_argument("--pairs", type=int, default=6, help="pairs that the naive loop is timed on (default 6)")
     parser.add_argument("--types", help="only these types, in ours (default: all admissible)")
     parser.add_argument("--full", action="store_true", help="ours measures everything in the full tier")
+    parser.add_argument("--no-naive-imatrix", action="store_true", help="llama-quantize without one: faster, and without llama-imatrix")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="for all programs (default: all processors)")
     parser.add_argument("--bench-runs", type=int, default=5, help="repetitions of llama-bench (default 5)")
     parser.add_argument("--cerebellum", default="build/cerebellum", help="default build/cerebellum")
@@ -254,12 +269,16 @@ def main():
         info = inspect(options, options.source)
         flops_per_token, remarks = bench_flops_per_token(info, options.ctx)
         with plain_text(options.text or default_text(folder), folder) as text:
-            command = [options.cerebellum, "ablate", options.source, "--json", "--text", text, "--tokens", options.tokens, "--ctx",
-                       options.ctx, "--threads", options.threads, "--journal", folder / "journal.db"]
+            command = [options.cerebellum, "ablate", options.source, "--json", "--text", text, "--tokens",
+                       options.ours_tokens or options.tokens, "--ctx", options.ctx, "--threads", options.threads, "--journal", folder / "journal.db"]
             if options.types:
                 command += ["--types", options.types]
             if options.full:
                 command += ["--full"]
+            if options.device:
+                command += ["--device", options.device]
+            for pattern in options.tensors:
+                command += ["--tensors", pattern]
             say("ours: " + " ".join(map(str, command)))
             wall_s, peak_bytes, out, err = timed(command, folder, "ablate")
             rows = json.loads(out.read_text())
@@ -276,9 +295,10 @@ def main():
             pool = [row for row in rows if layer_of(row["tensor"]) >= 0] or rows
             measured = []
             for row in choose_pairs(pool, options.pairs):
-                quantize_s, perplexity_s, kld = naive.measure(row["tensor"], row["type"])
+                quantize_s, perplexity_s, kld, error = naive.measure(row["tensor"], row["type"])
                 measured.append({"tensor": row["tensor"], "type": row["type"], "quantize_s": quantize_s, "perplexity_s": perplexity_s,
-                                 "kld": kld, "ours_kld": row["kld"], "ours_tier": row["tier"]})
+                                 "kld": kld, "kld_error": error, "ours_kld": row["kld"], "ours_kld_error": row["kld_error"],
+                                 "ours_tier": row["tier"]})
                 say(f"naive: {row['tensor']} {row['type']}: {quantize_s + perplexity_s:.1f} s")
 
     pair_s = [row["quantize_s"] + row["perplexity_s"] for row in measured]
@@ -290,7 +310,7 @@ def main():
     flop_s = replayed_tflop * 1000.0 / gflops
     ideal_s = flop_s + quantize_s
     result = {
-        "source": pathlib.Path(options.source).name, "tokens": options.tokens, "ctx": options.ctx, "threads": options.threads,
+        "source": pathlib.Path(options.source).name, "tokens": options.tokens, "ours_tokens": options.ours_tokens or options.tokens, "ctx": options.ctx, "threads": options.threads,
         "ours": {"wall_s": wall_s, "pairs": len(rows), "full_pairs": len(full_rows), "peak_bytes": peak_bytes,
                  "memory_bar_bytes": 2 * info["bytes"] + 512 * 2**20, "scored_positions": sorted({int(row["tokens"]) for row in full_rows})},
         "naive": {"pair_s": sum(pair_s) / len(pair_s), "pair_min_s": min(pair_s), "pair_max_s": max(pair_s), "scaled_s": scaled_s,

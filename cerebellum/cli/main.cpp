@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <exception>
 #include <string_view>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -74,6 +75,10 @@ int main(int argc, char** argv) {
     } catch (const cerebellum::UsageError& error) {
         fmt::print(stderr, "cerebellum: {}\n", error.what());
         return exit_usage;
+    } catch (const std::system_error& error) {
+        // Whoever read our output ('| head') has seen enough.
+        if (error.code() != std::errc::broken_pipe) fmt::print(stderr, "cerebellum: {}\n", error.what());
+        return exit_failure;
     } catch (const std::exception& error) {
         fmt::print(stderr, "cerebellum: {}\n", error.what());
         return exit_failure;

@@ -37,6 +37,8 @@ std::string format_seconds(double seconds) {
 void stop_on_signals() {
     std::signal(SIGINT, request_stop);
     std::signal(SIGTERM, request_stop);
+    // A server that goes away while it is written to is an error with a message, like any other.
+    std::signal(SIGPIPE, SIG_IGN);
 }
 
 TerminalProgress::TerminalProgress(bool quiet, bool verbose)
