@@ -7,10 +7,12 @@
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <map>
 #include <vector>
 
 #include "cerebellum/core/error.h"
+#include "cerebellum/core/parallel.h"
 
 namespace cerebellum {
 
@@ -35,36 +37,87 @@ struct View {
     }
 };
 
-void add_squares(const std::byte* row, std::int64_t n, double* sums) {
+/// Columns that one thread takes at a time.
+constexpr std::int64_t column_chunk = 512;
+
+void add_squares(const std::byte* row, std::int64_t begin, std::int64_t end, double* sums) {
     const auto* x = reinterpret_cast<const float*>(row);
-    for (std::int64_t i = 0; i < n; ++i) sums[i] += static_cast<double>(x[i]) * static_cast<double>(x[i]);
+    for (auto i = begin; i < end; ++i) sums[i] += static_cast<double>(x[i]) * static_cast<double>(x[i]);
 }
 
-void add_experts(const Shape& weight, const View& activations, const View& ids, Sums& sums) {
+void add_experts(const Shape& weight, const View& activations, const View& ids, Sums& sums, int threads) {
     const auto n = activations.shape[0];
     sums.squares.resize(static_cast<std::size_t>(n * weight[2]));
     sums.counts.resize(static_cast<std::size_t>(weight[2]));
-    for (std::int64_t token = 0; token < ids.shape[1]; ++token)
-        for (std::int64_t k = 0; k < ids.shape[0]; ++k) {
-            std::int32_t expert = 0;
-            std::memcpy(&expert, ids.at(token, 0, 0) + static_cast<std::size_t>(k) * ids.strides[0], sizeof expert);
-            sums.counts[static_cast<std::size_t>(expert)] += 1.0;
-            add_squares(activations.at(k % activations.shape[1], token, 0), n, sums.squares.data() + expert * n);
-        }
+    const auto for_all = [&](auto&& body) {
+        for (std::int64_t token = 0; token < ids.shape[1]; ++token)
+            for (std::int64_t k = 0; k < ids.shape[0]; ++k) {
+                std::int32_t expert = 0;
+                std::memcpy(&expert, ids.at(token, 0, 0) + static_cast<std::size_t>(k) * ids.strides[0], sizeof expert);
+                body(expert, activations.at(k % activations.shape[1], token, 0));
+            }
+    };
+    for_all([&](std::int32_t expert, const std::byte*) { sums.counts[static_cast<std::size_t>(expert)] += 1.0; });
+    parallel_chunks(n, column_chunk, threads, [&](std::int64_t begin, std::int64_t end) {
+        for_all([&](std::int32_t expert, const std::byte* row) {
+            add_squares(row, begin, end, sums.squares.data() + expert * n);
+        });
+    });
 }
 
-void add_dense(const Shape& weight, const View& activations, Sums& sums) {
+void add_dense(const Shape& weight, const View& activations, Sums& sums, int threads) {
     const auto& shape = activations.shape;
     const auto n_matrices = weight[2] * weight[3];
     sums.squares.resize(static_cast<std::size_t>(shape[0] * n_matrices));
     sums.counts.resize(1);
-    for (std::int64_t i3 = 0; i3 < shape[3]; ++i3)
-        for (std::int64_t i2 = 0; i2 < shape[2]; ++i2) {
-            const auto matrix = (i3 % weight[3]) * weight[2] + i2 % weight[2];
-            for (std::int64_t i1 = 0; i1 < shape[1]; ++i1)
-                add_squares(activations.at(i1, i2, i3), shape[0], sums.squares.data() + matrix * shape[0]);
-        }
+    parallel_chunks(shape[0], column_chunk, threads, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t i3 = 0; i3 < shape[3]; ++i3)
+            for (std::int64_t i2 = 0; i2 < shape[2]; ++i2) {
+                const auto matrix = (i3 % weight[3]) * weight[2] + i2 % weight[2];
+                for (std::int64_t i1 = 0; i1 < shape[1]; ++i1)
+                    add_squares(activations.at(i1, i2, i3), begin, end, sums.squares.data() + matrix * shape[0]);
+            }
+    });
     sums.counts[0] += static_cast<double>(shape[1] * shape[2] * shape[3]) / static_cast<double>(n_matrices);
+}
+
+void add(const Sums& other, Sums& sums) {
+    sums.squares.resize(other.squares.size());
+    sums.counts.resize(other.counts.size());
+    std::ranges::transform(sums.squares, other.squares, sums.squares.begin(), std::plus<>());
+    std::ranges::transform(sums.counts, other.counts, sums.counts.begin(), std::plus<>());
+}
+
+/// Weights that see the same input in the same way: attention's q, k and v, the feed-forward's gate and up.
+struct SharedInput {
+    Shape weight{};
+    int source = -1;
+    int ids = -1;  // which experts; -1: no mixture
+    std::vector<std::string> names;
+    Sums sums;
+};
+
+/// The inputs of the matrix products in a range of nodes.
+std::vector<SharedInput> inputs_of(const RecordedGraph& graph, int begin, int end) {
+    std::vector<SharedInput> result;
+    for (int i = begin; i < end; ++i) {
+        const auto& node = graph.tensors[static_cast<std::size_t>(i)];
+        if (node.op != GGML_OP_MUL_MAT && node.op != GGML_OP_MUL_MAT_ID) continue;
+        const auto& weight = graph.tensors[static_cast<std::size_t>(node.sources[0])];
+        if (weight.kind != TensorKind::weight ||
+            graph.tensors[static_cast<std::size_t>(node.sources[1])].type != GGML_TYPE_F32)
+            continue;
+        const int ids = node.op == GGML_OP_MUL_MAT_ID ? node.sources[2] : -1;
+        const auto same = std::ranges::find_if(result, [&](const SharedInput& input) {
+            return input.source == node.sources[1] && input.ids == ids && input.weight[2] == weight.shape[2] &&
+                   input.weight[3] == weight.shape[3];
+        });
+        if (same != result.end())
+            same->names.push_back(weight.name);
+        else
+            result.push_back({weight.shape, node.sources[1], ids, {weight.name}, {}});
+    }
+    return result;
 }
 
 Imatrix finish(const std::map<std::string, Sums>& sums, const std::string& dataset, std::size_t n_windows, int n_tokens,
@@ -90,6 +143,7 @@ Imatrix finish(const std::map<std::string, Sums>& sums, const std::string& datas
 /// Collects while libllama evaluates.
 class InputCollector final : public NodeObserver {
   public:
+    explicit InputCollector(int threads) : threads_(threads) {}
     bool wants(const ggml_tensor& node) override {
         return (node.op == GGML_OP_MUL_MAT || node.op == GGML_OP_MUL_MAT_ID) && node.src[0]->buffer != nullptr &&
                ggml_backend_buffer_get_usage(node.src[0]->buffer) == GGML_BACKEND_BUFFER_USAGE_WEIGHTS &&
@@ -101,14 +155,16 @@ class InputCollector final : public NodeObserver {
         std::ranges::copy(node.src[0]->ne, weight.begin());
         auto& entry = sums[node.src[0]->name];
         if (node.op == GGML_OP_MUL_MAT_ID)
-            add_experts(weight, content(*node.src[1]), content(*node.src[2]), entry);
+            add_experts(weight, content(*node.src[1]), content(*node.src[2]), entry, threads_);
         else
-            add_dense(weight, content(*node.src[1]), entry);
+            add_dense(weight, content(*node.src[1]), entry, threads_);
     }
 
     std::map<std::string, Sums> sums;
 
   private:
+    int threads_;
+
     static View content(const ggml_tensor& tensor) {
         View view;
         view.bytes.resize(ggml_nbytes(&tensor));
@@ -126,24 +182,18 @@ Imatrix compute_imatrix(ReplayEngine& engine, std::span<const Window> windows, c
     const auto& topology = engine.topology();
     const auto& graph = topology.graph();
     const auto cuts = topology.cuts();
+    const int threads = engine.device().threads();
 
     std::map<std::string, Sums> sums;
     std::vector<LiveState> states(windows.size());
     progress.begin("importance matrix", static_cast<double>(cuts.size() - 1) * static_cast<double>(windows.size()));
     double done = 0.0;
     for (std::size_t c = 0; c + 1 < cuts.size(); ++c) {
-        std::vector<int> multiplications;
+        auto inputs = inputs_of(graph, cuts[c], cuts[c + 1]);
         Slice::Options options;
-        for (int i = cuts[c]; i < cuts[c + 1]; ++i) {
-            const auto& node = graph.tensors[static_cast<std::size_t>(i)];
-            if (node.op != GGML_OP_MUL_MAT && node.op != GGML_OP_MUL_MAT_ID) continue;
-            const auto& weight = graph.tensors[static_cast<std::size_t>(node.sources[0])];
-            if (weight.kind != TensorKind::weight ||
-                graph.tensors[static_cast<std::size_t>(node.sources[1])].type != GGML_TYPE_F32)
-                continue;
-            multiplications.push_back(i);
-            options.reads.push_back(node.sources[1]);
-            if (node.op == GGML_OP_MUL_MAT_ID) options.reads.push_back(node.sources[2]);
+        for (const auto& input : inputs) {
+            options.reads.push_back(input.source);
+            if (input.ids >= 0) options.reads.push_back(input.ids);
         }
         const auto range = engine.slice(cuts[c], cuts[c + 1], options);
         for (std::size_t w = 0; w < windows.size(); ++w) {
@@ -153,17 +203,17 @@ Imatrix compute_imatrix(ReplayEngine& engine, std::span<const Window> windows, c
                 const auto& tensor = graph.tensors[static_cast<std::size_t>(index)];
                 return View{range->read(index), tensor.shape, tensor.strides};
             };
-            for (const int i : multiplications) {
-                const auto& node = graph.tensors[static_cast<std::size_t>(i)];
-                const auto& weight = graph.tensors[static_cast<std::size_t>(node.sources[0])];
-                if (node.op == GGML_OP_MUL_MAT_ID)
-                    add_experts(weight.shape, view(node.sources[1]), view(node.sources[2]), sums[weight.name]);
+            for (auto& input : inputs) {
+                if (input.ids >= 0)
+                    add_experts(input.weight, view(input.source), view(input.ids), input.sums, threads);
                 else
-                    add_dense(weight.shape, view(node.sources[1]), sums[weight.name]);
+                    add_dense(input.weight, view(input.source), input.sums, threads);
             }
             states[w] = range->live_out(states[w]);
             progress.advance(++done, "windows");
         }
+        for (const auto& input : inputs)
+            for (const auto& name : input.names) add(input.sums, sums[name]);
     }
     progress.end();
 
@@ -173,7 +223,7 @@ Imatrix compute_imatrix(ReplayEngine& engine, std::span<const Window> windows, c
 Imatrix compute_imatrix(const Model& model, const TokenWindows& windows, int threads, const std::string& dataset,
                         Progress& progress) {
     const auto n_tokens = static_cast<int>(windows.front().size());
-    const auto collector = std::make_shared<InputCollector>();
+    const auto collector = std::make_shared<InputCollector>(threads);
     Decoder decoder(model, n_tokens, threads, collector);
     progress.begin("importance matrix", static_cast<double>(windows.size()));
     double done = 0.0;
