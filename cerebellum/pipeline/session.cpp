@@ -16,7 +16,9 @@
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/core/size.h"
 #include "cerebellum/llama/presets.h"
+#include "cerebellum/llama/recorder.h"
 #include "cerebellum/quantize/quantize_tensor.h"
+#include "cerebellum/replay/topology.h"
 #include "cerebellum/sweep/plan.h"
 #include "cerebellum/version.h"
 
@@ -92,6 +94,11 @@ std::optional<Imatrix> imatrix_from_journal(const Journal& journal) {
     const auto bytes = journal.get_artifact("imatrix");
     return bytes ? std::optional(deserialize_imatrix(*bytes)) : std::nullopt;
 }
+
+struct Session::Recorded {
+    std::optional<Recorder> recorder;
+    std::optional<Topology> topology;
+};
 
 Session::Session(RunOptions options, Progress& progress)
     : options_(std::move(options)),
@@ -194,8 +201,25 @@ FileTrials Session::file_trials() {
         options_.threads};
 }
 
-bool Session::is_measurable(const std::string& tensor) {
-    return !replays() || engine().topology().takes_any_type(tensor);
+const Topology* Session::topology() {
+    if (replays()) return &engine().topology();
+    if (!recorded_) {
+        recorded_ = std::make_unique<Recorded>();
+        try {
+            recorded_->recorder.emplace(model_, options_.context);
+            recorded_->topology.emplace(recorded_->recorder->graph());
+        } catch (const NotReplayable&) {
+            recorded_->topology.reset();
+        }
+    }
+    return recorded_->topology ? &*recorded_->topology : nullptr;
+}
+
+std::string Session::why_unmeasurable(const std::string& tensor) {
+    const auto* graph = topology();
+    if (graph == nullptr) return "";
+    if (!graph->weights().contains(tensor)) return "it is not read when the model runs";
+    return graph->takes_any_type(tensor) ? "" : "ggml cannot use it in other types";
 }
 
 ReplayEngine& Session::engine() {
@@ -293,18 +317,17 @@ std::vector<TensorPlan> Session::plan() {
 }
 
 SweepSummary Session::measure() {
-    const auto wanted = plan();
+    auto wanted = plan();
+    std::erase_if(wanted, [&](const TensorPlan& tensor) {
+        const auto why = why_unmeasurable(tensor.name);
+        if (!why.empty()) progress_.warn(fmt::format("{} is not measured and keeps its type: {}", tensor.name, why));
+        return !why.empty();
+    });
     TokenWindows measured;
     const auto& calibration = text().calibration;
     for (std::size_t i = 0; i < calibration.size(); i += calibration_factor) measured.push_back(calibration[i]);
     if (!replays()) return measure_through_files(file_trials(), wanted, measured, *journal_, progress_);
-    const auto summary = run_sweep(engine(), prepare(measured), wanted, quantizer(), *journal_, progress_);
-    for (const auto& name : summary.unmeasured)
-        progress_.warn(fmt::format("{} is not measured and keeps its type: {}", name,
-                                   engine().topology().weights().contains(name)
-                                       ? "ggml cannot use it in other types"
-                                       : "it is not read when the model runs"));
-    return summary;
+    return run_sweep(engine(), prepare(measured), wanted, quantizer(), *journal_, progress_);
 }
 
 }  // namespace cerebellum

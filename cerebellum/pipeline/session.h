@@ -66,8 +66,10 @@ class Session {
     ReplayEngine& engine();
     /// What measuring through whole files takes.
     FileTrials file_trials();
-    /// Whether the plan's tensor can be measured: it is read when the model runs, by operations that take any type.
-    bool is_measurable(const std::string& tensor);
+    /// What keeps a tensor from being measured: it is not read when the model runs, or by operations that do not take
+    /// any type. Empty where nothing does, or where the model's graph cannot be recorded.
+    std::string why_unmeasurable(const std::string& tensor);
+    bool is_measurable(const std::string& tensor) { return why_unmeasurable(tensor).empty(); }
     /// Mean KLD, nats per token, of the source replayed twice: what no change at all appears to cost. Zero but for
     /// rounding on the CPU.
     double null_floor_kld() const;
@@ -89,6 +91,8 @@ class Session {
 
   private:
     JournalIdentity identity() const;
+    /// Of the recorded graph, which need not be replayable; null where there is none.
+    const Topology* topology();
     TextDemand demand() const;
     void keep_text();
 
@@ -100,6 +104,8 @@ class Session {
     std::optional<TextParts> text_;
     std::unique_ptr<ReplayEngine> engine_;
     std::optional<bool> replays_;
+    struct Recorded;
+    std::unique_ptr<Recorded> recorded_;  // where nothing is replayed
     std::optional<Imatrix> imatrix_;
     std::vector<std::string> quantizable_;
     std::vector<std::string> tensor_order_;

@@ -198,6 +198,19 @@ TEST_F(MainJob, through_whole_files_comes_to_the_figures_of_full_replays) {
         EXPECT_THAT(entry.path().filename().string(), ::testing::Not(HasSubstr("trial"))) << "left behind";
 }
 
+TEST_F(MainJob, leaves_tensors_alone_that_ggml_cannot_use_in_other_types) {
+    if (!testing::have_referees()) GTEST_SKIP() << "llama.cpp's tools are not there (CEREBELLUM_REFEREE_BIN)";
+    ASSERT_TRUE(testing::run_referee("test-llama-archs", "-o " + testing::quoted(work_.path()), work_.path()));
+    for (const std::string how : {"--full", "--no-replay"}) {
+        const auto result = run_program(
+            {"ablate", path("qwen4exp-moe.gguf").string(), "--journal", path(how + ".db").string(), "--tokens", "128",
+             "--ctx", "64", "--types", "q4_0", "--tensors", "*.ple_*", "--threads", "1", how},
+            work_.path());
+        EXPECT_EQ(result.code, 0) << result.errors;
+        EXPECT_THAT(result.errors, HasSubstr("ple_norm_key.weight is not measured")) << how;
+    }
+}
+
 TEST_F(MainJob, measures_only_the_tensors_that_were_asked_for) {
     auto arguments = ablate("some.db");
     arguments.insert(arguments.end(), {"--tensors", "blk.[24].ffn_*"});
