@@ -105,7 +105,7 @@ asan:
 	bash scripts/configure.sh asan build-asan "$$llama" -DCEREBELLUM_TESTS=ON
 	cmake --build build-asan -j $(JOBS) --target cerebellum-unit-tests >&2
 	ASAN_OPTIONS=detect_container_overflow=0 UBSAN_OPTIONS=print_stacktrace=1 \
-	  build-asan/tests/cerebellum-unit-tests --gtest_brief=1
+	  build-asan/tests/cerebellum-unit-tests --gtest_brief=1 --gtest_filter="-*Slow*"
 
 lint: quick-checks build-tests
 	@bash scripts/lint.sh build

@@ -305,6 +305,43 @@ TEST(Knapsack, options_on_a_line_are_solved_or_bounded) {
                 solution.cost);
 }
 
+/// max over λ of Σ min (cost + λ·bytes) − λ·budget by ternary search on the definition: it is concave in λ.
+long double dual_by_definition(const KnapsackProblem& problem) {
+    const auto at = [&](long double lambda) {
+        long double sum = -lambda * static_cast<long double>(problem.budget_bytes);
+        for (const auto& group : problem.groups) {
+            long double least = std::numeric_limits<long double>::infinity();
+            for (const Option& option : group)
+                least = std::min(
+                    least, static_cast<long double>(option.cost) + lambda * static_cast<long double>(option.bytes));
+            sum += least;
+        }
+        return sum;
+    };
+    long double low = 0.0L, high = 1.0L;
+    while (at(2 * high) > at(high)) high *= 2;
+    high *= 2;
+    for (int i = 0; i < 300; ++i) {
+        const long double a = low + (high - low) / 3, b = high - (high - low) / 3;
+        (at(a) < at(b) ? low : high) = at(a) < at(b) ? a : b;
+    }
+    return at((low + high) / 2);
+}
+
+TEST(Knapsack, the_bound_is_the_lagrangian_one) {
+    for (std::uint64_t seed = 0; seed < 12; ++seed)
+        for (const double fill : {0.05, 0.4, 0.9}) {
+            // Odd bytes, so that the common divisor is 1 and the budget is not rounded.
+            auto problem = random_curves(seed, 40 + 20 * seed, 3 + seed, fill);
+            problem.groups.push_back({{1, 0.0}, {2, 0.0}});
+            const auto solution = solve_knapsack(problem);
+            ASSERT_TRUE(solution.exact);
+            const auto bound = static_cast<double>(dual_by_definition(problem));
+            EXPECT_NEAR(solution.lower_bound, bound, 1e-9 * solution.cost) << seed << ' ' << fill;
+            EXPECT_LE(bound, solution.cost * (1.0 + 1e-12));
+        }
+}
+
 TEST(Knapsack, runs_out_of_labels_gracefully) {
     for (std::uint64_t seed = 0; seed < 20; ++seed) {
         const auto problem = random_curves(seed, 60, 12, 0.3);

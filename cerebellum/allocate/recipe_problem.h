@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -27,7 +28,21 @@ struct AllocationProblem {
     std::uint64_t fixed_bytes = 0;  // everything in the file that no choice changes
     std::vector<TensorChoices> tensors;
     std::uint64_t budget_bytes = 0;
+    /// Tensors, as indices, that take one type together. No tensor is in two of these.
+    std::vector<std::vector<std::size_t>> coupled = {};
+    /// At most so many distinct types among `tensors`; 0: any number.
+    std::size_t max_types = 0;
 };
+
+/// Tensors that are decided together, and the sums of bytes and damage that each common type comes to.
+struct AllocationGroup {
+    std::vector<std::size_t> tensors;
+    std::vector<TypeChoice> choices;
+};
+
+/// Every tensor in exactly one group: the coupled ones of the problem, and each of the others alone. Throws Error
+/// naming a coupled tensor where there is no type that all of its group can have.
+std::vector<AllocationGroup> groups_of(const AllocationProblem& problem);
 
 struct Allocation {
     TypeMap types;
@@ -37,7 +52,16 @@ struct Allocation {
     bool exact = false;
 };
 
-/// Throws Error, with the smallest possible size in it, where the budget cannot be met.
+/// Throws Error, with the smallest possible size in it, where the budget cannot be met, and where no choice of
+/// `max_types` types serves every tensor.
 Allocation allocate(const AllocationProblem& problem);
+
+/// The smallest file whose predicted damage is at most `max_kld`; the problem's budget is not looked at. `exact` says
+/// that no smaller one is (with max_types: none smaller by more than a ten-thousandth). Throws Error, with the least
+/// damage possible in it, where no allocation stays under it.
+Allocation allocate_under(const AllocationProblem& problem, double max_kld);
+
+/// Bytes of the smallest file there is, whatever its damage.
+std::uint64_t smallest_file_bytes(const AllocationProblem& problem);
 
 }  // namespace cerebellum

@@ -9,11 +9,13 @@
 #include <set>
 #include <system_error>
 
+#include "cerebellum/build/source_identity.h"
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/file.h"
 #include "cerebellum/core/parallel.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/gguf/gguf_write.h"
+#include "cerebellum/gguf/imatrix_digest.h"
 #include "cerebellum/quantize/quantize_tensor.h"
 #include "cerebellum/version.h"
 
@@ -63,6 +65,29 @@ void check_names(const GgufFile& source, const TypeMap& types) {
             throw Error(
                 fmt::format("the recipe names the tensor {}, which {} does not have; it was made for another model",
                             name, source.path().string()));
+}
+
+/// Refuses a source that the recipe was not made for, naming the first tensor that differs.
+void check_source(const GgufFile& source, const Recipe& recipe) {
+    if (recipe.source_fingerprint.empty() || recipe.source_fingerprint == source.fingerprint()) return;
+    std::string difference =
+        fmt::format("its fingerprint is {:.12}... and not {:.12}...", source.fingerprint(), recipe.source_fingerprint);
+    if (!recipe.source_tensors.empty())
+        difference = first_difference(source, recipe.source_tensors)
+                         .value_or("the tensors are the same but the metadata differs");
+    throw Error(
+        fmt::format("the recipe was made for another model, {}, than {}: {}; name the original file or make a "
+                    "new recipe",
+                    recipe.source_name, source.path().string(), difference));
+}
+
+void check_imatrix(const Recipe& recipe, const Imatrix* imatrix) {
+    const auto expected = recipe.provenance.find(imatrix_digest_key);
+    if (expected == recipe.provenance.end()) return;
+    if (imatrix == nullptr)
+        throw Error("the recipe was made with an importance matrix, and none is given; name it with --imatrix");
+    if (imatrix_sha256(*imatrix) != expected->second)
+        throw Error("the recipe was made with another importance matrix; name the one that lies beside the recipe");
 }
 
 std::vector<const TensorInfo*> ordered_tensors(const GgufFile& source, const std::vector<std::string>& order) {
@@ -173,12 +198,9 @@ std::uint32_t file_type_number(const GgufFile& source, const TypeMap& types) {
 }
 
 void check_recipe(const GgufFile& source, const Recipe& recipe, const Imatrix* imatrix) {
-    if (!recipe.source_fingerprint.empty() && recipe.source_fingerprint != source.fingerprint())
-        throw Error(fmt::format(
-            "the recipe was made for the model {} with fingerprint {:.12}..., and {} has {:.12}...; name the "
-            "original file or make a new recipe",
-            recipe.source_name, recipe.source_fingerprint, source.path().string(), source.fingerprint()));
+    check_source(source, recipe);
     check_names(source, recipe.types);
+    check_imatrix(recipe, imatrix);
     for (const auto& tensor : source.tensors()) {
         const ggml_type type = type_of(tensor, recipe.types);
         if (type == tensor.type) continue;

@@ -24,10 +24,12 @@ constexpr int format_version = 1;
 std::string recipe_to_json(const Recipe& recipe) {
     json types = json::object();
     for (const auto& [name, type] : recipe.types) types[name] = type_name(type);
+    json source = {{"name", recipe.source_name}, {"fingerprint", recipe.source_fingerprint}};
+    if (!recipe.source_tensors.empty()) source["tensors"] = recipe.source_tensors;
     const json document = {
         {"format", format_name},
         {"version", format_version},
-        {"source", {{"name", recipe.source_name}, {"fingerprint", recipe.source_fingerprint}}},
+        {"source", std::move(source)},
         {"file_bytes", recipe.file_bytes},
         {"predicted_kld", std::isfinite(recipe.predicted_kld) ? json(recipe.predicted_kld) : json(nullptr)},
         {"types", std::move(types)},
@@ -48,6 +50,7 @@ Recipe recipe_from_json(std::string_view text, std::string_view origin) {
         Recipe recipe;
         recipe.source_name = document.at("source").value("name", "");
         recipe.source_fingerprint = document.at("source").value("fingerprint", "");
+        recipe.source_tensors = document.at("source").value("tensors", std::map<std::string, std::string>());
         recipe.file_bytes = document.value("file_bytes", std::uint64_t{0});
         if (const json kld = document.value("predicted_kld", json()); !kld.is_null())
             recipe.predicted_kld = kld.get<double>();

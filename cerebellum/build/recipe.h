@@ -19,7 +19,13 @@ struct Recipe {
     std::uint64_t file_bytes = 0;    ///< exact size of the built file; 0 where unknown
     double predicted_kld = std::numeric_limits<double>::quiet_NaN();  ///< nats per token; NaN where unknown
     std::map<std::string, std::string> provenance;                    ///< free-form: how it came to be
+    std::map<std::string, std::string> source_tensors = {};  ///< tensor_identities() of the model; empty: unknown
 };
+
+/// Keys of the provenance that a build obeys: imatrix_sha256() of the matrix that the figures and bytes belong to, and
+/// "none" for a file without the keys quantize.imatrix.* and cerebellum.*.
+inline constexpr const char* imatrix_digest_key = "imatrix_sha256";
+inline constexpr const char* metadata_key = "metadata";
 
 /// Deterministic: the same recipe gives the same text.
 std::string recipe_to_json(const Recipe& recipe);

@@ -3,80 +3,89 @@
 #include <chrono>
 #include <nlohmann/json.hpp>
 
+#include "cerebellum/build/build_gguf.h"
 #include "cerebellum/cli/commands.h"
+#include "cerebellum/cli/goal_options.h"
 #include "cerebellum/cli/options.h"
-#include "cerebellum/cli/terminal.h"
-#include "cerebellum/core/error.h"
 #include "cerebellum/core/file.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/core/size.h"
-#include "cerebellum/pipeline/allocation.h"
+#include "cerebellum/pipeline/measured_model.h"
 #include "cerebellum/pipeline/quantize.h"
 #include "cerebellum/report/table.h"
 
 namespace cerebellum::cli {
 
+namespace {
+
+std::string describe(const GgufFile& source, const Recipe& recipe) {
+    std::map<std::string, std::pair<int, std::uint64_t>> by_type;
+    for (const auto& [name, type] : recipe.types) {
+        auto& [count, bytes] = by_type[type_name(type)];
+        ++count;
+        bytes += tensor_bytes(*source.find(name), type);
+    }
+    std::vector<std::vector<std::string>> rows;
+    for (const auto& [type, entry] : by_type)
+        rows.push_back({type, std::to_string(entry.first), format_bytes(entry.second)});
+    return format_table({"type", "tensors", "bytes"}, rows);
+}
+
+}  // namespace
+
 Command add_allocate(CLI::App& app) {
     struct Values {
         CommonOptions common;
-        std::string size, output;
+        GoalOptions goal;
+        ConstraintOptions constraints;
+        std::string output;
     };
     auto values = std::make_shared<Values>();
     auto* command =
         app.add_subcommand("allocate", "Only allocate: a recipe for a size, from the journal's measurements");
     command->footer(
-        "Example:\n  cerebellum allocate model-f16.gguf --size 3.5bpw -o recipe.json\n\n"
+        "Examples:\n  cerebellum allocate model-f16.gguf --size 3.5bpw -o recipe.json\n"
+        "  cerebellum allocate model-f16.gguf --max-kld 0.02 --pin token_embd=q8_0 --couple qkv -o recipe.json\n"
+        "  cerebellum allocate model-f16.gguf --vram 12GiB --ctx 16384 --kv q8_0 --parallel 4 -o recipe.json\n\n"
         "Takes well under a second; only the model's header is read.");
     add_model(*command, values->common);
-    command->add_option("--size", values->size, "Size of the file: 12GB, 11.5GiB, 800MB, 4.25bpw")->required();
     command
         ->add_option("--journal", values->common.journal,
                      "The journal with the measurements (default: in this folder, named after the model)")
         ->type_name("FILE");
     add_output(*command, values->common, values->output,
                "The recipe (JSON); a llama-quantize type file and the importance matrix go beside it");
+    add_goal(*command, values->goal, true);
+    add_constraints(*command, values->constraints);
+    add_threads(*command, values->common);
     add_json(*command, values->common);
     return [values] {
-        const auto goal = parse_size(values->size);
+        AllocationRequest request{goal_of(values->goal), {}};
         const std::filesystem::path output = values->output;
         check_output_path(output, 0, values->common.force);
-        const auto source = GgufFile::open(values->common.model);
-        const auto path = values->common.journal.empty() ? default_journal(values->common.model, "")
-                                                         : std::filesystem::path(values->common.journal);
-        const auto journal = Journal::open_existing(path);
-        if (journal.identity().fields.at("model") != source.fingerprint())
-            throw Error(fmt::format("{} was measured on another model than {}; name the right journal or measure again",
-                                    path.string(), values->common.model));
-        if (const auto& fields = journal.identity().fields;
-            !fields.contains("measuring") || fields.at("measuring") != measuring_version)
-            throw Error(
-                fmt::format("{} was measured in another way by another version; measure again with another --journal",
-                            path.string()));
-        const auto imatrix = imatrix_from_journal(journal);
-        const auto info = imatrix ? std::optional(imatrix_info(*imatrix, journal.get_meta("imatrix_name").value_or("")))
-                                  : std::nullopt;
+        request.constraints = constraints_of(values->constraints, values->common.threads);
+        const auto measured = open_measured(values->common.model, values->common.journal.empty()
+                                                                      ? default_journal(values->common.model, "")
+                                                                      : std::filesystem::path(values->common.journal));
         const auto started = std::chrono::steady_clock::now();
-        const auto recipe = make_recipe(source, journal, info, goal.bytes(source.n_weights()));
+        const auto solved = solve_goal(measured.source, measured.problem, request);
         const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
+        const auto recipe = make_recipe(measured.source, measured.journal, solved);
         write_recipe(output, recipe);
-        write_file_atomically(type_file_path(output), tensor_type_file(complete_types(source, recipe.types)));
-        if (imatrix) write_imatrix(imatrix_path(output), *imatrix);
+        write_file_atomically(type_file_path(output), tensor_type_file(complete_types(measured.source, recipe.types)));
+        if (measured.imatrix) write_imatrix(imatrix_path(output), *measured.imatrix);
         if (values->common.json) {
             fmt::print("{}\n", recipe_to_json(recipe));
             return 0;
         }
-        std::map<std::string, std::pair<int, std::uint64_t>> by_type;
-        for (const auto& [name, type] : recipe.types) {
-            auto& [count, bytes] = by_type[type_name(type)];
-            ++count;
-            bytes += tensor_bytes(*source.find(name), type);
-        }
-        std::vector<std::vector<std::string>> rows;
-        for (const auto& [type, entry] : by_type)
-            rows.push_back({type, std::to_string(entry.first), format_bytes(entry.second)});
-        fmt::print("{}\n{} bytes, predicted KLD {:.5f} nats per token ({}); solved in {:.3f} s\n",
-                   format_table({"type", "tensors", "bytes"}, rows), recipe.file_bytes, recipe.predicted_kld,
-                   recipe.provenance.at("optimal") == "yes" ? "optimal" : "not proved optimal", seconds);
+        fmt::print(
+            "{}\n{} bytes, {:.2f} % of {}; predicted KLD {:.5f} nats per token ({}, lower bound {:.5f}); solved in "
+            "{:.3f} s\n",
+            describe(measured.source, recipe), recipe.file_bytes,
+            100.0 * static_cast<double>(recipe.file_bytes) / static_cast<double>(solved.budget_bytes),
+            solved.budget_bytes, recipe.predicted_kld, solved.allocation.exact ? "optimal" : "not proved optimal",
+            solved.allocation.lower_bound, seconds);
+        for (const auto& remark : solved.remarks) fmt::print("{}\n", remark);
         return 0;
     };
 }

@@ -10,6 +10,7 @@
 #include "cerebellum/core/file.h"
 #include "cerebellum/core/size.h"
 #include "cerebellum/llama/presets.h"
+#include "cerebellum/version.h"
 
 namespace cerebellum::cli {
 
@@ -44,6 +45,15 @@ Command add_build(CLI::App& app) {
         options.overwrite = values->common.force;
         options.tensor_order = dry_run(values->common.model, {.file_type = *file_type_of(GGML_TYPE_F16)}).order;
         const auto name = recipe.provenance.find("imatrix");
+        if (const auto metadata = recipe.provenance.find(metadata_key);
+            metadata != recipe.provenance.end() && metadata->second == "none")
+            options.provenance = Provenance::none;
+        if (const auto version = recipe.provenance.find("cerebellum");
+            version != recipe.provenance.end() && version->second != CEREBELLUM_VERSION)
+            progress.warn(
+                fmt::format("the recipe was made by version {} and this is {}: the file may differ from the "
+                            "one that it describes",
+                            version->second, CEREBELLUM_VERSION));
         options.imatrix_file = name != recipe.provenance.end() ? name->second : imatrix_file.filename().string();
         const auto bytes = build_gguf(source, recipe, imatrix ? &*imatrix : nullptr, values->output, options, progress);
         const double bpw = 8.0 * static_cast<double>(bytes) / static_cast<double>(source.n_weights());

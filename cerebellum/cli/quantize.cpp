@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cerebellum/cli/commands.h"
+#include "cerebellum/cli/goal_options.h"
 #include "cerebellum/cli/options.h"
 #include "cerebellum/cli/terminal.h"
 #include "cerebellum/core/file.h"
@@ -37,16 +38,19 @@ std::string describe(const QuantizeResult& result) {
 Command add_quantize(CLI::App& app) {
     struct Values {
         CommonOptions common;
-        std::string size, output, imatrix_out;
+        GoalOptions goal;
+        ConstraintOptions constraints;
+        std::string output, imatrix_out;
+        int window = 0;
     };
     auto values = std::make_shared<Values>();
     auto* command =
         app.add_subcommand("quantize", "The whole job: measure, allocate, build and verify a file of a given size");
     command->footer(
-        "Example:\n  cerebellum quantize model-f16.gguf --size 4.25bpw -o model-small.gguf --text notes.txt\n\n"
+        "Examples:\n  cerebellum quantize model-f16.gguf --size 4.25bpw -o model-small.gguf --text notes.txt\n"
+        "  cerebellum quantize model-f16.gguf --vram 12GiB --ctx 16384 --kv q8_0 --parallel 4 -o model-12g.gguf\n\n"
         "Interrupt it at any time; the same command goes on where it stopped. Another --size reuses the measurements.");
     add_model(*command, values->common);
-    command->add_option("--size", values->size, "Size of the file: 12GB, 11.5GiB, 800MB, 4.25bpw")->required();
     add_output(*command, values->common, values->output,
                "The file to write; recipe, type file, imatrix and results go beside it");
     add_measuring(*command, values->common);
@@ -54,16 +58,29 @@ Command add_quantize(CLI::App& app) {
         ->add_option("--imatrix-out", values->imatrix_out,
                      "Where the importance matrix goes (default: beside the output)")
         ->type_name("FILE");
+    command
+        ->add_option("--window", values->window,
+                     "Tokens per window where --ctx says how the file will be run (with --vram or --gpu-size)")
+        ->check(CLI::PositiveNumber);
+    add_goal(*command, values->goal, false);
+    add_constraints(*command, values->constraints);
     add_json(*command, values->common);
     return [values] {
         TerminalProgress progress(values->common.quiet, values->common.verbose);
         QuantizeOptions options;
-        options.goal = parse_size(values->size);
+        if (!values->goal.vram.empty() || !values->goal.gpu_size.empty()) {
+            if (values->common.context > 0) values->goal.context = values->common.context;
+            values->common.context = values->window;
+        } else if (values->window > 0) {
+            values->common.context = values->window;
+        }
+        options.request.goal = goal_of(values->goal);
         options.output = values->output;
         options.overwrite = values->common.force;
         options.imatrix_out = values->imatrix_out;
         const auto run = run_options(values->common, values->output);
         check_output_path(options.output, 0, options.overwrite);
+        options.request.constraints = constraints_of(values->constraints, values->common.threads);
         Session session(run, progress);
         const auto result = quantize_model(session, options, progress);
         if (values->common.json) {
@@ -74,6 +91,7 @@ Command add_quantize(CLI::App& app) {
         fmt::print("\n{}: {} bytes of {} ({:.2f} % used)", result.output.string(), result.recipe.file_bytes,
                    result.budget_bytes,
                    100.0 * static_cast<double>(result.recipe.file_bytes) / static_cast<double>(result.budget_bytes));
+        for (const auto& remark : result.remarks) fmt::print("\n{}", remark);
         if (result.delivered != "cerebellum")
             fmt::print("; the stock mix {} was better and was delivered", result.delivered);
         fmt::print("\nKLD in nats per token from {}, ± one standard error, on text held out from every choice ({}).\n",

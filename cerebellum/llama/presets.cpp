@@ -75,6 +75,10 @@ QuantizeOutcome dry_run(const std::filesystem::path& model, const QuantizeReques
     params.dry_run = true;
     params.allow_requantize = true;
     if (request.token_embedding_type) params.token_embedding_type = *request.token_embedding_type;
+    std::vector<llama_model_tensor_override> overrides;
+    for (const auto& [pattern, type] : request.overrides) overrides.push_back({pattern.c_str(), type});
+    overrides.push_back({nullptr, GGML_TYPE_COUNT});
+    if (!request.overrides.empty()) params.tt_overrides = overrides.data();
     // Only whether there is an importance matrix matters to the choice of types, not what is in it.
     const float one = 1.0F;
     const llama_model_imatrix_data some_imatrix[] = {{"none", &one, 1}, {nullptr, nullptr, 0}};

@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "cerebellum/core/recipe.h"
@@ -35,6 +36,8 @@ struct QuantizeRequest {
     bool has_imatrix = false;  // some mixes choose other types when there is an importance matrix
     bool pure = false;         // every quantizable tensor gets the type of file_type
     std::optional<ggml_type> token_embedding_type = {};  // --token-embedding-type
+    /// --tensor-type: unanchored regular expressions and types, the first match counts.
+    std::vector<std::pair<std::string, ggml_type>> overrides = {};
 };
 
 /// Throws Error with libllama's reason where it would refuse.

@@ -7,7 +7,6 @@
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/predict/damage.h"
-#include "cerebellum/version.h"
 
 namespace cerebellum {
 
@@ -35,25 +34,6 @@ AllocationProblem make_problem(const GgufFile& source, const Journal& journal,
         problem.tensors.push_back(std::move(choices));
     }
     return problem;
-}
-
-Recipe make_recipe(const GgufFile& source, const Journal& journal, const std::optional<ImatrixInfo>& imatrix,
-                   std::uint64_t budget_bytes) {
-    const auto allocation = allocate(make_problem(source, journal, imatrix, budget_bytes));
-    Recipe recipe;
-    recipe.types = allocation.types;
-    recipe.source_fingerprint = source.fingerprint();
-    recipe.source_name = source.path().filename().string();
-    recipe.file_bytes = allocation.file_bytes;
-    recipe.predicted_kld = allocation.predicted_kld;
-    recipe.provenance = {{"cerebellum", CEREBELLUM_VERSION},
-                         {"llama.cpp", CEREBELLUM_LLAMA_VERSION},
-                         {"budget_bytes", std::to_string(budget_bytes)},
-                         {"lower_bound_kld", fmt::format("{:.9g}", allocation.lower_bound)},
-                         {"optimal", allocation.exact ? "yes" : "within the gap to the lower bound"}};
-    // Part of the file's metadata, and so of its size: whoever builds the recipe names the matrix the same way.
-    if (imatrix) recipe.provenance["imatrix"] = imatrix->file;
-    return recipe;
 }
 
 std::optional<double> predicted_kld(const AllocationProblem& problem, const TypeMap& types) {

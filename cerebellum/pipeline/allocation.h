@@ -5,7 +5,6 @@
 
 #include "cerebellum/allocate/recipe_problem.h"
 #include "cerebellum/build/build_gguf.h"
-#include "cerebellum/build/recipe.h"
 #include "cerebellum/gguf/gguf_file.h"
 #include "cerebellum/gguf/imatrix_file.h"
 #include "cerebellum/journal/journal.h"
@@ -16,10 +15,6 @@ namespace cerebellum {
 /// own type at no damage. Tensors without figures keep their type.
 AllocationProblem make_problem(const GgufFile& source, const Journal& journal,
                                const std::optional<ImatrixInfo>& imatrix, std::uint64_t budget_bytes);
-
-/// Solves it. The recipe names every measured tensor.
-Recipe make_recipe(const GgufFile& source, const Journal& journal, const std::optional<ImatrixInfo>& imatrix,
-                   std::uint64_t budget_bytes);
 
 /// Sum of the tensors' predicted damages under a map of types; empty where some type was not measured.
 std::optional<double> predicted_kld(const AllocationProblem& problem, const TypeMap& types);

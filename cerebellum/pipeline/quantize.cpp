@@ -207,13 +207,15 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
     QuantizeResult result;
     result.output = options.output;
     result.n_weights = source.n_weights();
-    result.budget_bytes = options.goal.bytes(result.n_weights);
+    auto request = options.request;
+    const bool sized = request.goal.kind == AllocationGoal::Kind::size;
+    result.budget_bytes = sized ? request.goal.size.bytes(result.n_weights) : source.file_size();
     // Everything that can be refused is refused before the long work.
     check_output_path(options.output, std::min(result.budget_bytes, source.file_size()), options.overwrite);
 
     if (fs::exists(options.output) && fs::equivalent(options.output, source.path()))
         throw Error(fmt::format("the output {} is the source itself; choose another name", options.output.string()));
-    check_budget(session, result.budget_bytes);
+    if (sized) check_budget(session, result.budget_bytes);
 
     session.measure();
     const auto& imatrix = session.imatrix();
@@ -221,15 +223,46 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
     result.text = session.text().description;
     result.reference = session.reference_name();
     result.null_floor_kld = session.null_floor_kld();
-    const auto problem = make_problem(source, session.journal(), imatrix_file, result.budget_bytes);
-    result.recipe = make_recipe(source, session.journal(), imatrix_file, result.budget_bytes);
+    auto problem = make_problem(source, session.journal(), imatrix_file, 0);
 
     Contender ours;
     ours.kind = Contender::Kind::ours;
     ours.name = "cerebellum";
-    ours.types = complete_types(source, result.recipe.types);
-    ours.bytes = result.recipe.file_bytes;
     ours.fits = true;
+    const auto allocate_ours = [&] {
+        const auto solved = solve_goal(source, problem, request);
+        result.recipe = make_recipe(source, session.journal(), solved);
+        result.budget_bytes = solved.budget_bytes;
+        result.remarks = solved.remarks;
+        ours.types = complete_types(source, result.recipe.types);
+        ours.bytes = result.recipe.file_bytes;
+    };
+    allocate_ours();
+    if (request.goal.kind == AllocationGoal::Kind::max_kld) {
+        constexpr int most_rounds = 4;
+        constexpr double margin = 0.98;
+        for (int round = 0;; ++round) {
+            Contender* alone[] = {&ours};
+            replay_scores(session, alone, session.text().selection, "selection", &Contender::selection, progress);
+            const double measured = selection_kld(ours);
+            if (measured <= options.request.goal.max_kld) break;
+            if (round == most_rounds)
+                throw Error(
+                    fmt::format("the smallest file predicted to stay under a KLD of {} measures {:.6g} on the "
+                                "selection text even after {} corrections; ask for a --size instead",
+                                options.request.goal.max_kld, measured, most_rounds));
+            request.goal.max_kld *= margin * options.request.goal.max_kld / measured;
+            progress.info(fmt::format("measured {:.6g} where at most {:.6g} is wanted: allocating for {:.6g}", measured,
+                                      options.request.goal.max_kld, request.goal.max_kld));
+            allocate_ours();
+        }
+    }
+    problem.budget_bytes = result.budget_bytes;
+    const auto allowed = constrained(problem, request.constraints);
+    const auto may_be_delivered = [&](const Contender& other) {
+        return other.fits && (request.constraints.empty() || is_allowed(allowed, other.types)) &&
+               reaches_goal(source, other.types, request.goal);
+    };
     auto others = find_contenders(session, problem, result.budget_bytes);
 
     std::vector<Contender*> everyone = {&ours};
@@ -240,7 +273,7 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
     // Never worse: the choice is made on the selection text alone.
     Contender* winner = &ours;
     for (auto& other : others)
-        if (other.fits && selection_kld(other) < selection_kld(*winner)) winner = &other;
+        if (selection_kld(other) < selection_kld(*winner) && may_be_delivered(other)) winner = &other;
     result.delivered = winner->name;
     Provenance provenance = Provenance::full;
     if (winner != &ours) {
@@ -253,6 +286,7 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
         result.recipe.file_bytes = predicted_file_bytes(source, winner->types, imatrix_file, Provenance::full);
         if (result.recipe.file_bytes > result.budget_bytes) {
             provenance = Provenance::none;
+            result.recipe.provenance[metadata_key] = "none";
             result.recipe.file_bytes = winner->bytes;
         }
     }
@@ -364,6 +398,8 @@ nlohmann::json to_json(const QuantizeResult& result) {
             {"text", result.text},
             {"reference", result.reference},
             {"null_floor_kld", result.null_floor_kld},
+            {"goal", result.recipe.provenance.at("goal")},
+            {"remarks", result.remarks},
             {"files", rows}};
 }
 

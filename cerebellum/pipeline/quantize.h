@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "cerebellum/build/recipe.h"
-#include "cerebellum/core/size.h"
 #include "cerebellum/evaluate/figures.h"
+#include "cerebellum/pipeline/goal.h"
 #include "cerebellum/pipeline/session.h"
 
 namespace cerebellum {
@@ -27,9 +27,10 @@ struct Contender {
 
 struct QuantizeResult {
     std::filesystem::path output;
-    std::uint64_t budget_bytes = 0;
+    std::uint64_t budget_bytes = 0;  // given, or what the goal comes to
     std::uint64_t n_weights = 0;
     Recipe recipe;                      // of the delivered file
+    std::vector<std::string> remarks;   // on how the goal was reached
     std::string delivered;              // name of the contender that was delivered
     std::vector<Contender> contenders;  // the source first, then by size
     std::string text;                   // description
@@ -38,7 +39,7 @@ struct QuantizeResult {
 };
 
 struct QuantizeOptions {
-    SizeGoal goal;
+    AllocationRequest request;
     std::filesystem::path output;
     bool overwrite = false;
     std::filesystem::path imatrix_out;  // empty: beside the output
@@ -46,7 +47,10 @@ struct QuantizeOptions {
 
 /// The main job: measure, allocate, build, verify. Writes the output and, beside it, the recipe, the llama-quantize
 /// type file, the importance matrix and the results. If a stock mix of at most the size does less damage on the
-/// selection text, that mix is delivered instead, and the result says so.
+/// selection text, that mix is delivered instead, and the result says so; but never one that a constraint forbids.
+///
+/// A goal of a largest KLD is verified on the selection text: a file that misses it there is allocated anew, with as
+/// much less damage predicted as it missed by.
 QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, Progress& progress);
 
 /// Paths of what lies beside an output: `output` with another ending.

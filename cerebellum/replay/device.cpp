@@ -1,13 +1,13 @@
 #include "cerebellum/replay/device.h"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 #include <ggml-cpu.h>
 
 #include <algorithm>
 #include <cstdint>
 
 #include "cerebellum/core/error.h"
+#include "cerebellum/core/ggml_device.h"
 
 namespace cerebellum {
 
@@ -31,42 +31,7 @@ bool is_cpu(ggml_backend_dev_t device) {
     return ggml_backend_dev_type(device) == GGML_BACKEND_DEVICE_TYPE_CPU;
 }
 
-/// The first device of an RPC server.
-ggml_backend_dev_t rpc_device(const std::string& endpoint) {
-    auto* registry = ggml_backend_reg_by_name("RPC");
-    if (registry == nullptr)
-        throw UsageError(
-            fmt::format("--device {}: this llama.cpp was built without RPC; build it with GGML_RPC=ON", endpoint));
-    using AddServer = ggml_backend_reg_t (*)(const char*);
-    const auto add_server =
-        reinterpret_cast<AddServer>(ggml_backend_reg_get_proc_address(registry, "ggml_backend_rpc_add_server"));
-    auto* server = add_server != nullptr ? add_server(endpoint.c_str()) : nullptr;
-    if (server == nullptr || ggml_backend_reg_dev_count(server) == 0)
-        throw Error(fmt::format("no RPC server answers at {}; start 'ggml-rpc-server' there first", endpoint));
-    return ggml_backend_reg_dev_get(server, 0);
-}
-
-ggml_backend_dev_t find_device(const std::string& name) {
-    if (name.find(':') != std::string::npos) return rpc_device(name);
-    auto* device = ggml_backend_dev_by_name(name.c_str());
-    if (device == nullptr || ggml_backend_dev_type(device) == GGML_BACKEND_DEVICE_TYPE_ACCEL)
-        throw UsageError(fmt::format("there is no device {}; there are {}, and RPC servers as host:port", name,
-                                     fmt::join(device_names(), ", ")));
-    return device;
-}
-
 }  // namespace
-
-std::vector<std::string> device_names() {
-    std::vector<std::string> names;
-    for (std::size_t i = 0; i < ggml_backend_dev_count(); ++i) {
-        auto* device = ggml_backend_dev_get(i);
-        if (ggml_backend_dev_type(device) == GGML_BACKEND_DEVICE_TYPE_ACCEL) continue;
-        names.emplace_back(ggml_backend_dev_name(device));
-    }
-    std::ranges::stable_partition(names, [](const auto& name) { return name == "CPU"; });
-    return names;
-}
 
 GgmlContext make_tensor_context(std::size_t n_tensors, std::size_t graph_nodes) {
     ggml_init_params params{};

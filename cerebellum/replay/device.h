@@ -79,7 +79,4 @@ class Device {
     std::unique_ptr<ValueStore> values_;
 };
 
-/// Names of the devices that replays can run on, the CPU first.
-std::vector<std::string> device_names();
-
 }  // namespace cerebellum

@@ -1,0 +1,36 @@
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <string>
+#include <vector>
+
+#include "cerebellum/pipeline/goal.h"
+
+namespace cerebellum::cli {
+
+/// What the user wants of a file's size, and what tensors must obey; as given.
+struct GoalOptions {
+    std::string size, bpw, vram, gpu_size, cpu_size;
+    double max_kld = 0.0;
+    int context = 4096;
+    int parallel = 1;
+    std::string cache_type = "f16";
+    std::string serve_on;
+};
+
+struct ConstraintOptions {
+    std::vector<std::string> pins, floors, ceilings, couplings;
+    std::string protect, only_types, fast_on;
+    std::size_t max_types = 0;
+};
+
+/// `with_context`: also --ctx, where it is not an option of the command's own already.
+void add_goal(CLI::App& command, GoalOptions& options, bool with_context);
+void add_constraints(CLI::App& command, ConstraintOptions& options);
+
+/// Throws UsageError unless exactly one goal was given, or where a value cannot be read.
+AllocationGoal goal_of(const GoalOptions& options);
+/// Throws UsageError where a value cannot be read. --fast-types measures, which takes a moment.
+Constraints constraints_of(const ConstraintOptions& options, int threads);
+
+}  // namespace cerebellum::cli

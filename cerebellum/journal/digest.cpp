@@ -1,0 +1,24 @@
+#include "cerebellum/journal/digest.h"
+
+#include <fmt/format.h>
+
+#include "cerebellum/core/hash.h"
+
+namespace cerebellum {
+
+std::string measurements_sha256(const JournalIdentity& identity, std::span<const Measurement> measurements) {
+    Sha256 hash;
+    for (const auto& [field, value] : identity.fields) hash.update(fmt::format("{}={}\n", field, value));
+    const auto add = [&](const std::vector<double>& values) {
+        hash.update(fmt::format("{}:", values.size()));
+        hash.update(std::as_bytes(std::span(values)));
+    };
+    for (const auto& m : measurements) {
+        hash.update(fmt::format("{} {} {}\n", m.tensor, m.type, tier_name(m.tier)));
+        for (const auto* values : {&m.counts, &m.kld, &m.delta_nll, &m.top1_agree, &m.local_energy, &m.local_counts})
+            add(*values);
+    }
+    return hash.finish();
+}
+
+}  // namespace cerebellum
