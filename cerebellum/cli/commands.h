@@ -14,5 +14,7 @@ Command add_allocate(CLI::App& app);
 Command add_build(CLI::App& app);
 Command add_verify(CLI::App& app);
 Command add_inspect(CLI::App& app);
+Command add_compare(CLI::App& app);
+Command add_imatrix(CLI::App& app);
 
 }  // namespace cerebellum::cli
