@@ -91,10 +91,11 @@ class Parity : public ::testing::Test {
         if (with_imatrix) write_imatrix(work_ / "imatrix.gguf", some_imatrix(model));
         // The name of the importance matrix goes into the file as it is given.
         const auto imatrix = (work_ / "imatrix.gguf").string();
-        const auto command = fmt::format("{} --allow-requantize {} {} {} {} {} 1 >{} 2>&1 </dev/null",
-                                         quoted(fs::path(CEREBELLUM_REFEREE_BIN) / "llama-quantize"),
-                                         with_imatrix ? "--imatrix " + quoted(imatrix) : "", more_theirs, quoted(model),
-                                         quoted(theirs / "out.gguf"), mix, quoted(work_ / "llama-quantize.log"));
+        const auto command =
+            fmt::format("{} --allow-requantize {} {} {} {} {} 1 >{} 2>&1 </dev/null",
+                        quoted(fs::path(CEREBELLUM_REFEREE_BIN) / "llama-quantize"),
+                        with_imatrix ? "--imatrix " + quoted(fs::path(imatrix)) : "", more_theirs, quoted(model),
+                        quoted(theirs / "out.gguf"), mix, quoted(work_ / "llama-quantize.log"));
         const bool made = std::system(command.c_str()) == 0;
         std::vector<std::string> arguments = {"build",
                                               model.string(),
@@ -109,7 +110,9 @@ class Parity : public ::testing::Test {
         arguments.insert(arguments.end(), more_ours.begin(), more_ours.end());
         const auto result = run_program(arguments, work_.path());
         EXPECT_EQ(result.code == 0, made) << result.errors << read_file(work_ / "llama-quantize.log");
-        if (made) EXPECT_TRUE(files_of(ours) == files_of(theirs));
+        if (made) {
+            EXPECT_TRUE(files_of(ours) == files_of(theirs));
+        }
         return made;
     }
 
