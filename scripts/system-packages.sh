@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes sure that what the build needs from the operating system is there.
-# Usage: system-packages.sh [build|test|lint]...   (default: build)
+# Usage: system-packages.sh [build|test|lint|fuzz]...   (default: build)
 # On Debian and Ubuntu missing packages are installed with apt-get when we are root or may use sudo; otherwise the
 # list of what is missing is printed and the exit code is 1.
 set -euo pipefail
@@ -19,17 +19,22 @@ build=(build-essential cmake ninja-build git npm libsqlite3-dev nlohmann-json3-d
 test=(libgtest-dev libgmock-dev librapidcheck-dev libglpk-dev python3)
 lint=(clang-format clang-tidy python3)
 pip=(python3 python3-pip)
+fuzz=(clang libclang-rt-dev)
 
 wanted=()
 for set_name in "${@:-build}"; do
   case "$set_name" in
-    build|test|lint|pip) declare -n packages="$set_name"; wanted+=("${packages[@]}"); unset -n packages ;;
-    *) echo "system-packages.sh: unknown set '$set_name' (build, test, lint, pip)" >&2; exit 2 ;;
+    build|test|lint|pip|fuzz) declare -n packages="$set_name"; wanted+=("${packages[@]}"); unset -n packages ;;
+    *) echo "system-packages.sh: unknown set '$set_name' (build, test, lint, pip, fuzz)" >&2; exit 2 ;;
   esac
 done
 
 has_package() {
   local package=$1
+  case "$package" in
+    clang) ls /usr/bin/clang++* >/dev/null 2>&1; return ;;
+    libclang-rt-dev) ls /usr/lib/llvm-*/lib/clang/*/lib/*/*fuzzer*.a >/dev/null 2>&1; return ;;
+  esac
   if [ -n "${command_of[$package]:-}" ]; then
     command -v "${command_of[$package]}" >/dev/null 2>&1 && return 0
     [ "$package" = python3-pip ] && python3 -m pip --version >/dev/null 2>&1 && return 0

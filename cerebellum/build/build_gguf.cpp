@@ -1,21 +1,27 @@
 #include "cerebellum/build/build_gguf.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cassert>
 #include <cmath>
+#include <limits>
 #include <map>
+#include <memory>
 #include <set>
 #include <system_error>
+#include <utility>
 
 #include "cerebellum/build/source_identity.h"
+#include "cerebellum/build/write_tensors.h"
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/file.h"
 #include "cerebellum/core/parallel.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/gguf/gguf_write.h"
 #include "cerebellum/gguf/imatrix_digest.h"
+#include "cerebellum/gguf/split_name.h"
 #include "cerebellum/quantize/quantize_tensor.h"
 #include "cerebellum/version.h"
 
@@ -28,6 +34,11 @@ namespace {
 /// Both are SHA-256 in hexadecimal: the size of the file must not depend on the recipe.
 constexpr std::size_t digest_length = 64;
 
+// What llama.cpp calls LLM_KV_SPLIT_*.
+constexpr auto split_no = "split.no";
+constexpr auto split_count = "split.count";
+constexpr auto split_tensors = "split.tensors.count";
+
 /// Everything of the file's first part whose size counts; values that vary have a fixed width.
 GgufContext make_metadata(const GgufFile& source, const std::optional<ImatrixInfo>& imatrix, std::uint32_t file_type,
                           const std::string& recipe_digest, const std::string& source_digest, Provenance provenance) {
@@ -37,10 +48,10 @@ GgufContext make_metadata(const GgufFile& source, const std::optional<ImatrixInf
     gguf_set_kv(out, source.context());
     // We align to the default whatever the source did. gguf_set_kv copies the key but not its effect, so that
     // llama-quantize v0.5.0 makes an unreadable file of a source with another alignment.
-    gguf_remove_key(out, GGUF_KEY_GENERAL_ALIGNMENT);
-    for (const char* key : {"split.no", "split.count", "split.tensors.count"}) gguf_remove_key(out, key);
+    if (source.alignment() != GGUF_DEFAULT_ALIGNMENT) gguf_remove_key(out, GGUF_KEY_GENERAL_ALIGNMENT);
     gguf_set_val_u32(out, "general.quantization_version", GGML_QNT_VERSION);
     gguf_set_val_u32(out, "general.file_type", file_type);
+    for (const char* key : {split_no, split_count, split_tensors}) gguf_remove_key(out, key);
     if (provenance == Provenance::none) return context;
     if (imatrix) {
         gguf_set_val_str(out, "quantize.imatrix.file", imatrix->file.c_str());
@@ -48,6 +59,7 @@ GgufContext make_metadata(const GgufFile& source, const std::optional<ImatrixInf
         gguf_set_val_u32(out, "quantize.imatrix.entries_count", imatrix->entries_count);
         if (imatrix->chunks_count > 0) gguf_set_val_u32(out, "quantize.imatrix.chunks_count", imatrix->chunks_count);
     }
+    if (provenance == Provenance::imatrix) return context;
     gguf_set_val_str(out, "cerebellum.version", CEREBELLUM_VERSION);
     gguf_set_val_str(out, "cerebellum.recipe_sha256", recipe_digest.c_str());
     gguf_set_val_str(out, "cerebellum.source_fingerprint", source_digest.c_str());
@@ -169,6 +181,104 @@ std::uint32_t file_type_number(ggml_type type) {
     }
 }
 
+/// A file to write, planned to the last byte.
+struct Part {
+    fs::path path;
+    GgufContext context;
+    std::vector<std::byte> metadata;
+    std::vector<OutputTensor> tensors;
+    std::uint64_t size = 0;
+};
+
+/// Deals the tensors to files: by the source's files, by size, or all to one.
+std::vector<std::vector<OutputTensor>> deal(const GgufFile& source, const std::vector<OutputTensor>& tensors,
+                                            std::uint64_t first_bytes, const BuildOptions& options) {
+    if (options.keep_split) {
+        std::vector<std::vector<OutputTensor>> parts(source.paths().size());
+        for (const auto& tensor : tensors) parts[tensor.source->part].push_back(tensor);
+        return parts;
+    }
+    if (options.split_bytes == 0) return {tensors};
+    // Of a description in the header: name, shape, type and offset, with their lengths.
+    const auto described = [](const TensorInfo& tensor) {
+        return padded_bytes(tensor.name.size() + 8 + 4 + 32 + 4 + 8);
+    };
+    constexpr std::uint64_t other_header = 256;
+    std::vector<std::vector<OutputTensor>> parts(1);
+    std::uint64_t bytes = first_bytes;
+    for (const auto& tensor : tensors) {
+        const auto more = described(*tensor.source) + tensor_bytes(*tensor.source, tensor.type);
+        if (bytes + more > options.split_bytes && !parts.back().empty()) {
+            parts.emplace_back();
+            bytes = other_header;
+        }
+        parts.back().push_back(tensor);
+        bytes += more;
+    }
+    return parts;
+}
+
+/// Fills in header and offsets of one file.
+void finish(Part& part) {
+    std::uint64_t data = 0;
+    for (auto& tensor : part.tensors) {
+        add_tensor(part.context.get(), tensor.source->name, tensor.type, tensor.source->shape);
+        tensor.offset = data;
+        data += tensor_bytes(*tensor.source, tensor.type);
+    }
+    part.metadata = metadata_bytes(part.context.get());
+    for (auto& tensor : part.tensors) tensor.offset += part.metadata.size();
+    part.size = part.metadata.size() + data;
+}
+
+std::vector<Part> plan_parts(const GgufFile& source, const Recipe& recipe, const Imatrix* imatrix, const fs::path& out,
+                             const BuildOptions& options) {
+    assert(!options.keep_split || options.split_bytes == 0);
+    check_recipe(source, recipe, imatrix);
+    std::vector<OutputTensor> tensors;
+    // llama-quantize, too, leaves the tensors of a kept split in the source's order.
+    for (const auto* tensor :
+         ordered_tensors(source, options.keep_split ? std::vector<std::string>() : options.tensor_order))
+        tensors.push_back({tensor, type_of(*tensor, recipe.types)});
+    const auto info = imatrix == nullptr ? std::nullopt : std::optional(imatrix_info(*imatrix, options.imatrix_file));
+    auto metadata = make_metadata(source, info, options.file_type.value_or(file_type_number(source, recipe.types)),
+                                  recipe_sha256(recipe), source.fingerprint(), options.provenance);
+    auto dealt = deal(source, tensors, gguf_get_meta_size(metadata.get()) + GGUF_DEFAULT_ALIGNMENT, options);
+    const bool is_split = options.split_bytes > 0 || dealt.size() > 1;
+    if (dealt.size() > std::numeric_limits<std::uint16_t>::max())
+        throw Error(
+            fmt::format("cannot write {}: files of {} bytes would be {} and GGUF allows {}; choose a larger "
+                        "--split-size",
+                        out.string(), options.split_bytes, dealt.size(), std::numeric_limits<std::uint16_t>::max()));
+    std::vector<Part> parts;
+    for (std::size_t i = 0; i < dealt.size(); ++i) {
+        auto& part = parts.emplace_back();
+        part.path = is_split ? split_path(out, static_cast<int>(i) + 1, static_cast<int>(dealt.size())) : out;
+        part.context = i == 0 ? std::move(metadata) : GgufContext(gguf_init_empty());
+        if (is_split) {
+            gguf_set_val_u16(part.context.get(), split_no, static_cast<std::uint16_t>(i));
+            gguf_set_val_u16(part.context.get(), split_count, static_cast<std::uint16_t>(dealt.size()));
+            gguf_set_val_i32(part.context.get(), split_tensors, static_cast<std::int32_t>(tensors.size()));
+        }
+        part.tensors = std::move(dealt[i]);
+        finish(part);
+    }
+    return parts;
+}
+
+/// Space of all files together, and whether each may be written.
+void check_output_paths(const GgufFile& source, const std::vector<Part>& parts, bool overwrite) {
+    std::uint64_t total = 0;
+    for (const auto& part : parts) total += part.size;
+    for (const auto& part : parts) {
+        for (const auto& path : source.paths())
+            if (std::error_code code; fs::equivalent(part.path, path, code))
+                throw Error(
+                    fmt::format("cannot write {}: it is the source itself; choose another name", part.path.string()));
+        check_output_path(part.path, total, overwrite);
+    }
+}
+
 }  // namespace
 
 ImatrixInfo imatrix_info(const Imatrix& imatrix, const std::string& file) {
@@ -231,50 +341,50 @@ std::uint64_t predicted_file_bytes(const GgufFile& source, const TypeMap& types,
     return bytes;
 }
 
+std::string requantization_warning(const GgufFile& source, const TypeMap& types) {
+    std::map<std::string, int> counts;
+    for (const auto& tensor : source.tensors())
+        if (ggml_is_quantized(tensor.type) && type_of(tensor, types) != tensor.type) ++counts[type_name(tensor.type)];
+    if (counts.empty()) return "";
+    std::vector<std::string> parts;
+    for (const auto& [type, count] : counts) parts.push_back(fmt::format("{} in {}", count, type));
+    return fmt::format(
+        "{} holds tensors that are quantized already ({}) and are rounded a second time: what the first rounding lost "
+        "stays lost; use the original model where you can",
+        source.path().string(), fmt::join(parts, ", "));
+}
+
+std::vector<PlannedFile> plan_build(const GgufFile& source, const Recipe& recipe, const Imatrix* imatrix,
+                                    const fs::path& out, const BuildOptions& options) {
+    std::vector<PlannedFile> files;
+    for (const auto& part : plan_parts(source, recipe, imatrix, out, options)) {
+        auto& file = files.emplace_back(PlannedFile{part.path, part.size, {}});
+        for (const auto& tensor : part.tensors) file.tensors.push_back(tensor.source->name);
+    }
+    return files;
+}
+
 std::uint64_t build_gguf(const GgufFile& source, const Recipe& recipe, const Imatrix* imatrix, const fs::path& out,
                          const BuildOptions& options, Progress& progress) {
-    check_recipe(source, recipe, imatrix);
-    const auto tensors = ordered_tensors(source, options.tensor_order);
-    const auto info = imatrix == nullptr ? std::nullopt : std::optional(imatrix_info(*imatrix, options.imatrix_file));
-    const int threads = options.threads > 0 ? options.threads : physical_cores();
-    if (std::error_code code; fs::equivalent(out, source.path(), code))
-        throw Error(fmt::format("cannot write {}: it is the source itself; choose another name", out.string()));
-
-    const auto context = make_metadata(source, info, file_type_number(source, recipe.types), recipe_sha256(recipe),
-                                       source.fingerprint(), options.provenance);
+    const auto parts = plan_parts(source, recipe, imatrix, out, options);
+    check_output_paths(source, parts, options.overwrite);
     std::uint64_t total = 0;
-    for (const auto* tensor : tensors) {
-        const ggml_type type = type_of(*tensor, recipe.types);
-        add_tensor(context.get(), tensor->name, type, tensor->shape);
-        total += tensor_bytes(*tensor, type);
+    std::vector<std::unique_ptr<AtomicFile>> files;
+    std::vector<OutputFile> outputs;
+    for (const auto& part : parts) {
+        auto& file = *files.emplace_back(std::make_unique<AtomicFile>(part.path));
+        file.reserve(part.size);
+        file.write_at(0, part.metadata.data(), part.metadata.size());
+        outputs.push_back({&file, part.tensors});
+        total += part.size;
     }
-    const auto metadata = metadata_bytes(context.get());
-    total += metadata.size();
-    check_output_path(out, total, options.overwrite);
-
     progress.begin("building", static_cast<double>(total));
-    AtomicFile file(out);
-    file.write(metadata.data(), metadata.size());
-    std::vector<std::byte> slab;
-    for (const auto* tensor : tensors) {
-        const ggml_type type = type_of(*tensor, recipe.types);
-        const auto data = source.data(*tensor);
-        const auto weights = type == tensor->type ? std::vector<float>() : quantization_weights(imatrix, *tensor);
-        const std::uint64_t row_bytes = type_size_bytes(type, tensor->row_length(), 1);
-        const auto slab_rows = static_cast<std::int64_t>(std::max<std::uint64_t>(1, options.slab_bytes / row_bytes));
-        for (std::int64_t row = 0; row < tensor->n_rows(); row += slab_rows) {
-            progress.check();
-            progress.advance(static_cast<double>(file.position()), tensor->name);
-            const std::int64_t n_rows = std::min(slab_rows, tensor->n_rows() - row);
-            slab.resize(row_bytes * static_cast<std::uint64_t>(n_rows));
-            quantize_rows(*tensor, data, type, weights, row, n_rows, slab, threads);
-            file.write(slab.data(), slab.size());
-        }
-        file.write_zeros(padded_bytes(file.position()) - file.position());
-    }
+    write_tensors(source, outputs, imatrix, options.threads > 0 ? options.threads : physical_cores(),
+                  options.chunk_bytes, progress);
+    for (auto& file : files) file->make_durable();
     progress.check();
-    assert(file.position() == total);
-    file.commit();
+    if (std::error_code ignored; files.size() > 1) fs::remove(parts.front().path, ignored);
+    for (auto file = files.rbegin(); file != files.rend(); ++file) (*file)->commit();
     progress.advance(static_cast<double>(total), "");
     progress.end();
     return total;

@@ -27,18 +27,34 @@ ImatrixInfo imatrix_info(const Imatrix& imatrix, const std::string& file);
 
 /// What a built file says about its origin. A stock mix that fits a budget by a few bytes only may have no room for it.
 enum class Provenance {
-    full,  ///< the keys quantize.imatrix.* and cerebellum.*
-    none,  ///< neither: as small as llama-quantize would write it without an importance matrix
+    full,     ///< the keys quantize.imatrix.* and cerebellum.*
+    imatrix,  ///< quantize.imatrix.* only: byte for byte what llama-quantize writes
+    none,     ///< neither: as small as llama-quantize would write it without an importance matrix
 };
 
 struct BuildOptions {
     int threads = 0;         ///< 0: physical cores
     bool overwrite = false;  ///< replace a file that is there already
+    /// general.file_type; empty: file_type_number() of the types.
+    std::optional<std::uint32_t> file_type;
+    /// Write a split model (OUT-00001-of-0000N.gguf) of files of at most this size, metadata included. A tensor that is
+    /// larger has a file to itself. 0: one file.
+    std::uint64_t split_bytes = 0;
+    /// Write as many files as the source has, each with the same tensors. Not together with split_bytes.
+    bool keep_split = false;
     /// These tensors come first, in this order; all others follow in the source's order. Does not change the size.
     std::vector<std::string> tensor_order;
     std::string imatrix_file;  ///< name of the importance matrix for the metadata
     Provenance provenance = Provenance::full;
-    std::uint64_t slab_bytes = 64ull * 1024 * 1024;  ///< at most so much (or one row) of output is held in memory
+    /// Each thread holds at most so much (or one row) of input and of output in memory.
+    std::uint64_t chunk_bytes = 4ull * 1024 * 1024;
+};
+
+/// What build_gguf would write: for looking at before it is done.
+struct PlannedFile {
+    std::filesystem::path path;
+    std::uint64_t bytes = 0;
+    std::vector<std::string> tensors;  ///< in the order of the file
 };
 
 /// The type of every tensor of the source under these types: named ones theirs, all others the source's.
@@ -62,13 +78,24 @@ std::uint64_t fixed_bytes(const GgufFile& source, const std::optional<ImatrixInf
 /// What one tensor adds to the file in this type, padding included. Throws Error where its rows do not fit the type.
 std::uint64_t tensor_bytes(const TensorInfo& tensor, ggml_type type);
 
-/// Writes the model: a GGUF v3 with all of the source's metadata (split.* left out), the recipe's types, and the keys
-/// cerebellum.version, cerebellum.recipe_sha256 and cerebellum.source_fingerprint. Tensor data is bit for bit
-/// llama-quantize's. Returns the file's size in bytes. Progress counts bytes written.
+/// How many tensors these types would round that are quantized in the source already, in one line for the user; empty
+/// where there are none. They are dequantized once, and what their first rounding lost stays lost.
+std::string requantization_warning(const GgufFile& source, const TypeMap& types);
+
+/// The files that build_gguf would write with these arguments, exact to the byte. Throws Error as build_gguf does, but
+/// looks at no output path.
+std::vector<PlannedFile> plan_build(const GgufFile& source, const Recipe& recipe, const Imatrix* imatrix,
+                                    const std::filesystem::path& out, const BuildOptions& options);
+
+/// Writes the model: a GGUF v3 with all of the source's metadata (split.* left out or set anew), the recipe's types,
+/// and the keys cerebellum.version, cerebellum.recipe_sha256 and cerebellum.source_fingerprint. Tensor data is bit for
+/// bit llama-quantize's. Returns the size in bytes, of all files together. Progress counts bytes written.
 ///
-/// Memory: the metadata plus one slab. `out` appears only when it is complete; an error or Interrupted leaves nothing
-/// behind. Throws Error as check_recipe does, where `out` is the source itself or cannot be written, or where weights
-/// cannot be stored.
+/// Memory: the metadata plus a few megabytes per thread (write_tensors.h), whatever the size of model and tensors. Room
+/// on the disk is taken before the work begins. `out` appears only when it is complete; an error or Interrupted leaves
+/// nothing behind. Of a split model the first file, by which it is opened, appears last; where it replaces another, the
+/// old first file is gone before the first new one appears, so that no mixture of both can be opened. Throws Error as
+/// check_recipe does, where `out` is the source itself or cannot be written, or where weights cannot be stored.
 std::uint64_t build_gguf(const GgufFile& source, const Recipe& recipe, const Imatrix* imatrix,
                          const std::filesystem::path& out, const BuildOptions& options, Progress& progress);
 

@@ -4,8 +4,10 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <map>
 #include <random>
 
+#include "cerebellum/build/preset_recipe.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/gguf/gguf_support_test.h"
 
@@ -75,7 +77,7 @@ void expect_same_as_llama_quantize(const GgufFile& source, const Recipe& recipe,
     options.threads = 2;
     options.overwrite = true;
     options.imatrix_file = "imatrix.gguf";
-    options.slab_bytes = 5000;
+    options.chunk_bytes = 5000;
     NoProgress progress;
     const auto size = build_gguf(source, recipe, &imatrix, folder / "ours.gguf", options, progress);
     EXPECT_EQ(size, std::filesystem::file_size(folder / "ours.gguf"));
@@ -272,6 +274,136 @@ TEST_F(BuiltFromTheEmbeddedModel, never_overwrites_by_accident) {
     const auto source = GgufFile::open(folder_ / "source.gguf");
     EXPECT_THAT(error_of([&] { build_gguf(source, {}, nullptr, folder_ / "source.gguf", options_, progress_); }),
                 HasSubstr("source itself"));
+}
+
+/// All files of a folder, by name.
+std::map<std::string, std::string> files_of(const std::filesystem::path& folder) {
+    std::map<std::string, std::string> files;
+    for (const auto& entry : std::filesystem::directory_iterator(folder))
+        files[entry.path().filename().string()] = read_file(entry.path());
+    return files;
+}
+
+TEST_F(BuiltFromTheEmbeddedModel, is_split_into_files_of_at_most_that_size) {
+    Recipe recipe = mixed_recipe(source_, 0);
+    std::erase_if(recipe.types, [](auto& each) { return type_needs_imatrix(each.second); });
+    build_gguf(source_, recipe, nullptr, folder_ / "whole.gguf", options_, progress_);
+    const auto whole = GgufFile::open(folder_ / "whole.gguf");
+    options_.split_bytes = 1500000;
+    const auto planned = plan_build(source_, recipe, nullptr, folder_ / "out.gguf", options_);
+    ASSERT_GT(planned.size(), 2u);
+    const auto bytes = build_gguf(source_, recipe, nullptr, folder_ / "out.gguf", options_, progress_);
+    const auto built = GgufFile::open(planned.front().path);
+    EXPECT_EQ(built.file_size(), bytes);
+    ASSERT_EQ(built.paths().size(), planned.size());
+    for (std::size_t i = 0; i < planned.size(); ++i) {
+        EXPECT_EQ(built.paths()[i], planned[i].path);
+        EXPECT_EQ(std::filesystem::file_size(planned[i].path), planned[i].bytes);
+        EXPECT_LE(planned[i].bytes, options_.split_bytes);
+    }
+    for (const auto& tensor : whole.tensors())
+        EXPECT_TRUE(std::ranges::equal(whole.data(tensor), built.data(*built.find(tensor.name)))) << tensor.name;
+    EXPECT_EQ(built.string_value("general.name"), whole.string_value("general.name"));
+    // And back: a split source makes the same whole file.
+    BuildOptions back;
+    back.provenance = Provenance::none;
+    build_gguf(built, {}, nullptr, folder_ / "joined.gguf", back, progress_);
+    build_gguf(whole, {}, nullptr, folder_ / "again.gguf", back, progress_);
+    EXPECT_TRUE(read_file(folder_ / "joined.gguf") == read_file(folder_ / "again.gguf"));
+}
+
+TEST_F(BuiltFromTheEmbeddedModel, gives_a_tensor_that_is_too_large_a_file_of_its_own) {
+    options_.split_bytes = 100000;
+    const auto planned = plan_build(source_, {}, nullptr, folder_ / "out.gguf", options_);
+    int alone = 0;
+    for (const auto& file : planned) {
+        EXPECT_FALSE(file.tensors.empty());
+        if (file.bytes <= options_.split_bytes) continue;
+        EXPECT_EQ(file.tensors.size(), 1u) << file.path;
+        ++alone;
+    }
+    EXPECT_GT(alone, 2);
+}
+
+TEST_F(BuiltFromTheEmbeddedModel, equals_llama_quantize_and_llama_gguf_split_in_split_files) {
+    if (!have_referees()) GTEST_SKIP() << "llama.cpp's tools are not there (CEREBELLUM_REFEREE_BIN)";
+    ASSERT_TRUE(run_referee("llama-gguf-split", "--split --split-max-tensors 20 " + quoted(small_model()) + " source",
+                            folder_.path()));
+    const auto split = GgufFile::open(folder_ / "source-00001-of-00003.gguf");
+    std::filesystem::create_directories(folder_ / "theirs");
+    std::filesystem::create_directories(folder_ / "ours");
+    ASSERT_TRUE(run_referee("llama-quantize", "--keep-split source-00001-of-00003.gguf theirs/out.gguf Q4_K_M 1",
+                            folder_.path()));
+    auto preset = preset_recipe(split, "q4_k_m", false);
+    options_.file_type = preset.file_type;
+    options_.tensor_order = preset.order;
+    options_.provenance = Provenance::imatrix;
+    options_.keep_split = true;
+    build_gguf(split, preset.recipe, nullptr, folder_ / "ours" / "out.gguf", options_, progress_);
+    EXPECT_TRUE(files_of(folder_ / "theirs") == files_of(folder_ / "ours"));
+    EXPECT_EQ(files_of(folder_ / "ours").size(), 3u);
+
+    ASSERT_TRUE(run_referee("llama-quantize", "source-00001-of-00003.gguf theirs.gguf Q4_K_M 1", folder_.path()));
+    options_.keep_split = false;
+    build_gguf(split, preset.recipe, nullptr, folder_ / "ours.gguf", options_, progress_);
+    EXPECT_TRUE(read_file(folder_ / "ours.gguf") == read_file(folder_ / "theirs.gguf"));
+}
+
+TEST_F(BuiltFromTheEmbeddedModel, replaces_a_split_model_as_a_whole) {
+    options_.split_bytes = 5000000;
+    build_gguf(source_, {}, nullptr, folder_ / "out.gguf", options_, progress_);
+    const auto first = files_of(folder_.path());
+    EXPECT_THROW(build_gguf(source_, {}, nullptr, folder_ / "out.gguf", options_, progress_), Error);
+    EXPECT_TRUE(files_of(folder_.path()) == first);
+    options_.overwrite = true;
+    options_.provenance = Provenance::none;
+    build_gguf(source_, {}, nullptr, folder_ / "out.gguf", options_, progress_);
+    EXPECT_EQ(files_of(folder_.path()).size(), first.size());
+    EXPECT_EQ(GgufFile::open(folder_.path() / first.begin()->first).string_value("cerebellum.version"), std::nullopt);
+}
+
+TEST_F(BuiltFromTheEmbeddedModel, warns_of_what_is_rounded_a_second_time) {
+    Recipe recipe;
+    for (const auto* name : {"blk.0.ffn_up.weight", "blk.1.ffn_up.weight"}) recipe.types[name] = GGML_TYPE_Q8_0;
+    EXPECT_EQ(requantization_warning(source_, recipe.types), "");
+    build_gguf(source_, recipe, nullptr, folder_ / "q8.gguf", options_, progress_);
+    const auto quantized = GgufFile::open(folder_ / "q8.gguf");
+    EXPECT_EQ(requantization_warning(quantized, {}), "");
+    recipe.types["blk.0.ffn_up.weight"] = GGML_TYPE_Q4_0;
+    EXPECT_THAT(requantization_warning(quantized, recipe.types),
+                AllOf(HasSubstr("1 in q8_0"), HasSubstr("second time")));
+}
+
+TEST_F(BuiltFromTheEmbeddedModel, keeps_what_a_preset_is_told_to_keep) {
+    auto preset = preset_recipe(source_, "Q4_0", false);
+    EXPECT_EQ(preset_file_type(preset.recipe), preset.file_type);
+    EXPECT_EQ(preset_file_type({}), std::nullopt);
+    keep_tensors(preset.recipe, source_, {"blk.0.*", "output.weight"});
+    const auto types = complete_types(source_, preset.recipe.types);
+    EXPECT_EQ(types.at("blk.0.ffn_up.weight"), GGML_TYPE_F16);
+    EXPECT_EQ(types.at("output.weight"), GGML_TYPE_F16);
+    EXPECT_EQ(types.at("blk.1.ffn_up.weight"), GGML_TYPE_Q4_0);
+    EXPECT_THAT(error_of([&] { keep_tensors(preset.recipe, source_, {"blk.77.*"}); }), HasSubstr("blk.77.*"));
+    EXPECT_THAT(error_of([&] { preset_recipe(source_, "Q9_K", false); }),
+                AllOf(HasSubstr("Q9_K"), HasSubstr("Q4_K_M")));
+    EXPECT_THAT(error_of([&] { preset_recipe(source_, "IQ2_XXS", false); }), HasSubstr("--imatrix"));
+    EXPECT_EQ(preset_recipe(source_, "IQ2_XXS", true).recipe.types.at("blk.1.ffn_up.weight"), GGML_TYPE_IQ2_XXS);
+}
+
+TEST(PresetRecipe, knows_the_blocks_that_predict_further_tokens) {
+    const TemporaryFolder folder;
+    write_test_gguf(folder / "mtp.gguf",
+                    {{"blk.0.attn_q.weight", GGML_TYPE_F32, {32, 32, 1, 1}},
+                     {"blk.1.attn_q.weight", GGML_TYPE_F32, {32, 32, 1, 1}},
+                     {"blk.1.nextn.eh_proj.weight", GGML_TYPE_F32, {64, 32, 1, 1}},
+                     {"blk.x.weight", GGML_TYPE_F32, {32, 1, 1, 1}}},
+                    [](gguf_context* context) {
+                        gguf_set_val_u32(context, "llama.block_count", 2);
+                        gguf_set_val_u32(context, "llama.nextn_predict_layers", 1);
+                    });
+    EXPECT_THAT(mtp_tensors(GgufFile::open(folder / "mtp.gguf")),
+                ::testing::ElementsAre("blk.1.attn_q.weight", "blk.1.nextn.eh_proj.weight"));
+    EXPECT_TRUE(mtp_tensors(GgufFile::open(small_model())).empty());
 }
 
 class StopsAfter final : public Progress {

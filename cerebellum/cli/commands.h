@@ -16,5 +16,7 @@ Command add_verify(CLI::App& app);
 Command add_inspect(CLI::App& app);
 Command add_frontier(CLI::App& app);
 Command add_recipe(CLI::App& app);
+Command add_compare(CLI::App& app);
+Command add_imatrix(CLI::App& app);
 
 }  // namespace cerebellum::cli

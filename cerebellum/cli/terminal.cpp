@@ -39,6 +39,7 @@ void stop_on_signals() {
     std::signal(SIGTERM, request_stop);
     // A server that goes away while it is written to is an error with a message, like any other.
     std::signal(SIGPIPE, SIG_IGN);
+    std::signal(SIGXFSZ, SIG_IGN);  // a file that grows beyond the user's limit is an error like a full disk
 }
 
 TerminalProgress::TerminalProgress(bool quiet, bool verbose)

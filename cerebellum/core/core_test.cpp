@@ -1,6 +1,11 @@
+#include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <numeric>
 
 #include "cerebellum/core/error.h"
@@ -89,6 +94,42 @@ TEST(File, shows_only_complete_content_under_the_final_name) {
     EXPECT_THROW(check_output_path(path, 1, false), Error);
     EXPECT_NO_THROW(check_output_path(path, 1, true));
     EXPECT_THROW(check_output_path(folder / "none" / "x", 1, false), Error);
+    std::filesystem::remove_all(folder);
+}
+
+TEST(File, is_filled_in_any_order_once_it_is_reserved) {
+    const auto folder = std::filesystem::temp_directory_path() / "cerebellum-reserve-test";
+    std::filesystem::create_directories(folder);
+    {
+        AtomicFile file(folder / "out");
+        file.reserve(12);
+        file.write_at(8, "last", 4);
+        file.write_at(0, "four", 4);
+        file.commit();
+    }
+    EXPECT_EQ(read_file(folder / "out"), std::string("four\0\0\0\0last", 12));
+    {
+        AtomicFile file(folder / "out");
+        EXPECT_THROW(file.reserve(1ull << 60), Error);
+    }
+    EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder), {}), 1);
+    std::filesystem::remove_all(folder);
+}
+
+TEST(File, removes_what_a_killed_process_left_and_nothing_else) {
+    const auto folder = std::filesystem::temp_directory_path() / "cerebellum-abandoned-test";
+    std::filesystem::create_directories(folder);
+    const auto make = [&](const char* name) { std::ofstream(folder / name) << "x"; };
+    for (const auto* name : {"out.4194305.partial", "out.x.partial", "out.1.partial.old", "other.1.partial"})
+        make(name);
+    AtomicFile alive(folder / "out");
+    EXPECT_FALSE(std::filesystem::exists(folder / "out.4194305.partial"));
+    for (const auto* name : {"out.x.partial", "out.1.partial.old", "other.1.partial"})
+        EXPECT_TRUE(std::filesystem::exists(folder / name)) << name;
+    // One that is still being written is locked.
+    std::filesystem::rename(folder / fmt::format("out.{}.partial", ::getpid()), folder / "out.4194306.partial");
+    write_file_atomically(folder / "out", "whole");
+    EXPECT_TRUE(std::filesystem::exists(folder / "out.4194306.partial"));
     std::filesystem::remove_all(folder);
 }
 

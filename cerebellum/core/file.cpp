@@ -2,6 +2,8 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <array>
@@ -28,10 +30,50 @@ std::string read_file(const fs::path& path) {
     return content;
 }
 
+namespace {
+
+constexpr std::string_view partial = ".partial";
+
+fs::path folder_of(const fs::path& path) {
+    return path.has_parent_path() ? path.parent_path() : fs::path(".");
+}
+
+/// Whoever is still writing a temporary file holds a lock on it.
+void remove_abandoned(const fs::path& path) {
+    const std::string stem = path.filename().string() + '.';
+    std::error_code code;
+    for (const auto& entry : fs::directory_iterator(folder_of(path), code)) {
+        const std::string name = entry.path().filename().string();
+        if (!name.starts_with(stem) || !name.ends_with(partial)) continue;
+        const auto pid = std::string_view(name).substr(stem.size(), name.size() - stem.size() - partial.size());
+        if (pid.empty() || pid.find_first_not_of("0123456789") != std::string_view::npos) continue;
+        const int descriptor = ::open(entry.path().c_str(), O_RDONLY | O_CLOEXEC);
+        if (descriptor < 0) continue;
+        if (::flock(descriptor, LOCK_EX | LOCK_NB) == 0) ::unlink(entry.path().c_str());
+        ::close(descriptor);
+    }
+}
+
+/// Opens and locks; -1 with errno where it cannot be opened. A file system without locks does without.
+int open_locked(const fs::path& path) {
+    while (true) {
+        const int descriptor = ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+        if (descriptor < 0) return -1;
+        struct stat info {};
+        // Before the lock was there somebody may have taken the file for an abandoned one.
+        if (::flock(descriptor, LOCK_EX | LOCK_NB) != 0 || ::fstat(descriptor, &info) != 0 || info.st_nlink > 0)
+            return descriptor;
+        ::close(descriptor);
+    }
+}
+
+}  // namespace
+
 AtomicFile::AtomicFile(fs::path path) : path_(std::move(path)) {
     temporary_ = path_;
-    temporary_ += fmt::format(".{}.partial", ::getpid());
-    descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    temporary_ += fmt::format(".{}{}", ::getpid(), partial);
+    remove_abandoned(path_);
+    descriptor_ = open_locked(temporary_);
     if (descriptor_ < 0)
         throw Error(fmt::format("cannot write {}: {}; choose another folder or mend its permissions", path_.string(),
                                 std::strerror(errno)));
@@ -44,13 +86,51 @@ AtomicFile::~AtomicFile() {
     }
 }
 
+void AtomicFile::fail(std::string_view step) const {
+    const int reason = errno;
+    throw Error(fmt::format("cannot {} {}: {}{}", step, path_.string(), std::strerror(reason),
+                            reason == ENOSPC ? "; free some space or choose another folder" : ""));
+}
+
+void AtomicFile::reserve(std::uint64_t size) {
+    if (::ftruncate(descriptor_, static_cast<off_t>(size)) != 0) fail("write");
+#ifdef __linux__
+    // Not every file system can; then a full disk shows later.
+    while (size > 0 && ::fallocate(descriptor_, 0, 0, static_cast<off_t>(size)) != 0) {
+        if (errno == EOPNOTSUPP || errno == ENOSYS || errno == EINVAL) break;
+        if (errno != EINTR) fail("write");
+    }
+#endif
+}
+
+void AtomicFile::write_at(std::uint64_t offset, const void* data, std::uint64_t size) {
+    const char* bytes = static_cast<const char*>(data);
+    [[maybe_unused]] const std::uint64_t begin = offset, all = size;
+    while (size > 0) {
+        const auto written = ::pwrite(descriptor_, bytes, size, static_cast<off_t>(offset));
+        if (written < 0) {
+            if (errno == EINTR) continue;
+            fail("write");
+        }
+        bytes += written;
+        offset += static_cast<std::uint64_t>(written);
+        size -= static_cast<std::uint64_t>(written);
+    }
+#ifdef __linux__
+    // So that fsync finds little left to do at the end. Many small requests would only slow the disk down.
+    constexpr std::uint64_t worth_while = 256 * 1024;
+    if (all >= worth_while)
+        ::sync_file_range(descriptor_, static_cast<off_t>(begin), static_cast<off_t>(all), SYNC_FILE_RANGE_WRITE);
+#endif
+}
+
 void AtomicFile::write(const void* data, std::uint64_t size) {
     const char* bytes = static_cast<const char*>(data);
     while (size > 0) {
         const auto written = ::write(descriptor_, bytes, size);
         if (written < 0) {
             if (errno == EINTR) continue;
-            throw Error(fmt::format("cannot write {}: {}", path_.string(), std::strerror(errno)));
+            fail("write");
         }
         bytes += written;
         size -= static_cast<std::uint64_t>(written);
@@ -67,24 +147,19 @@ void AtomicFile::write_zeros(std::uint64_t size) {
     }
 }
 
-void AtomicFile::commit() {
-    const auto fail = [&](std::string_view step) {
-        throw Error(fmt::format("cannot {} {}: {}", step, path_.string(), std::strerror(errno)));
-    };
+void AtomicFile::make_durable() {
+    if (durable_) return;
     if (::fsync(descriptor_) != 0) fail("write");
-    if (::close(std::exchange(descriptor_, -1)) != 0) {
-        ::unlink(temporary_.c_str());
-        fail("write");
-    }
-    if (::rename(temporary_.c_str(), path_.c_str()) != 0) {
-        const int reason = errno;
-        ::unlink(temporary_.c_str());
-        errno = reason;
-        fail("rename the finished file to");
-    }
+    durable_ = true;
+}
+
+void AtomicFile::commit() {
+    make_durable();
+    // Renamed while it is locked, so that nobody takes it for an abandoned one.
+    if (::rename(temporary_.c_str(), path_.c_str()) != 0) fail("rename the finished file to");
+    ::close(std::exchange(descriptor_, -1));
     // The name itself is durable only once its folder is.
-    const fs::path folder = path_.has_parent_path() ? path_.parent_path() : fs::path(".");
-    if (const int handle = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC); handle >= 0) {
+    if (const int handle = ::open(folder_of(path_).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC); handle >= 0) {
         ::fsync(handle);
         ::close(handle);
     }
@@ -107,7 +182,7 @@ void check_output_path(const fs::path& path, std::uint64_t size, bool overwrite)
     if (!overwrite && fs::exists(path, code))
         throw Error(
             fmt::format("{} exists already; pass --force to replace it, or choose another name", path.string()));
-    const fs::path folder = path.has_parent_path() ? path.parent_path() : fs::path(".");
+    const fs::path folder = folder_of(path);
     if (!fs::is_directory(folder, code))
         throw Error(
             fmt::format("cannot write {}: there is no folder {}; create it first", path.string(), folder.string()));

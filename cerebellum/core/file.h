@@ -12,7 +12,8 @@ namespace cerebellum {
 std::string read_file(const std::filesystem::path& path);
 
 /// Writes a file so that its final name only ever shows the old or the complete new content: temporary name in the same
-/// folder, fsync, rename. Throws Error naming the path; the temporary file is removed.
+/// folder, fsync, rename. Throws Error naming the path; the temporary file is removed. What a killed process has left
+/// behind is removed by the next one that writes a file of that name.
 class AtomicFile {
   public:
     /// Opens the temporary file; fails early where the folder is missing or not writable.
@@ -21,16 +22,26 @@ class AtomicFile {
     AtomicFile(const AtomicFile&) = delete;
     AtomicFile& operator=(const AtomicFile&) = delete;
 
+    /// Gives the file its size, all zeros, and makes sure that the disk has room for it. For write_at.
+    void reserve(std::uint64_t size);
+    /// Writes into what was reserved; may be called from several threads. The disk begins to store it at once.
+    void write_at(std::uint64_t offset, const void* data, std::uint64_t size);
     void write(const void* data, std::uint64_t size);
     void write_zeros(std::uint64_t size);
     std::uint64_t position() const { return position_; }
     /// Makes the content durable and gives it its final name.
     void commit();
+    /// The first half of commit() alone: what takes long and may fail is done for several files before any of them gets
+    /// its name.
+    void make_durable();
 
   private:
+    [[noreturn]] void fail(std::string_view step) const;
+
     std::filesystem::path path_;
     std::filesystem::path temporary_;
     int descriptor_ = -1;
+    bool durable_ = false;
     std::uint64_t position_ = 0;
 };
 

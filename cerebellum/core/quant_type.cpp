@@ -46,8 +46,9 @@ bool type_needs_imatrix(ggml_type type) {
 }
 
 bool type_is_quantizable(ggml_type type) {
+    // ggml_quantize_chunk knows the types that can be read back; the others (q8_1, q8_K) are for activations only.
     return type == GGML_TYPE_F16 || type == GGML_TYPE_BF16 || type == GGML_TYPE_F32 ||
-           (ggml_is_quantized(type) && std::ranges::find(default_types(), type) != default_types().end());
+           (ggml_is_quantized(type) && ggml_get_type_traits(type)->to_float != nullptr);
 }
 
 const std::vector<ggml_type>& default_types() {

@@ -8,9 +8,9 @@
 
 #include <algorithm>
 #include <bit>
+#include <cassert>
 #include <cerrno>
 #include <cstring>
-#include <limits>
 #include <mutex>
 #include <nlohmann/json.hpp>
 #include <thread>
@@ -21,6 +21,8 @@
 #include "cerebellum/core/hash.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/gguf/gguf_write.h"
+#include "cerebellum/gguf/header_check.h"
+#include "cerebellum/gguf/split_name.h"
 
 namespace cerebellum {
 
@@ -120,120 +122,191 @@ json json_scalar(gguf_type type, const void* data, std::size_t index) {
 
 constexpr std::uint64_t fixed_header_bytes = 24;  // magic, version, number of tensors, number of keys
 
-}  // namespace
-
-struct GgufFile::State {
-    fs::path path;
-    const std::byte* mapping = nullptr;
-    std::uint64_t file_size = 0;
-    GgufContext context;
-    std::vector<TensorInfo> tensors;
-    std::unordered_map<std::string_view, std::size_t> index;
-    std::uint64_t n_weights = 0;
-    std::once_flag fingerprint_once;
-    std::string fingerprint;
-
-    ~State() {
-        if (mapping != nullptr) ::munmap(const_cast<std::byte*>(mapping), file_size);
+/// One file on the disk, open and mapped: a model, or one file of a split model.
+class Part {
+  public:
+    explicit Part(fs::path path) : path_(std::move(path)) {
+        map();
+        parse();
     }
+    ~Part() {
+        if (mapping_ != nullptr) ::munmap(const_cast<std::byte*>(mapping_), size_);
+        if (descriptor_ >= 0) ::close(descriptor_);
+    }
+    Part(const Part&) = delete;
+    Part& operator=(const Part&) = delete;
 
     [[noreturn]] void refuse(std::string_view reason) const {
-        throw Error(fmt::format("cannot use {}: {}", path.string(), reason));
+        throw Error(fmt::format("cannot use {}: {}", path_.string(), reason));
     }
+    const fs::path& path() const { return path_; }
+    int descriptor() const { return descriptor_; }
+    const std::byte* mapping() const { return mapping_; }
+    std::uint64_t size() const { return size_; }
+    const gguf_context* context() const { return context_.get(); }
+    std::uint64_t data_offset() const { return gguf_get_data_offset(context()); }
+    std::optional<std::uint64_t> uint_value(const char* key) const { return uint_of(context(), key); }
+    /// Appends what the file describes.
+    void add_tensors(std::vector<TensorInfo>& tensors, std::uint32_t part) const;
 
+    static std::optional<std::uint64_t> uint_of(const gguf_context* context, const char* key);
+
+  private:
     void map();
     void parse();
-    void add_tensors();
-    std::int64_t key_id(std::string_view key) const { return gguf_find_key(context.get(), std::string(key).c_str()); }
+
+    fs::path path_;
+    int descriptor_ = -1;
+    const std::byte* mapping_ = nullptr;
+    std::uint64_t size_ = 0;
+    GgufContext context_;
 };
 
-void GgufFile::State::map() {
+std::optional<std::uint64_t> Part::uint_of(const gguf_context* context, const char* key) {
+    const auto id = gguf_find_key(context, key);
+    if (id < 0) return std::nullopt;
+    const auto type = gguf_get_kv_type(context, id);
+    if (type == GGUF_TYPE_ARRAY || type == GGUF_TYPE_STRING) return std::nullopt;
+    const json value = json_scalar(type, gguf_get_val_data(context, id), 0);
+    if (value.is_boolean()) return value.get<bool>() ? 1 : 0;
+    if (value.is_number_unsigned()) return value.get<std::uint64_t>();
+    if (value.is_number_integer() && value.get<std::int64_t>() >= 0) return value.get<std::uint64_t>();
+    return std::nullopt;
+}
+
+void Part::map() {
     std::error_code code;
-    const auto status = fs::status(path, code);
+    const auto status = fs::status(path_, code);
     if (status.type() == fs::file_type::not_found) refuse("there is no such file");
     if (status.type() == fs::file_type::directory) refuse("it is a directory; name the .gguf file inside it");
     if (status.type() != fs::file_type::regular)
         refuse(code ? code.message() : std::string("it is no regular file; copy the model to a disk first"));
-    const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-    if (descriptor < 0) refuse(fmt::format("{}; check its permissions", std::strerror(errno)));
+    descriptor_ = ::open(path_.c_str(), O_RDONLY | O_CLOEXEC);
+    if (descriptor_ < 0) refuse(fmt::format("{}; check its permissions", std::strerror(errno)));
     struct stat info {};
-    if (::fstat(descriptor, &info) != 0) {
-        const int reason = errno;
-        ::close(descriptor);
-        refuse(std::strerror(reason));
-    }
-    file_size = static_cast<std::uint64_t>(info.st_size);
-    if (file_size == 0) {
-        ::close(descriptor);
-        refuse("it is empty; the download may have failed");
-    }
-    void* address = ::mmap(nullptr, file_size, PROT_READ, MAP_SHARED, descriptor, 0);
-    const int reason = errno;
-    ::close(descriptor);
-    if (address == MAP_FAILED) refuse(fmt::format("it cannot be mapped into memory: {}", std::strerror(reason)));
-    mapping = static_cast<const std::byte*>(address);
+    if (::fstat(descriptor_, &info) != 0) refuse(std::strerror(errno));
+    size_ = static_cast<std::uint64_t>(info.st_size);
+    if (size_ == 0) refuse("it is empty; the download may have failed");
+    void* address = ::mmap(nullptr, size_, PROT_READ, MAP_SHARED, descriptor_, 0);
+    if (address == MAP_FAILED) refuse(fmt::format("it cannot be mapped into memory: {}", std::strerror(errno)));
+    mapping_ = static_cast<const std::byte*>(address);
 }
 
-void GgufFile::State::parse() {
-    const auto magic_size = std::min<std::uint64_t>(file_size, 4);
-    if (std::memcmp(mapping, GGUF_MAGIC, magic_size) != 0)
+void Part::parse() {
+    const auto magic_size = std::min<std::uint64_t>(size_, 4);
+    if (std::memcmp(mapping_, GGUF_MAGIC, magic_size) != 0)
         refuse(
             "it is no GGUF file (the first bytes are not \"GGUF\"); convert the model with llama.cpp's "
             "convert_hf_to_gguf.py");
-    if (file_size < fixed_header_bytes) refuse("it ends inside the header; the download may be incomplete");
-    const auto version = load<std::uint32_t>(mapping + 4, 0);
+    if (size_ < fixed_header_bytes) refuse("it ends inside the header; the download may be incomplete");
+    const auto version = load<std::uint32_t>(mapping_ + 4, 0);
     if (version != 0 && (version & 0xffffu) == 0)
         refuse("it is a big-endian GGUF; convert it with llama.cpp's gguf_convert_endian.py");
     if (version < 2 || version > GGUF_VERSION)
         refuse(fmt::format("its GGUF version is {} and versions 2 to {} are supported; convert the model again",
                            version, GGUF_VERSION));
+    if (const auto problem = check_header({mapping_, size_})) {
+        if (problem->cut_short)
+            refuse(fmt::format("it ends inside the header ({}); the download may be incomplete", problem->reason));
+        refuse(fmt::format("its header is damaged ({}); fetch or convert the model again", problem->reason));
+    }
     const LogCapture log;
     // From our mapping rather than by name: what was checked is what will be used.
-    context.reset(gguf_init_from_buffer(mapping, file_size, {.no_alloc = true, .ctx = nullptr}));
-    if (context) return;
-    const std::string reason = log.reason();
-    // The reader logs nothing specific when it merely runs out of bytes.
-    if (reason.starts_with("failed to read") || reason.starts_with("failed to seek") ||
-        reason.find("exceeds remaining file size") != std::string::npos)
-        refuse(fmt::format("it ends inside the header ({}); the download may be incomplete", reason));
-    refuse(fmt::format("its header is damaged ({}); fetch or convert the model again", reason));
+    context_.reset(gguf_init_from_buffer(mapping_, size_, {.no_alloc = true, .ctx = nullptr}));
+    if (context_) return;
+    refuse(fmt::format("ggml refuses its header ({}); fetch or convert the model again", log.reason()));
 }
 
-void GgufFile::State::add_tensors() {
-    const std::int64_t count = gguf_get_n_tensors(context.get());
-    const std::uint64_t data_offset = gguf_get_data_offset(context.get());
-    tensors.reserve(static_cast<std::size_t>(count));
+void Part::add_tensors(std::vector<TensorInfo>& tensors, std::uint32_t part) const {
+    const std::int64_t count = gguf_get_n_tensors(context());
+    tensors.reserve(tensors.size() + static_cast<std::size_t>(count));
     for (std::int64_t id = 0; id < count; ++id) {
         TensorInfo tensor;
-        tensor.name = gguf_get_tensor_name(context.get(), id);
-        tensor.type = gguf_get_tensor_type(context.get(), id);
-        // ggml computes sizes modulo 2^64: check with arithmetic that cannot wrap before believing them.
-        const std::int64_t* shape = gguf_get_tensor_ne(context.get(), id);
-        std::int64_t weights = 1;
+        tensor.name = gguf_get_tensor_name(context(), id);
+        tensor.type = gguf_get_tensor_type(context(), id);
+        tensor.part = part;
+        // Their product cannot overflow: check_header has made sure of that.
+        const std::int64_t* shape = gguf_get_tensor_ne(context(), id);
         for (std::size_t i = 0; i < tensor.shape.size(); ++i) {
             tensor.shape[i] = shape[i];
             if (shape[i] > 1) tensor.n_dims = static_cast<int>(i) + 1;
-            if (shape[i] < 1 || weights > std::numeric_limits<std::int64_t>::max() / 64 / shape[i])
-                refuse(fmt::format(
-                    "its header is damaged (tensor {} has the impossible shape {} x {} x {} x {}); fetch or "
-                    "convert the model again",
-                    printable(tensor.name), shape[0], shape[1], shape[2], shape[3]));
-            weights *= shape[i];
         }
         tensor.size_bytes = type_size_bytes(tensor.type, tensor.row_length(), tensor.n_rows());
-        const std::uint64_t offset = gguf_get_tensor_offset(context.get(), id);
-        const std::uint64_t available = file_size - data_offset;  // the reader has made sure that this is not negative
+        const std::uint64_t offset = gguf_get_tensor_offset(context(), id);
+        const std::uint64_t available = size_ - data_offset();  // the reader has made sure that this is not negative
         if (offset > available || tensor.size_bytes > available - offset)
             refuse(fmt::format(
                 "the data of tensor {} reaches beyond the end of the file ({} bytes are missing in it); the "
                 "download may be incomplete",
                 printable(tensor.name),
                 offset > available ? tensor.size_bytes : tensor.size_bytes - (available - offset)));
-        tensor.file_offset = data_offset + offset;
-        n_weights += static_cast<std::uint64_t>(weights);
+        tensor.file_offset = data_offset() + offset;
         tensors.push_back(std::move(tensor));
     }
-    for (std::size_t i = 0; i < tensors.size(); ++i) index.emplace(tensors[i].name, i);
+}
+
+}  // namespace
+
+struct GgufFile::State {
+    std::vector<std::unique_ptr<Part>> parts;  // at least one
+    std::vector<TensorInfo> tensors;
+    std::unordered_map<std::string_view, std::size_t> index;
+    std::uint64_t file_size = 0;
+    std::uint64_t n_weights = 0;
+    std::once_flag fingerprint_once;
+    std::string fingerprint;
+
+    const Part& first() const { return *parts.front(); }
+    std::int64_t key_id(std::string_view key) const {
+        return gguf_find_key(first().context(), std::string(key).c_str());
+    }
+    void open_parts();
+    void add_tensors();
+};
+
+/// Opens the other files of a split model, of which the first is open already.
+void GgufFile::State::open_parts() {
+    const Part& first = *parts.front();
+    const auto count = first.uint_value("split.count").value_or(1);
+    if (count <= 1) return;
+    const auto number = first.uint_value("split.no").value_or(0) + 1;
+    const auto name = parse_split_name(first.path());
+    if (!name || static_cast<std::uint64_t>(name->count) != count || static_cast<std::uint64_t>(name->number) != number)
+        first.refuse(
+            fmt::format("it is number {} of {} files of a split model, which its name does not say; give all of them "
+                        "their names back (NAME-00001-of-{:05}.gguf)",
+                        number, count, count));
+    if (number != 1)
+        first.refuse(fmt::format("it is number {} of {} files of a split model; name the first one, {}", number, count,
+                                 split_path(name->prefix, 1, name->count).string()));
+    for (int i = 2; i <= name->count; ++i) {
+        const auto path = split_path(name->prefix, i, name->count);
+        if (std::error_code code; !fs::exists(path, code))
+            first.refuse(fmt::format("it is one of {} files of a split model, and {} is not there; fetch it as well",
+                                     count, path.filename().string()));
+        const Part& part = *parts.emplace_back(std::make_unique<Part>(path));
+        if (part.uint_value("split.count") != count || part.uint_value("split.no") != static_cast<std::uint64_t>(i) - 1)
+            part.refuse(fmt::format(
+                "it does not say that it is number {} of {} files, as its name does; fetch it again", i, count));
+    }
+}
+
+void GgufFile::State::add_tensors() {
+    for (std::size_t i = 0; i < parts.size(); ++i) {
+        parts[i]->add_tensors(tensors, static_cast<std::uint32_t>(i));
+        file_size += parts[i]->size();
+    }
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+        n_weights += static_cast<std::uint64_t>(tensors[i].n_weights());
+        if (!index.emplace(tensors[i].name, i).second)
+            parts[tensors[i].part]->refuse(
+                fmt::format("tensor {} is in another file of the model as well; fetch all files again",
+                            printable(tensors[i].name)));
+    }
+    if (tensors.empty()) first().refuse("it holds no tensors; it may be a vocabulary only");
+    if (const auto expected = first().uint_value("split.tensors.count"); parts.size() > 1 && expected != tensors.size())
+        first().refuse(fmt::format("it announces {} tensors and its {} files hold {}; fetch all of them again",
+                                   expected.value_or(0), parts.size(), tensors.size()));
 }
 
 GgufFile::GgufFile(std::unique_ptr<State> state) : state_(std::move(state)) {}
@@ -244,28 +317,28 @@ GgufFile::~GgufFile() = default;
 GgufFile GgufFile::open(const fs::path& path) {
     GgufFile file(std::make_unique<State>());
     State& state = *file.state_;
-    state.path = path;
-    state.map();
-    state.parse();
-    if (const auto parts = file.uint_value("split.count"); parts && *parts > 1)
-        state.refuse(fmt::format(
-            "it is one of {} parts of a split model; join them first with llama-gguf-split --merge", *parts));
+    state.parts.push_back(std::make_unique<Part>(path));
+    state.open_parts();
     state.add_tensors();
-    if (state.tensors.empty()) state.refuse("it holds no tensors; it may be a vocabulary only");
     return file;
 }
 
 const fs::path& GgufFile::path() const {
-    return state_->path;
+    return state_->first().path();
+}
+std::vector<fs::path> GgufFile::paths() const {
+    std::vector<fs::path> paths;
+    for (const auto& part : state_->parts) paths.push_back(part->path());
+    return paths;
 }
 std::uint64_t GgufFile::file_size() const {
     return state_->file_size;
 }
 std::uint64_t GgufFile::data_offset() const {
-    return gguf_get_data_offset(context());
+    return state_->first().data_offset();
 }
 const gguf_context* GgufFile::context() const& {
-    return state_->context.get();
+    return state_->first().context();
 }
 const std::vector<TensorInfo>& GgufFile::tensors() const& {
     return state_->tensors;
@@ -286,7 +359,34 @@ const TensorInfo* GgufFile::find(std::string_view name) const& {
 }
 
 std::span<const std::byte> GgufFile::data(const TensorInfo& tensor) const {
-    return {state_->mapping + tensor.file_offset, tensor.size_bytes};
+    return {state_->parts[tensor.part]->mapping() + tensor.file_offset, tensor.size_bytes};
+}
+
+void GgufFile::read(const TensorInfo& tensor, std::uint64_t offset, std::span<std::byte> out) const {
+    assert(offset <= tensor.size_bytes && out.size() <= tensor.size_bytes - offset);
+    const Part& part = *state_->parts[tensor.part];
+    while (!out.empty()) {
+        const auto count =
+            ::pread(part.descriptor(), out.data(), out.size(), static_cast<off_t>(tensor.file_offset + offset));
+        if (count < 0 && errno == EINTR) continue;
+        if (count < 0)
+            throw Error(fmt::format("cannot read {} in {}: {}; check the disk it lies on", printable(tensor.name),
+                                    part.path().string(), std::strerror(errno)));
+        if (count == 0)
+            throw Error(fmt::format("cannot read {} in {}: the file has become shorter; let nobody write to it",
+                                    printable(tensor.name), part.path().string()));
+        offset += static_cast<std::uint64_t>(count);
+        out = out.subspan(static_cast<std::size_t>(count));
+    }
+}
+
+void GgufFile::read_ahead(const TensorInfo& tensor, std::uint64_t offset, std::uint64_t size) const {
+#ifdef POSIX_FADV_WILLNEED
+    ::posix_fadvise(state_->parts[tensor.part]->descriptor(), static_cast<off_t>(tensor.file_offset + offset),
+                    static_cast<off_t>(size), POSIX_FADV_WILLNEED);
+#else
+    static_cast<void>(tensor), static_cast<void>(offset), static_cast<void>(size);
+#endif
 }
 
 std::optional<std::string> GgufFile::string_value(std::string_view key) const {
@@ -296,15 +396,7 @@ std::optional<std::string> GgufFile::string_value(std::string_view key) const {
 }
 
 std::optional<std::uint64_t> GgufFile::uint_value(std::string_view key) const {
-    const auto id = state_->key_id(key);
-    if (id < 0) return std::nullopt;
-    const auto type = gguf_get_kv_type(context(), id);
-    if (type == GGUF_TYPE_ARRAY || type == GGUF_TYPE_STRING) return std::nullopt;
-    const json value = json_scalar(type, gguf_get_val_data(context(), id), 0);
-    if (value.is_boolean()) return value.get<bool>() ? 1 : 0;
-    if (value.is_number_unsigned()) return value.get<std::uint64_t>();
-    if (value.is_number_integer() && value.get<std::int64_t>() >= 0) return value.get<std::uint64_t>();
-    return std::nullopt;
+    return Part::uint_of(context(), std::string(key).c_str());
 }
 
 std::vector<std::string> GgufFile::string_array(std::string_view key) const {
@@ -349,7 +441,7 @@ std::string GgufFile::fingerprint() const {
     std::call_once(state_->fingerprint_once, [&] {
         constexpr std::uint64_t sample = 64 * 1024;
         Sha256 hash;
-        hash.update({state_->mapping, data_offset()});
+        for (const auto& part : state_->parts) hash.update({part->mapping(), part->data_offset()});
         for (const auto& tensor : tensors()) {
             const auto bytes = data(tensor);
             hash.update(bytes.first(std::min<std::uint64_t>(sample, bytes.size())));

@@ -24,8 +24,9 @@ struct TensorInfo {
     ggml_type type = GGML_TYPE_F32;
     std::array<std::int64_t, 4> shape = {1, 1, 1, 1};  ///< ggml's order: shape[0] runs fastest
     int n_dims = 1;                                    ///< as ggml counts: trailing dimensions of one are dropped
-    std::uint64_t file_offset = 0;                     ///< of the first byte of data, from the beginning of the file
+    std::uint64_t file_offset = 0;                     ///< of the first byte of data, from the beginning of its file
     std::uint64_t size_bytes = 0;                      ///< of the data, without padding
+    std::uint32_t part = 0;                            ///< which file of a split model holds it, from 0
 
     std::int64_t row_length() const { return shape[0]; }
     std::int64_t n_rows() const { return shape[1] * shape[2] * shape[3]; }
@@ -33,6 +34,8 @@ struct TensorInfo {
 };
 
 /// A GGUF file, mapped read-only and checked: every tensor's data lies inside the file, sizes do not overflow.
+/// A split model (NAME-00001-of-0000N.gguf) is opened by its first file and is one object; its metadata is the first
+/// file's.
 ///
 /// Move-only; const methods may be called from several threads. Spans and pointers live as long as the object (moving
 /// keeps them valid). A file that somebody else shortens while it is mapped ends the program (SIGBUS), as with any
@@ -41,16 +44,21 @@ class GgufFile {
   public:
     /// Throws Error, one line naming the path, where the file is missing, a directory or otherwise not a regular file,
     /// unreadable, empty, no GGUF, big-endian, of an unsupported version, cut short or damaged in its header, cut short
-    /// in its data, one part of a split model, or without tensors.
+    /// in its data, without tensors, or part of a split model whose other files are missing or do not belong to it.
     static GgufFile open(const std::filesystem::path& path);
 
     GgufFile(GgufFile&&) noexcept;
     GgufFile& operator=(GgufFile&&) noexcept;
     ~GgufFile();
 
+    /// Of a split model, the first file's.
     const std::filesystem::path& path() const;
+    /// One path, or all of a split model's in order.
+    std::vector<std::filesystem::path> paths() const;
+    /// Bytes of all files together.
     std::uint64_t file_size() const;
-    /// Bytes before the first tensor's data: header, metadata and tensor descriptions with their padding.
+    /// Bytes before the first tensor's data: header, metadata and tensor descriptions with their padding (of the first
+    /// file).
     std::uint64_t data_offset() const;
     /// ggml's view of the metadata; owned by this object.
     const gguf_context* context() const&;
@@ -64,6 +72,11 @@ class GgufFile {
     const TensorInfo* find(std::string_view name) && = delete;
     /// The tensor's bytes; `tensor` must be one of tensors().
     std::span<const std::byte> data(const TensorInfo& tensor) const;
+    /// Reads bytes of the tensor's data, from `offset` on, into memory of the caller; nothing of it stays mapped.
+    /// Throws Error naming tensor and file where the disk fails or somebody has shortened the file.
+    void read(const TensorInfo& tensor, std::uint64_t offset, std::span<std::byte> out) const;
+    /// Lets the system begin to read bytes of the tensor that will be wanted soon.
+    void read_ahead(const TensorInfo& tensor, std::uint64_t offset, std::uint64_t size) const;
     /// Weights of all tensors together.
     std::uint64_t n_weights() const;
 
@@ -81,8 +94,8 @@ class GgufFile {
     /// UTF-8 are replaced.
     nlohmann::json metadata_json() const;
 
-    /// SHA-256 (hexadecimal) over the bytes [0, data_offset) and each tensor's first and last 64 KiB: fast for any
-    /// size, and different for every other model that could be mistaken for this one. Computed once.
+    /// SHA-256 (hexadecimal) over the bytes [0, data_offset) of each file and each tensor's first and last 64 KiB: fast
+    /// for any size, and different for every other model that could be mistaken for this one. Computed once.
     std::string fingerprint() const;
 
   private:

@@ -1,8 +1,10 @@
 #include "cerebellum/gguf/gguf_file.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -160,15 +162,96 @@ TEST(GgufFile, names_the_tensor_that_is_cut) {
     }
 }
 
-TEST(GgufFile, refuses_parts_and_empty_files) {
+TEST(GgufFile, refuses_files_without_tensors) {
     const TemporaryFolder folder;
-    const auto path = folder / "part.gguf";
-    write_test_gguf(path, {{"a.weight", GGML_TYPE_F32, {32, 2, 1, 1}}},
-                    [](gguf_context* context) { gguf_set_val_u16(context, "split.count", 3); });
-    EXPECT_THAT(error_of([&] { GgufFile::open(path); }),
-                AllOf(HasSubstr("3 parts"), HasSubstr("llama-gguf-split --merge")));
-    write_test_gguf(path, {}, [](gguf_context*) {});
-    EXPECT_THAT(error_of([&] { GgufFile::open(path); }), HasSubstr("no tensors"));
+    write_test_gguf(folder / "empty.gguf", {}, [](gguf_context*) {});
+    EXPECT_THAT(error_of([&] { GgufFile::open(folder / "empty.gguf"); }), HasSubstr("no tensors"));
+}
+
+/// Three files with a tensor each.
+class SplitModel : public ::testing::Test {
+  protected:
+    SplitModel() {
+        for (int i = 0; i < 3; ++i) write(i, i, 3, fmt::format("blk.{}.weight", i), 3);
+    }
+    void write(int file, int number, int count, const std::string& tensor, int total) {
+        write_test_gguf(path(file), {{tensor, GGML_TYPE_F32, {32, 2 + file, 1, 1}}}, [&](gguf_context* context) {
+            gguf_set_val_u16(context, "split.no", static_cast<std::uint16_t>(number));
+            gguf_set_val_u16(context, "split.count", static_cast<std::uint16_t>(count));
+            gguf_set_val_i32(context, "split.tensors.count", total);
+        });
+    }
+    std::filesystem::path path(int file) const { return folder_ / fmt::format("model-{:05}-of-00003.gguf", file + 1); }
+    std::string refusal() const {
+        return error_of([&] { GgufFile::open(path(0)); });
+    }
+
+    TemporaryFolder folder_;
+};
+
+TEST_F(SplitModel, is_opened_by_its_first_file) {
+    const auto model = GgufFile::open(path(0));
+    ASSERT_EQ(model.tensors().size(), 3u);
+    ASSERT_EQ(model.paths().size(), 3u);
+    std::uint64_t bytes = 0;
+    for (int i = 0; i < 3; ++i) {
+        const auto& tensor = *model.find(fmt::format("blk.{}.weight", i));
+        EXPECT_EQ(tensor.part, static_cast<std::uint32_t>(i));
+        EXPECT_EQ(tensor.n_rows(), 2 + i);
+        const std::string file = read_file(path(i));
+        bytes += file.size();
+        const auto data = model.data(tensor);
+        EXPECT_EQ(std::memcmp(data.data(), file.data() + tensor.file_offset, data.size()), 0);
+        std::vector<std::byte> some(40);
+        model.read(tensor, 8, some);
+        EXPECT_TRUE(std::ranges::equal(some, data.subspan(8, 40)));
+    }
+    EXPECT_EQ(model.file_size(), bytes);
+    const auto before = model.fingerprint();
+    write(2, 2, 3, "blk.3.weight", 3);
+    EXPECT_NE(GgufFile::open(path(0)).fingerprint(), before);
+}
+
+TEST_F(SplitModel, says_what_does_not_fit) {
+    EXPECT_THAT(error_of([&] { GgufFile::open(path(1)); }),
+                AllOf(HasSubstr("number 2 of 3"), HasSubstr("00001-of-00003")));
+    write(0, 0, 3, "blk.0.weight", 4);
+    EXPECT_THAT(refusal(), AllOf(HasSubstr("announces 4 tensors"), HasSubstr("hold 3")));
+    write(0, 0, 3, "blk.0.weight", 3);
+    write(1, 2, 3, "blk.1.weight", 3);
+    EXPECT_THAT(refusal(), AllOf(HasSubstr("00002-of-00003"), HasSubstr("number 2 of 3")));
+    write(1, 1, 3, "blk.0.weight", 3);
+    EXPECT_THAT(refusal(), HasSubstr("blk.0.weight is in another file"));
+    std::filesystem::remove(path(1));
+    EXPECT_THAT(refusal(), AllOf(HasSubstr("model-00002-of-00003.gguf is not there"), HasSubstr("fetch")));
+    std::filesystem::copy_file(path(0), folder_ / "renamed.gguf");
+    EXPECT_THAT(error_of([&] { GgufFile::open(folder_ / "renamed.gguf"); }), HasSubstr("names back"));
+}
+
+TEST(GgufFile, reads_what_llama_gguf_split_has_split) {
+    if (!testing::have_referees()) GTEST_SKIP() << "llama.cpp's tools are not there (CEREBELLUM_REFEREE_BIN)";
+    const TemporaryFolder folder;
+    ASSERT_TRUE(testing::run_referee("llama-gguf-split",
+                                     "--split --split-max-tensors 20 " + testing::quoted(small_model()) + " parts",
+                                     folder.path()));
+    const auto whole = GgufFile::open(small_model()), parts = GgufFile::open(folder / "parts-00001-of-00003.gguf");
+    ASSERT_EQ(parts.tensors().size(), whole.tensors().size());
+    for (const auto& tensor : whole.tensors()) {
+        const TensorInfo* part = parts.find(tensor.name);
+        ASSERT_NE(part, nullptr) << tensor.name;
+        EXPECT_TRUE(std::ranges::equal(whole.data(tensor), parts.data(*part))) << tensor.name;
+    }
+}
+
+TEST(GgufFile, says_that_a_file_became_shorter) {
+    const TemporaryFolder folder;
+    const auto path = folder / "shrinking.gguf";
+    std::filesystem::copy_file(small_model(), path);
+    const auto file = GgufFile::open(path);
+    const auto& last = file.tensors().back();
+    std::filesystem::resize_file(path, last.file_offset + last.size_bytes / 2);
+    std::vector<std::byte> bytes(last.size_bytes);
+    EXPECT_THAT(error_of([&] { file.read(last, 0, bytes); }), AllOf(HasSubstr(last.name), HasSubstr("shorter")));
 }
 
 TEST(GgufFile, refuses_shapes_that_overflow) {

@@ -2,11 +2,13 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstring>
 #include <fstream>
 #include <string_view>
+#include <utility>
 
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/file.h"
@@ -19,18 +21,88 @@ namespace {
 constexpr std::string_view sums_suffix = ".in_sum2";
 constexpr std::string_view counts_suffix = ".counts";
 
-/// The older format begins with its number of entries instead of a magic.
-void refuse_legacy_format(const std::filesystem::path& path) {
+/// What begins with "GGUF", and whatever GgufFile::open finds better words for.
+bool is_gguf(const std::filesystem::path& path) {
     std::error_code code;
-    if (!std::filesystem::is_regular_file(path, code)) return;  // GgufFile::open finds the words for it
+    if (!std::filesystem::is_regular_file(path, code)) return true;
     std::array<char, 4> magic{};
     std::ifstream stream(path, std::ios::binary);
-    if (!stream.read(magic.data(), magic.size())) return;
-    if (std::memcmp(magic.data(), GGUF_MAGIC, magic.size()) != 0)
+    return !stream.read(magic.data(), magic.size()) || std::memcmp(magic.data(), GGUF_MAGIC, magic.size()) == 0;
+}
+
+void check_value(float value, const std::filesystem::path& path, std::string_view name) {
+    if (!std::isfinite(value) || value < 0.0f)
+        throw Error(fmt::format("cannot use {} as an importance matrix: {} holds the value {}; compute it again",
+                                path.string(), name, value));
+}
+
+/// Takes a .dat file apart (common/imatrix-loader.cpp, common_imatrix_load_legacy), without believing its lengths.
+class LegacyReader {
+  public:
+    explicit LegacyReader(const std::filesystem::path& path) : path_(path), bytes_(read_file(path)) {}
+
+    bool at_end() const { return position_ == bytes_.size(); }
+    std::int32_t integer() {
+        std::int32_t value = 0;
+        std::memcpy(&value, take(sizeof value).data(), sizeof value);
+        return value;
+    }
+    /// A number of things that take at least `bytes_each` bytes in the rest of the file.
+    std::size_t count(std::size_t bytes_each) {
+        const auto value = integer();
+        if (value < 0 || static_cast<std::size_t>(value) > (bytes_.size() - position_) / bytes_each) refuse();
+        return static_cast<std::size_t>(value);
+    }
+    std::string text() { return std::string(take(count(1))); }
+    std::vector<float> floats() {
+        std::vector<float> values(count(sizeof(float)));
+        std::memcpy(values.data(), take(values.size() * sizeof(float)).data(), values.size() * sizeof(float));
+        return values;
+    }
+    [[noreturn]] void refuse() const {
         throw Error(
-            fmt::format("cannot use {} as an importance matrix: it is no GGUF file; if it is the older .dat format, "
-                        "convert it with llama-imatrix --in-file {} -o imatrix.gguf",
-                        path.string(), path.string()));
+            fmt::format("cannot use {} as an importance matrix: it is neither a GGUF file nor a complete one of the "
+                        "older .dat format; compute it again",
+                        path_.string()));
+    }
+
+  private:
+    std::string_view take(std::size_t size) {
+        if (size > bytes_.size() - position_) refuse();
+        const auto part = std::string_view(bytes_).substr(position_, size);
+        position_ += size;
+        return part;
+    }
+
+    std::filesystem::path path_;
+    std::string bytes_;
+    std::size_t position_ = 0;
+};
+
+Imatrix read_legacy_imatrix(const std::filesystem::path& path) {
+    LegacyReader reader(path);
+    Imatrix imatrix;
+    constexpr std::size_t smallest_entry = 4 * sizeof(std::int32_t);
+    const auto n_entries = reader.count(smallest_entry);
+    for (std::size_t i = 0; i < n_entries; ++i) {
+        const std::string name = reader.text();
+        const auto n_calls = reader.integer();
+        ImatrixEntry entry;
+        entry.in_sum2 = reader.floats();
+        // llama-quantize takes the values of an entry without calls as they are.
+        entry.counts = {static_cast<float>(std::max(1, n_calls))};
+        entry.n_cols = static_cast<std::int64_t>(entry.in_sum2.size());
+        if (entry.in_sum2.empty()) reader.refuse();
+        for (const float value : entry.in_sum2) check_value(value, path, name);
+        imatrix.entries[name] = std::move(entry);
+    }
+    if (imatrix.entries.empty()) reader.refuse();
+    if (!reader.at_end()) {
+        imatrix.chunk_count = static_cast<std::uint32_t>(std::max(0, reader.integer()));
+        if (!reader.at_end())
+            if (auto dataset = reader.text(); !dataset.empty()) imatrix.datasets.push_back(std::move(dataset));
+    }
+    return imatrix;
 }
 
 std::vector<float> read_floats(const GgufFile& file, const TensorInfo& tensor) {
@@ -40,17 +112,14 @@ std::vector<float> read_floats(const GgufFile& file, const TensorInfo& tensor) {
     std::vector<float> values(static_cast<std::size_t>(tensor.n_weights()));
     const auto bytes = file.data(tensor);
     std::memcpy(values.data(), bytes.data(), bytes.size());
-    for (const float value : values)
-        if (!std::isfinite(value) || value < 0.0f)
-            throw Error(fmt::format("cannot use {} as an importance matrix: {} holds the value {}; compute it again",
-                                    file.path().string(), tensor.name, value));
+    for (const float value : values) check_value(value, file.path(), tensor.name);
     return values;
 }
 
 }  // namespace
 
 Imatrix read_imatrix(const std::filesystem::path& path) {
-    refuse_legacy_format(path);
+    if (!is_gguf(path)) return read_legacy_imatrix(path);
     const GgufFile file = GgufFile::open(path);
     const auto refuse = [&](std::string_view reason) {
         throw Error(fmt::format("cannot use {} as an importance matrix: {}", path.string(), reason));
@@ -113,6 +182,35 @@ void write_imatrix(const std::filesystem::path& path, const Imatrix& imatrix) {
         write_padded(entry.counts);
     }
     file.commit();
+}
+
+void write_legacy_imatrix(const std::filesystem::path& path, const Imatrix& imatrix) {
+    std::string bytes;
+    const auto put = [&](const auto& value) { bytes.append(reinterpret_cast<const char*>(&value), sizeof value); };
+    const auto put_text = [&](const std::string& text) {
+        put(static_cast<std::int32_t>(text.size()));
+        bytes += text;
+    };
+    const auto chunk_size = std::max(1.0f, static_cast<float>(imatrix.chunk_size));
+    std::int32_t n_entries = 0;
+    for (const auto& [name, entry] : imatrix.entries) {
+        const float most = entry.counts.empty() ? 0.0f : *std::ranges::max_element(entry.counts);
+        if (most == 0.0f) continue;
+        ++n_entries;
+        put_text(name);
+        const auto n_calls = static_cast<std::int32_t>(std::ceil(most / chunk_size));
+        put(n_calls);
+        put(static_cast<std::int32_t>(entry.in_sum2.size()));
+        for (std::size_t i = 0; i < entry.in_sum2.size(); ++i) {
+            const float count = entry.counts[i / static_cast<std::size_t>(entry.n_cols)];
+            put((count == 0.0f ? 1.0f : entry.in_sum2[i] / count) * static_cast<float>(n_calls));
+        }
+    }
+    put(static_cast<std::int32_t>(imatrix.chunk_count));
+    put_text(imatrix.datasets.empty() ? "" : imatrix.datasets.back());
+    std::string header(sizeof n_entries, '\0');
+    std::memcpy(header.data(), &n_entries, sizeof n_entries);
+    write_file_atomically(path, header + bytes);
 }
 
 std::vector<float> quantization_weights(const ImatrixEntry& entry) {

@@ -24,16 +24,22 @@ struct Imatrix {
     std::map<std::string, ImatrixEntry> entries;
     std::vector<std::string> datasets;  ///< names of the texts
     std::uint32_t chunk_count = 0;
-    std::uint32_t chunk_size = 0;  ///< tokens per chunk
+    /// Tokens per chunk. 0 for one that came from a .dat file, which stores mean values times the number of chunks: its
+    /// counts are chunks and its sums are per token of a chunk.
+    std::uint32_t chunk_size = 0;
 };
 
-/// Reads llama.cpp's GGUF format. Throws Error naming the path where the file is no such thing (the older .dat format
-/// included, with what to do about it), sums and counts do not match, or values are not finite.
+/// Reads llama.cpp's GGUF format and the older .dat one. Throws Error naming the path where the file is neither, sums
+/// and counts do not match, or values are not finite.
 Imatrix read_imatrix(const std::filesystem::path& path);
 
 /// Writes the format that llama-imatrix v0.5.0 writes, byte for byte, and llama-quantize reads; the final name only
 /// ever shows a complete file. Throws Error naming the path or the entry.
 void write_imatrix(const std::filesystem::path& path, const Imatrix& imatrix);
+
+/// Writes the older .dat format as llama-imatrix --output-format dat does: tensors of which nothing was seen are left
+/// out, experts that no token reached get ones. Throws Error as write_imatrix does.
+void write_legacy_imatrix(const std::filesystem::path& path, const Imatrix& imatrix);
 
 /// The values that llama-quantize hands to the quantizer (tools/quantize/quantize.cpp, load_imatrix), same shape as
 /// in_sum2: in_sum2 / count, and 1 for every column of a matrix that no token reached.

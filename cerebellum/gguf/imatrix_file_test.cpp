@@ -3,7 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <fstream>
 #include <limits>
+#include <random>
 
 #include "cerebellum/gguf/gguf_support_test.h"
 
@@ -72,7 +74,7 @@ TEST(ImatrixFile, says_what_is_wrong) {
     EXPECT_THAT(error_of([&] { read_imatrix(path); }), HasSubstr("no such file"));
     EXPECT_THAT(error_of([&] { read_imatrix(small_model()); }), HasSubstr("may be a model"));
     write_file_atomically(path, std::string("\x02\0\0\0\x13\0\0\0blk.0.attn_q.weight", 27));
-    EXPECT_THAT(error_of([&] { read_imatrix(path); }), AllOf(HasSubstr(".dat"), HasSubstr("llama-imatrix --in-file")));
+    EXPECT_THAT(error_of([&] { read_imatrix(path); }), AllOf(HasSubstr("imatrix.dat"), HasSubstr("neither")));
     Imatrix bad = example();
     bad.entries["blk.0.attn_q.weight"].in_sum2[1] = std::numeric_limits<float>::quiet_NaN();
     write_imatrix(path, bad);
@@ -82,6 +84,57 @@ TEST(ImatrixFile, says_what_is_wrong) {
     bad = example();
     bad.entries[std::string(60, 'x')] = {{1.0f}, {1.0f}, 1};
     EXPECT_THAT(error_of([&] { write_imatrix(path, bad); }), HasSubstr("63"));
+}
+
+TEST(ImatrixFile, comes_back_from_the_older_format) {
+    const TemporaryFolder folder;
+    const auto path = folder / "imatrix.dat";
+    Imatrix imatrix = example();
+    imatrix.entries["blk.1.unseen.weight"] = {{0.0f, 0.0f}, {0.0f}, 2};
+    write_legacy_imatrix(path, imatrix);
+    const auto legacy = read_imatrix(path);
+    EXPECT_EQ(legacy.chunk_count, 5u);
+    EXPECT_EQ(legacy.chunk_size, 0u);
+    EXPECT_THAT(legacy.datasets, ElementsAre("two.txt"));
+    ASSERT_EQ(legacy.entries.size(), 2u);
+    // The weights for quantizing are what the format is about.
+    for (const auto& [name, entry] : legacy.entries)
+        EXPECT_EQ(quantization_weights(entry), quantization_weights(imatrix.entries.at(name))) << name;
+}
+
+TEST(ImatrixFile, survives_any_damage_to_the_older_format) {
+    const TemporaryFolder folder;
+    const auto path = folder / "imatrix.dat";
+    write_legacy_imatrix(path, example());
+    const std::string good = read_file(path);
+    std::mt19937 random(3);
+    int refused = 0;
+    for (int trial = 0; trial < 400; ++trial) {
+        std::string bytes = good;
+        bytes[random() % bytes.size()] = static_cast<char>(random());
+        if (random() % 2 == 0) bytes.resize(random() % bytes.size());
+        std::ofstream(path, std::ios::binary).write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+        try {
+            read_imatrix(path);
+        } catch (const Error&) {
+            ++refused;
+        }
+    }
+    EXPECT_GT(refused, 100);
+}
+
+TEST(ImatrixFile, is_llama_imatrix_s_older_format_byte_for_byte) {
+    if (!have_referees()) GTEST_SKIP() << "llama.cpp's tools are not there (CEREBELLUM_REFEREE_BIN)";
+    const TemporaryFolder folder;
+    write_imatrix(folder / "imatrix.gguf", example());
+    // It believes that the file is of chunks as long as its own context.
+    ASSERT_TRUE(run_referee("llama-imatrix",
+                            "-m unused.gguf --in-file imatrix.gguf -c 512 -b 512 --output-format dat -o theirs.dat",
+                            folder.path()));
+    Imatrix imatrix = example();
+    imatrix.chunk_count = 0;  // llama-imatrix counts whole chunks of what it has read
+    write_legacy_imatrix(folder / "ours.dat", imatrix);
+    EXPECT_TRUE(read_file(folder / "ours.dat") == read_file(folder / "theirs.dat"));
 }
 
 TEST(ImatrixFile, is_llama_imatrix_s_own_format_byte_for_byte) {

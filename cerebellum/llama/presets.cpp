@@ -40,6 +40,22 @@ std::optional<Preset> find_preset(std::string_view name) {
     return found != stock_presets().end() ? std::optional(*found) : std::nullopt;
 }
 
+std::optional<Preset> find_quantization(std::string_view name) {
+    static const std::vector<Preset> others = {
+        {"Q1_0", LLAMA_FTYPE_MOSTLY_Q1_0},   {"Q2_0", LLAMA_FTYPE_MOSTLY_Q2_0},
+        {"TQ1_0", LLAMA_FTYPE_MOSTLY_TQ1_0}, {"TQ2_0", LLAMA_FTYPE_MOSTLY_TQ2_0},
+        {"Q3_K", LLAMA_FTYPE_MOSTLY_Q3_K_M}, {"Q4_K", LLAMA_FTYPE_MOSTLY_Q4_K_M},
+        {"Q5_K", LLAMA_FTYPE_MOSTLY_Q5_K_M}, {"MXFP4_MOE", LLAMA_FTYPE_MOSTLY_MXFP4_MOE},
+        {"F16", LLAMA_FTYPE_MOSTLY_F16},     {"BF16", LLAMA_FTYPE_MOSTLY_BF16},
+        {"F32", LLAMA_FTYPE_ALL_F32},
+    };
+    std::string upper(name);
+    std::ranges::transform(upper, upper.begin(), [](unsigned char c) { return static_cast<char>(std::toupper(c)); });
+    if (const auto preset = find_preset(upper)) return preset;
+    const auto found = std::ranges::find(others, upper, &Preset::name);
+    return found != others.end() ? std::optional(*found) : std::nullopt;
+}
+
 std::optional<int> file_type_of(ggml_type type) {
     switch (type) {
         case GGML_TYPE_F32:
@@ -101,6 +117,7 @@ QuantizeOutcome dry_run(const std::filesystem::path& model, const QuantizeReques
         outcome.order.push_back(match[1].str());
         outcome.types[match[1].str()] = *type;
     }
+    outcome.lacks_imatrix = log.text().find("will require an imatrix") != std::string::npos;
     if (outcome.order.empty()) throw Error(fmt::format("llama.cpp's dry run of {} listed no tensors", model.string()));
     return outcome;
 }

@@ -22,6 +22,9 @@ struct Preset {
 /// The stock mixes that llama-quantize offers as quantizations, aliases and 16/32-bit types left out.
 const std::vector<Preset>& stock_presets();
 std::optional<Preset> find_preset(std::string_view name);
+/// Any name that llama-quantize takes as a type but COPY, in any case: the mixes, their aliases (Q4_K for Q4_K_M), the
+/// types for special models (TQ1_0, MXFP4_MOE), F16, BF16, F32.
+std::optional<Preset> find_quantization(std::string_view name);
 
 /// What a run of llama-quantize would do to a file, found with libllama's own dry run (nothing is written).
 struct QuantizeOutcome {
@@ -29,6 +32,8 @@ struct QuantizeOutcome {
     std::vector<std::string> order;
     /// The type each tensor would have.
     TypeMap types;
+    /// It would refuse to do this without an importance matrix, and there is none.
+    bool lacks_imatrix = false;
 };
 
 struct QuantizeRequest {

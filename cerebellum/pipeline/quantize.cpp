@@ -294,6 +294,8 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
     result.recipe.provenance["text"] = result.text;
     if (result.reference != "the source") result.recipe.provenance["reference"] = result.reference;
 
+    if (const auto warning = requantization_warning(source, result.recipe.types); !warning.empty())
+        progress.warn(warning);
     const auto build = [&](const Recipe& recipe, const fs::path& path, Provenance with) {
         BuildOptions build_options;
         build_options.threads = session.threads();

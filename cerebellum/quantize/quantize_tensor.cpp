@@ -71,58 +71,79 @@ void check_quantizable(const TensorInfo& tensor, ggml_type target, bool has_imat
         refuse("that type needs an importance matrix, which has no entry for this tensor; choose another type for it");
 }
 
-void quantize_rows(const TensorInfo& tensor, std::span<const std::byte> source, ggml_type target,
-                   std::span<const float> imatrix_weights, std::int64_t first_row, std::int64_t n_rows,
-                   std::span<std::byte> out, int threads) {
+namespace {
+
+/// Rows [begin, begin + n_rows) from the bytes `rows`, through a buffer that fits the cache.
+void quantize_few(const TensorInfo& tensor, const std::byte* rows, ggml_type target,
+                  std::span<const float> imatrix_weights, std::int64_t begin, std::int64_t n_rows, std::byte* result) {
+    const std::int64_t row_length = tensor.row_length();
+    const std::size_t target_row = ggml_row_size(target, row_length);
+    const std::size_t result_bytes = static_cast<std::size_t>(n_rows) * target_row;
+    const std::int64_t end = begin + n_rows;
+    const auto n_values = static_cast<std::size_t>(n_rows * row_length);
+    // Of a copied tensor only the types that hold weights can be checked.
+    std::unique_ptr<float[]> buffer;
+    if (can_dequantize(tensor.type)) {
+        buffer = std::make_unique_for_overwrite<float[]>(n_values);
+        dequantize_rows(tensor.type, {rows, static_cast<std::size_t>(n_rows) * ggml_row_size(tensor.type, row_length)},
+                        {buffer.get(), n_values});
+        check_values(tensor, target, {buffer.get(), n_values}, begin);
+    }
+    if (target == tensor.type) {
+        std::memcpy(result, rows, result_bytes);
+        return;
+    }
+    for (std::int64_t row = begin; row < end;) {
+        // Each matrix of experts has its own importance weights.
+        const std::int64_t matrix = row / tensor.shape[1];
+        const std::int64_t stop = std::min(end, (matrix + 1) * tensor.shape[1]);
+        const float* weights =
+            imatrix_weights.empty() ? nullptr : imatrix_weights.data() + matrix % tensor.shape[2] * row_length;
+        ggml_quantize_chunk(target, buffer.get() + (row - begin) * row_length,
+                            result + static_cast<std::size_t>(row - begin) * target_row, 0, stop - row, row_length,
+                            weights);
+        row = stop;
+    }
+    if (!ggml_validate_row_data(target, result, result_bytes))
+        throw Error(
+            fmt::format("cannot quantize {} to {}: its weights overflow that type in rows {} to {}; choose "
+                        "another type for it",
+                        tensor.name, type_name(target), begin, end - 1));
+}
+
+}  // namespace
+
+void quantize_row_bytes(const TensorInfo& tensor, std::span<const std::byte> rows, ggml_type target,
+                        std::span<const float> imatrix_weights, std::int64_t first_row, std::int64_t n_rows,
+                        std::span<std::byte> out, int threads) {
     check_quantizable(tensor, target, !imatrix_weights.empty());
     const std::int64_t row_length = tensor.row_length();
     const std::size_t source_row = ggml_row_size(tensor.type, row_length);
     const std::size_t target_row = ggml_row_size(target, row_length);
-    assert(source.size() == tensor.size_bytes);
     assert(first_row >= 0 && n_rows >= 0 && first_row + n_rows <= tensor.n_rows());
+    assert(rows.size() == source_row * static_cast<std::size_t>(n_rows));
     assert(out.size() == target_row * static_cast<std::size_t>(n_rows));
     if (!imatrix_weights.empty() && imatrix_weights.size() != static_cast<std::size_t>(row_length * tensor.shape[2]))
         throw Error(fmt::format("cannot quantize {}: {} importance weights do not fit {} columns of {} matrices",
                                 tensor.name, imatrix_weights.size(), row_length, tensor.shape[2]));
     // Builds the tables of the IQ types, under ggml's lock, before threads compete for them.
     ggml_quantize_init(target);
-
-    const auto quantize_chunk = [&](std::int64_t begin, std::int64_t end) {
-        const std::byte* rows = source.data() + static_cast<std::size_t>(begin) * source_row;
-        std::byte* result = out.data() + static_cast<std::size_t>(begin - first_row) * target_row;
-        const std::size_t result_bytes = static_cast<std::size_t>(end - begin) * target_row;
-        const auto n_values = static_cast<std::size_t>((end - begin) * row_length);
-        // Of a copied tensor only the types that hold weights can be checked.
-        std::unique_ptr<float[]> buffer;
-        if (can_dequantize(tensor.type)) {
-            buffer = std::make_unique_for_overwrite<float[]>(n_values);
-            dequantize_rows(tensor.type, {rows, static_cast<std::size_t>(end - begin) * source_row},
-                            {buffer.get(), n_values});
-            check_values(tensor, target, {buffer.get(), n_values}, begin);
-        }
-        if (target == tensor.type) {
-            std::memcpy(result, rows, result_bytes);
-            return;
-        }
-        for (std::int64_t row = begin; row < end;) {
-            // Each matrix of experts has its own importance weights.
-            const std::int64_t matrix = row / tensor.shape[1];
-            const std::int64_t stop = std::min(end, (matrix + 1) * tensor.shape[1]);
-            const float* weights =
-                imatrix_weights.empty() ? nullptr : imatrix_weights.data() + matrix % tensor.shape[2] * row_length;
-            ggml_quantize_chunk(target, buffer.get() + (row - begin) * row_length,
-                                result + static_cast<std::size_t>(row - begin) * target_row, 0, stop - row, row_length,
-                                weights);
-            row = stop;
-        }
-        if (!ggml_validate_row_data(target, result, result_bytes))
-            throw Error(
-                fmt::format("cannot quantize {} to {}: its weights overflow that type in rows {} to {}; choose "
-                            "another type for it",
-                            tensor.name, type_name(target), begin, end - 1));
-    };
     parallel_chunks(n_rows, std::max<std::int64_t>(1, chunk_weights / row_length), threads,
-                    [&](std::int64_t begin, std::int64_t end) { quantize_chunk(first_row + begin, first_row + end); });
+                    [&](std::int64_t begin, std::int64_t end) {
+                        quantize_few(tensor, rows.data() + static_cast<std::size_t>(begin) * source_row, target,
+                                     imatrix_weights, first_row + begin, end - begin,
+                                     out.data() + static_cast<std::size_t>(begin) * target_row);
+                    });
+}
+
+void quantize_rows(const TensorInfo& tensor, std::span<const std::byte> source, ggml_type target,
+                   std::span<const float> imatrix_weights, std::int64_t first_row, std::int64_t n_rows,
+                   std::span<std::byte> out, int threads) {
+    assert(source.size() == tensor.size_bytes);
+    const std::size_t row = ggml_row_size(tensor.type, tensor.row_length());
+    quantize_row_bytes(
+        tensor, source.subspan(static_cast<std::size_t>(first_row) * row, static_cast<std::size_t>(n_rows) * row),
+        target, imatrix_weights, first_row, n_rows, out, threads);
 }
 
 std::vector<std::byte> quantize_tensor(const TensorInfo& tensor, std::span<const std::byte> source, ggml_type target,

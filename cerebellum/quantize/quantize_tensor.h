@@ -33,6 +33,11 @@ void quantize_rows(const TensorInfo& tensor, std::span<const std::byte> source, 
                    std::span<const float> imatrix_weights, std::int64_t first_row, std::int64_t n_rows,
                    std::span<std::byte> out, int threads);
 
+/// The same where only the bytes of those rows are at hand.
+void quantize_row_bytes(const TensorInfo& tensor, std::span<const std::byte> rows, ggml_type target,
+                        std::span<const float> imatrix_weights, std::int64_t first_row, std::int64_t n_rows,
+                        std::span<std::byte> out, int threads);
+
 /// The whole tensor at once; errors as quantize_rows.
 std::vector<std::byte> quantize_tensor(const TensorInfo& tensor, std::span<const std::byte> source, ggml_type target,
                                        std::span<const float> imatrix_weights, int threads);

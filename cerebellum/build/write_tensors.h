@@ -1,0 +1,35 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "cerebellum/core/file.h"
+#include "cerebellum/core/progress.h"
+#include "cerebellum/gguf/gguf_file.h"
+#include "cerebellum/gguf/imatrix_file.h"
+
+namespace cerebellum {
+
+struct OutputTensor {
+    const TensorInfo* source = nullptr;
+    ggml_type type = GGML_TYPE_F32;
+    std::uint64_t offset = 0;  ///< of its data, from the beginning of its output file
+};
+
+struct OutputFile {
+    AtomicFile* file = nullptr;  ///< reserved in its full size, so that padding is zero already
+    std::span<const OutputTensor> tensors;
+};
+
+/// Fills in the tensors' data. Work is cut into chunks of whole rows with at most `chunk_bytes` of input and of output
+/// (or one row); each thread reads one, quantizes it and writes it where it belongs, so that of `threads` threads some
+/// read or write while others compute, and nothing waits for the end of a tensor. The system reads what comes next and
+/// stores what was written meanwhile.
+///
+/// Memory: one chunk of input and output per thread, and the importance weights of the tensors under way. Throws Error
+/// as quantize_rows does and where reading or writing fails, Interrupted where the user asked to stop.
+void write_tensors(const GgufFile& source, std::span<const OutputFile> files, const Imatrix* imatrix, int threads,
+                   std::uint64_t chunk_bytes, Progress& progress);
+
+}  // namespace cerebellum
