@@ -16,7 +16,7 @@ struct SequentialOptions {
     std::size_t first_windows = 2;             // that everything is measured on
     /// Stop when what exact figures would gain on average, summed over tensors, is at most this share of the recipe's
     /// predicted damage, at every budget.
-    double tolerance = 0.01;
+    double tolerance = 0.005;
 };
 
 struct SequentialReport {

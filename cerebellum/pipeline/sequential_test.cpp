@@ -169,7 +169,7 @@ TEST(Sequential, needs_at_most_half_of_the_tokens_for_as_good_a_recipe) {
             const auto summary = all.measure(all.plan());
             EXPECT_DOUBLE_EQ(report.fixed_tokens, summary.tokens);
             EXPECT_DOUBLE_EQ(report.tokens, report.sweep.tokens);
-            EXPECT_LE(report.expected_loss.front(), 0.015);  // where all windows are used up, a little is left
+            EXPECT_LE(report.expected_loss.front(), 0.01);  // where all windows are used up, a little is left
             tokens_used += report.tokens;
             tokens_fixed += report.fixed_tokens;
             sequential += some.damage_of_recipe(bits);
@@ -189,12 +189,17 @@ TEST(Sequential, spends_more_where_there_is_more_noise) {
     EXPECT_LT(run(common).tokens, much.tokens);
 }
 
-TEST(Sequential, spends_nothing_on_types_far_from_the_budget) {
-    World world(20, 16, {0.3, 0.15, 0.1}, 1);
+TEST(Sequential, spends_little_on_types_far_from_the_budget) {
+    World world(20, 16, {0.3, 0.05, 0.05}, 1);
     run(world, 5.0);
-    for (const auto& row : world.figures()) EXPECT_TRUE(row.type != "iq2_xxs" || row.windows() == 2U) << row.tensor;
-    const auto longest = std::ranges::max(world.figures(), {}, [](const Measurement& m) { return m.windows(); });
-    EXPECT_GT(longest.windows(), 2U);
+    double far = 0.0, near = 0.0;
+    for (const auto& row : world.figures()) {
+        if (row.tier != Tier::fast) continue;
+        if (row.type == "iq2_xxs") far += static_cast<double>(row.windows());
+        if (row.type == "q5_K") near += static_cast<double>(row.windows());
+    }
+    EXPECT_LE(far, 1.5 * 20 * 2);
+    EXPECT_GT(near, far);
 }
 
 TEST(Sequential, interrupted_anywhere_comes_to_the_same_figures) {
