@@ -9,7 +9,7 @@ same windows, and no fast figure is measured twice). --full-types restricts the 
 where measuring all of them in full takes too long. Both journals stay in --work, so that an interrupted comparison goes
 on where it stopped. Rows of earlier runs are taken from --fast-json and --full-json instead.
 
-The first run measures anchors in full too, on every second window; such pairs, and those of tensors outside of the
+The first run measures anchors in full too, on half of the windows; such pairs, and those of tensors outside of the
 blocks, are left out except where the line says "with anchors".
 """
 

@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 folder=${1:-build-gpu/bundle}
 packages=(libfmt-dev libfmt9 libsqlite3-dev libsqlite3-0 nlohmann-json3-dev libcli11-dev libssl-dev
-          libssl3)
+          libssl3 libboost1.74-dev)
 
 source=$(bash scripts/llama-cpp.sh source)
 rm -rf "$folder"

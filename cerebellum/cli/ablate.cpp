@@ -7,8 +7,11 @@
 #include "cerebellum/cli/commands.h"
 #include "cerebellum/cli/options.h"
 #include "cerebellum/cli/terminal.h"
+#include "cerebellum/core/error.h"
 #include "cerebellum/core/quant_type.h"
+#include "cerebellum/core/size.h"
 #include "cerebellum/core/stats.h"
+#include "cerebellum/pipeline/sequential.h"
 #include "cerebellum/predict/damage.h"
 #include "cerebellum/report/table.h"
 
@@ -26,11 +29,13 @@ nlohmann::json rows_of(const std::vector<Measurement>& measurements, const Sessi
     auto rows = nlohmann::json::array();
     for (const auto& [tensor, damages] : predict_damage(measurements))
         for (const auto& damage : damages) {
+            const auto interval = damage_interval(damage);
             nlohmann::json row = {{"tensor", tensor},
                                   {"type", damage.type},
                                   {"tier", tier_name(damage.tier)},
                                   {"kld", damage.kld},
                                   {"kld_error", number(damage.error)},
+                                  {"kld_95", {number(interval.lower), number(interval.upper)}},
                                   {"null_floor_kld", session.null_floor_kld()},
                                   {"reference", session.reference_name()}};
             const auto add = [&](const char* name, const std::vector<double>& sums, const std::vector<double>& counts) {
@@ -54,6 +59,14 @@ nlohmann::json rows_of(const std::vector<Measurement>& measurements, const Sessi
     return rows;
 }
 
+SweepSummary measure_for(Session& session, const std::vector<SizeGoal>& goals, Progress& progress) {
+    SequentialOptions options;
+    for (const auto& goal : goals) options.budgets_bytes.push_back(goal.bytes(session.source().n_weights()));
+    const auto report = measure_sequentially(session, options, progress);
+    progress.info(describe(report));
+    return report.sweep;
+}
+
 std::string describe(const std::vector<Measurement>& measurements) {
     struct Line {
         std::string tensor;
@@ -75,6 +88,7 @@ std::string describe(const std::vector<Measurement>& measurements) {
 
 Command add_ablate(CLI::App& app) {
     auto common = std::make_shared<CommonOptions>();
+    auto sizes = std::make_shared<std::vector<std::string>>();
     auto* command = app.add_subcommand("ablate", "Only measure: what each tensor loses at each type");
     command->footer(
         "Example:\n  cerebellum ablate model-f16.gguf --json > damage.json\n\n"
@@ -85,11 +99,19 @@ Command add_ablate(CLI::App& app) {
         ->add_option("--tensors", common->tensors,
                      "Only tensors whose name matches, as 'blk.1?.ffn_*'; repeatable. Later runs add others")
         ->type_name("GLOB");
+    command
+        ->add_option("--size", *sizes,
+                     "With --sequential: size of a file that the figures are for, as 12GB or 4.25bpw; repeatable")
+        ->type_name("SIZE");
     add_json(*command, *common);
-    return [common] {
+    return [common, sizes] {
+        if (common->sequential == sizes->empty())
+            throw UsageError("--sequential and --size go together: what is worth measuring depends on the size");
+        std::vector<SizeGoal> goals;
+        for (const auto& size : *sizes) goals.push_back(parse_size(size));
         TerminalProgress progress(common->quiet, common->verbose);
         Session session(run_options(*common, ""), progress);
-        const auto summary = session.measure();
+        const auto summary = common->sequential ? measure_for(session, goals, progress) : session.measure();
         const auto measurements = session.journal().measurements();
         if (common->json)
             fmt::print("{}\n", rows_of(measurements, session).dump(1));
@@ -97,10 +119,13 @@ Command add_ablate(CLI::App& app) {
             fmt::print("{}", describe(measurements));
         if (session.reference_name() != "the source")
             progress.info(fmt::format("Damage is counted from {}.", session.reference_name()));
-        progress.info(fmt::format(
-            "{} fast and {} full measurements, {} from the journal {}; {:.1f} TFLOP replayed in {}, quantizing took {}",
-            summary.fast_measured, summary.full_measured, summary.resumed, session.journal().path().string(),
-            summary.replay_flops / 1e12, format_seconds(summary.replay_s), format_seconds(summary.quantize_s)));
+        progress.info(
+            fmt::format("{} fast and {} full measurements of {:.0f} tokens together, {} from the journal {}; {:.1f} "
+                        "TFLOP replayed in "
+                        "{}, quantizing took {}",
+                        summary.fast_measured, summary.full_measured, summary.tokens, summary.resumed,
+                        session.journal().path().string(), summary.replay_flops / 1e12,
+                        format_seconds(summary.replay_s), format_seconds(summary.quantize_s)));
         return 0;
     };
 }

@@ -121,7 +121,7 @@ int run(const Values& values) {
     auto recipe = find_recipe(values, source, imatrix.has_value(), options);
     keep_tensors(recipe, source, values.keep);
     const auto name = recipe.provenance.find("imatrix");
-    options.imatrix_file = name != recipe.provenance.end() ? name->second : imatrix_file.filename().string();
+    options.imatrix_file = name != recipe.provenance.end() ? name->second : imatrix_file.string();
     if (const auto metadata = recipe.provenance.find(metadata_key);
         metadata != recipe.provenance.end() && metadata->second == "none")
         options.provenance = Provenance::none;

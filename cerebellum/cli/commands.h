@@ -18,5 +18,6 @@ Command add_frontier(CLI::App& app);
 Command add_recipe(CLI::App& app);
 Command add_compare(CLI::App& app);
 Command add_imatrix(CLI::App& app);
+Command add_explain(CLI::App& app);
 
 }  // namespace cerebellum::cli

@@ -35,6 +35,8 @@ void add_measuring(CLI::App& command, CommonOptions& options) {
         ->type_name("FILE");
     command.add_flag("--full", options.full,
                      "Measure every type to the end of the model instead of estimating most of them");
+    command.add_flag("--sequential", options.sequential,
+                     "Measure few windows first and more only where they could still change the recipe");
     command
         .add_option("--reference", options.reference,
                     "q8_0: let a Q8_0 copy stand for the source when it runs; smaller and faster, less exact")

@@ -21,6 +21,7 @@ struct CommonOptions {
     int threads = 0;
     std::uint64_t seed = 1;
     bool full = false;
+    bool sequential = false;
     bool no_replay = false;
     std::vector<std::string> tensors;
     std::string reference;

@@ -78,6 +78,7 @@ Command add_quantize(CLI::App& app) {
         options.output = values->output;
         options.overwrite = values->common.force;
         options.imatrix_out = values->imatrix_out;
+        options.sequential = values->common.sequential;
         const auto run = run_options(values->common, values->output);
         check_output_path(options.output, 0, options.overwrite);
         options.request.constraints = constraints_of(values->constraints, values->common.threads);

@@ -151,6 +151,21 @@ std::vector<double> from_blob(const fs::path& path, const std::string& bytes) {
     return values;
 }
 
+Measurement read_measurement(const fs::path& path, const Query& row) {
+    Measurement m;
+    m.tensor = row.bytes(0);
+    m.type = row.bytes(1);
+    m.tier = row.bytes(2) == "fast" ? Tier::fast : Tier::full;
+    m.counts = from_blob(path, row.bytes(3));
+    m.kld = from_blob(path, row.bytes(4));
+    m.delta_nll = from_blob(path, row.bytes(5));
+    m.top1_agree = from_blob(path, row.bytes(6));
+    m.local_energy = from_blob(path, row.bytes(7));
+    m.local_counts = from_blob(path, row.bytes(8));
+    m.wall_s = row.number(9);
+    return m;
+}
+
 /// The right to write, as a lock on a file beside the journal. It is not a lock on the journal itself: readers may look
 /// in while a sweep is running, and closing any other descriptor of a database drops the locks SQLite holds on it.
 class WriterLock {
@@ -211,6 +226,14 @@ std::string_view tier_name(Tier tier) {
     return tier == Tier::fast ? "fast" : "full";
 }
 
+void extend(Measurement& measurement, const Measurement& by) {
+    assert(measurement.tensor == by.tensor && measurement.type == by.type && measurement.tier == by.tier);
+    for (const auto sums : {&Measurement::counts, &Measurement::kld, &Measurement::delta_nll, &Measurement::top1_agree,
+                            &Measurement::local_energy, &Measurement::local_counts})
+        (measurement.*sums).insert((measurement.*sums).end(), (by.*sums).begin(), (by.*sums).end());
+    measurement.wall_s += by.wall_s;
+}
+
 struct Journal::State {
     fs::path path;
     bool writable = false;
@@ -218,7 +241,7 @@ struct Journal::State {
     // Members go in reverse order: statements before their database, the lock last.
     std::unique_ptr<WriterLock> lock;
     Database database;
-    Statement record, has, all, put_artifact, get_artifact, put_meta, get_meta;
+    Statement record, has, one, all, put_artifact, get_artifact, put_meta, get_meta;
 
     Statement prepare(std::string_view sql) const {
         sqlite3_stmt* statement = nullptr;
@@ -294,9 +317,11 @@ struct Journal::State {
         const Statement fields = prepare("SELECT field, value FROM identity");
         for (Query row = query(fields); row.step();) identity.fields.emplace(row.bytes(0), row.bytes(1));
         has = prepare("SELECT 1 FROM measurement WHERE tensor = ? AND type = ? AND tier = ?");
-        all = prepare(
+        const std::string columns =
             "SELECT tensor, type, tier, counts, kld, delta_nll, top1_agree, local_energy, local_counts, wall_s "
-            "FROM measurement ORDER BY tensor, type, tier");
+            "FROM measurement ";
+        one = prepare(columns + "WHERE tensor = ? AND type = ? AND tier = ?");
+        all = prepare(columns + "ORDER BY tensor, type, tier");
         get_artifact = prepare("SELECT bytes FROM artifact WHERE name = ?");
         get_meta = prepare("SELECT value FROM meta WHERE key = ?");
         if (!writable) return;
@@ -410,22 +435,15 @@ bool Journal::has(std::string_view tensor, std::string_view type, Tier tier) con
     return state_->query(state_->has).text(tensor).text(type).text(tier_name(tier)).step();
 }
 
+std::optional<Measurement> Journal::find(std::string_view tensor, std::string_view type, Tier tier) const {
+    Query row = state_->query(state_->one);
+    if (!row.text(tensor).text(type).text(tier_name(tier)).step()) return std::nullopt;
+    return read_measurement(state_->path, row);
+}
+
 std::vector<Measurement> Journal::measurements() const {
     std::vector<Measurement> all;
-    const auto& path = state_->path;
-    for (Query row = state_->query(state_->all); row.step();) {
-        Measurement& m = all.emplace_back();
-        m.tensor = row.bytes(0);
-        m.type = row.bytes(1);
-        m.tier = row.bytes(2) == "fast" ? Tier::fast : Tier::full;
-        m.counts = from_blob(path, row.bytes(3));
-        m.kld = from_blob(path, row.bytes(4));
-        m.delta_nll = from_blob(path, row.bytes(5));
-        m.top1_agree = from_blob(path, row.bytes(6));
-        m.local_energy = from_blob(path, row.bytes(7));
-        m.local_counts = from_blob(path, row.bytes(8));
-        m.wall_s = row.number(9);
-    }
+    for (Query row = state_->query(state_->all); row.step();) all.push_back(read_measurement(state_->path, row));
     return all;
 }
 

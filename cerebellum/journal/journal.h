@@ -37,8 +37,14 @@ struct Measurement {
     std::vector<double> local_counts;  ///< tokens in local_energy
     double wall_s = 0.0;
 
+    /// How many windows it was measured on.
+    std::size_t windows() const { return tier == Tier::fast ? local_counts.size() : counts.size(); }
+
     bool operator==(const Measurement&) const = default;
 };
+
+/// Adds what was measured on further windows to a measurement of the same tensor, type and tier.
+void extend(Measurement& measurement, const Measurement& by);
 
 /// Measurements in an SQLite file, keyed by (tensor, type, tier). Each call that writes is durable when it returns: not
 /// only kill -9 but also a power cut afterwards loses nothing of it (write-ahead log with synchronous=FULL: one fsync
@@ -67,6 +73,7 @@ class Journal {
     /// Stores a measurement, in the place of an earlier one of the same tensor, type and tier.
     void record(const Measurement& measurement);
     bool has(std::string_view tensor, std::string_view type, Tier tier) const;
+    std::optional<Measurement> find(std::string_view tensor, std::string_view type, Tier tier) const;
     /// All of them, sorted by tensor, type and tier (fast before full).
     std::vector<Measurement> measurements() const;
 

@@ -5,8 +5,7 @@
 #include <algorithm>
 
 #include "cerebellum/core/error.h"
-#include "cerebellum/core/quant_type.h"
-#include "cerebellum/predict/damage.h"
+#include "cerebellum/predict/curve.h"
 
 namespace cerebellum {
 
@@ -15,22 +14,24 @@ AllocationProblem make_problem(const GgufFile& source, const Journal& journal,
     const auto measurements = journal.measurements();
     if (measurements.empty())
         throw Error(fmt::format("{} holds no measurements; run 'cerebellum ablate' first", journal.path().string()));
-    const auto damage = predict_damage(measurements);
+    return make_problem(source, measurements, imatrix, budget_bytes);
+}
+
+AllocationProblem make_problem(const GgufFile& source, std::span<const Measurement> measurements,
+                               const std::optional<ImatrixInfo>& imatrix, std::uint64_t budget_bytes) {
+    const auto curves = fit_curves(measurements);
     AllocationProblem problem;
     problem.budget_bytes = budget_bytes;
     problem.fixed_bytes = fixed_bytes(source, imatrix);
     for (const auto& tensor : source.tensors()) {
-        const auto measured = damage.find(tensor.name);
-        if (measured == damage.end()) {
+        const auto measured = curves.find(tensor.name);
+        if (measured == curves.end()) {
             problem.fixed_bytes += tensor_bytes(tensor, tensor.type);
             continue;
         }
         TensorChoices choices{tensor.name, {{tensor.type, tensor_bytes(tensor, tensor.type), 0.0}}};
-        for (const auto& entry : measured->second) {
-            const auto type = parse_type(entry.type);
-            if (!type) throw Error(fmt::format("{} names an unknown type: {}", journal.path().string(), entry.type));
-            choices.choices.push_back({*type, tensor_bytes(tensor, *type), entry.kld});
-        }
+        for (const auto& point : measured->second.points)
+            choices.choices.push_back({point.type, tensor_bytes(tensor, point.type), point.kld});
         problem.tensors.push_back(std::move(choices));
     }
     return problem;

@@ -55,29 +55,40 @@ SweepSummary measure_through_files(const FileTrials& trials, std::span<const Ten
     struct Pair {
         std::string tensor;
         ggml_type type;
+        std::size_t begin, end;  // windows
     };
     std::vector<Pair> pairs;
     for (const auto& tensor : plan)
         for (const auto type : tensor.types) {
-            if (journal.has(tensor.name, type_name(type), Tier::full))
+            const auto known = journal.find(tensor.name, type_name(type), Tier::full);
+            const std::size_t begin = known ? known->windows() : 0, end = tensor.fast_windows(windows.size());
+            if (begin >= end)
                 ++summary.resumed;
             else
-                pairs.push_back({tensor.name, type});
+                pairs.push_back({tensor.name, type, begin, end});
         }
     progress.begin("measuring through whole files", static_cast<double>(pairs.size()));
-    for (std::size_t begin = 0; begin < pairs.size(); begin += at_once) {
-        const auto group = std::span(pairs).subspan(begin, std::min(at_once, pairs.size() - begin));
+    for (std::size_t begin = 0, next = 0; begin < pairs.size(); begin = next) {
+        // Files under way together run on the same windows.
+        std::size_t size = 1;
+        while (size < std::min(at_once, pairs.size() - begin) && pairs[begin + size].begin == pairs[begin].begin &&
+               pairs[begin + size].end == pairs[begin].end)
+            ++size;
+        const auto group = std::span(pairs).subspan(begin, size);
+        const TokenWindows part(windows.begin() + static_cast<std::ptrdiff_t>(pairs[begin].begin),
+                                windows.begin() + static_cast<std::ptrdiff_t>(pairs[begin].end));
         const auto start = std::chrono::steady_clock::now();
         std::vector<TypeMap> mixes;
-        for (const auto& [tensor, type] : group) mixes.push_back({{tensor, type}});
-        const auto scores = score_through_files(trials, mixes, windows, progress);
+        for (const auto& pair : group) mixes.push_back({{pair.tensor, pair.type}});
+        const auto scores = score_through_files(trials, mixes, part, progress);
         const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
         for (std::size_t i = 0; i < group.size(); ++i) {
             Measurement measurement;
             measurement.tensor = group[i].tensor;
             measurement.type = type_name(group[i].type);
             measurement.tier = Tier::full;
-            measurement.wall_s = seconds.count() / static_cast<double>(group.size());
+            if (const auto known = journal.find(measurement.tensor, measurement.type, Tier::full)) measurement = *known;
+            measurement.wall_s += seconds.count() / static_cast<double>(group.size());
             for (const auto& score : scores[i]) {
                 measurement.counts.push_back(score.count);
                 measurement.kld.push_back(score.kld);
@@ -87,7 +98,9 @@ SweepSummary measure_through_files(const FileTrials& trials, std::span<const Ten
             journal.record(measurement);
             ++summary.full_measured;
         }
-        progress.advance(static_cast<double>(begin + group.size()), group.back().tensor);
+        summary.tokens += static_cast<double>(size * part.size() * part.front().size());
+        next = begin + size;
+        progress.advance(static_cast<double>(next), group.back().tensor);
     }
     progress.end();
     return summary;

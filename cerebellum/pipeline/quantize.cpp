@@ -16,6 +16,7 @@
 #include "cerebellum/evaluate/recipe_replay.h"
 #include "cerebellum/llama/presets.h"
 #include "cerebellum/pipeline/allocation.h"
+#include "cerebellum/pipeline/sequential.h"
 #include "cerebellum/version.h"
 
 namespace cerebellum {
@@ -217,7 +218,10 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
         throw Error(fmt::format("the output {} is the source itself; choose another name", options.output.string()));
     if (sized) check_budget(session, result.budget_bytes);
 
-    session.measure();
+    if (options.sequential)
+        progress.info(describe(measure_sequentially(session, {.budgets_bytes = {result.budget_bytes}}, progress)));
+    else
+        session.measure();
     const auto& imatrix = session.imatrix();
     const auto imatrix_file = imatrix_info(imatrix, session.imatrix_name());
     result.text = session.text().description;

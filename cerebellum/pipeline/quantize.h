@@ -43,6 +43,7 @@ struct QuantizeOptions {
     std::filesystem::path output;
     bool overwrite = false;
     std::filesystem::path imatrix_out;  // empty: beside the output
+    bool sequential = false;            // measure no more windows than the recipe hangs on
 };
 
 /// The main job: measure, allocate, build, verify. Writes the output and, beside it, the recipe, the llama-quantize

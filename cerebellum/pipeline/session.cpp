@@ -39,6 +39,17 @@ std::string serialize(const Imatrix& imatrix) {
     return {bytes.begin(), bytes.end()};
 }
 
+std::string serialize(std::span<const TensorInfo> tensors) {
+    auto list = nlohmann::json::array();
+    for (const auto& tensor : tensors)
+        list.push_back({{"name", tensor.name},
+                        {"type", type_name(tensor.type)},
+                        {"shape", tensor.shape},
+                        {"dimensions", tensor.n_dims},
+                        {"bytes", tensor.size_bytes}});
+    return list.dump();
+}
+
 Imatrix deserialize_imatrix(std::string_view bytes) {
     try {
         const auto json = nlohmann::json::from_cbor(bytes.begin(), bytes.end());
@@ -95,6 +106,29 @@ std::optional<Imatrix> imatrix_from_journal(const Journal& journal) {
     return bytes ? std::optional(deserialize_imatrix(*bytes)) : std::nullopt;
 }
 
+std::vector<TensorInfo> tensors_from_journal(const Journal& journal) {
+    const auto bytes = journal.get_artifact("tensors");
+    if (!bytes)
+        throw Error(fmt::format("{} does not hold the model's tensors; run 'cerebellum ablate' with it once more",
+                                journal.path().string()));
+    std::vector<TensorInfo> tensors;
+    try {
+        for (const auto& value : nlohmann::json::parse(*bytes)) {
+            auto& tensor = tensors.emplace_back();
+            value.at("name").get_to(tensor.name);
+            value.at("shape").get_to(tensor.shape);
+            value.at("dimensions").get_to(tensor.n_dims);
+            value.at("bytes").get_to(tensor.size_bytes);
+            const auto type = parse_type(value.at("type").get<std::string>());
+            if (!type) throw Error(fmt::format("{}: {} has an unknown type", journal.path().string(), tensor.name));
+            tensor.type = *type;
+        }
+    } catch (const nlohmann::json::exception& error) {
+        throw Error(fmt::format("{}: the model's tensors are damaged: {}", journal.path().string(), error.what()));
+    }
+    return tensors;
+}
+
 struct Session::Recorded {
     std::optional<Recorder> recorder;
     std::optional<Topology> topology;
@@ -125,6 +159,7 @@ Session::Session(RunOptions options, Progress& progress)
     if (imatrix_ && !journal_->get_artifact("imatrix")) journal_->put_artifact("imatrix", serialize(*imatrix_));
     if (text_) keep_text();
     journal_->put_meta("imatrix_name", imatrix_name());
+    if (!journal_->get_artifact("tensors")) journal_->put_artifact("tensors", serialize(source_.tensors()));
 }
 
 Session::~Session() = default;
@@ -316,16 +351,30 @@ std::vector<TensorPlan> Session::plan() {
                      {options_.types, options_.full});
 }
 
-SweepSummary Session::measure() {
+std::vector<TensorPlan> Session::measurable_plan() {
     auto wanted = plan();
     std::erase_if(wanted, [&](const TensorPlan& tensor) {
         const auto why = why_unmeasurable(tensor.name);
         if (!why.empty()) progress_.warn(fmt::format("{} is not measured and keeps its type: {}", tensor.name, why));
         return !why.empty();
     });
-    TokenWindows measured;
+    return wanted;
+}
+
+TokenWindows Session::measured_windows() {
     const auto& calibration = text().calibration;
-    for (std::size_t i = 0; i < calibration.size(); i += calibration_factor) measured.push_back(calibration[i]);
+    TokenWindows measured;
+    for (const auto i : spread_order((calibration.size() + calibration_factor - 1) / calibration_factor))
+        measured.push_back(calibration[i * calibration_factor]);
+    return measured;
+}
+
+SweepSummary Session::measure() {
+    return measure(measurable_plan());
+}
+
+SweepSummary Session::measure(std::span<const TensorPlan> wanted) {
+    const auto measured = measured_windows();
     if (!replays()) return measure_through_files(file_trials(), wanted, measured, *journal_, progress_);
     return run_sweep(engine(), prepare(measured), wanted, quantizer(), *journal_, progress_);
 }

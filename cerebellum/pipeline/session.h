@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -86,8 +87,13 @@ class Session {
     std::vector<Window> prepare(const TokenWindows& windows);
     /// What is to be measured: every quantizable tensor in every type that it may have.
     std::vector<TensorPlan> plan();
-    /// Measures what the journal does not hold yet.
+    /// The same without tensors that cannot be measured, of which it warns.
+    std::vector<TensorPlan> measurable_plan();
+    /// The windows that changes are measured on, in the order in which they are taken.
+    TokenWindows measured_windows();
+    /// Measures what the journal does not hold yet of the whole plan, or of another one.
     SweepSummary measure();
+    SweepSummary measure(std::span<const TensorPlan> wanted);
 
   private:
     JournalIdentity identity() const;
@@ -113,9 +119,11 @@ class Session {
 
 /// Version of the measuring procedure: changes whenever a figure would come out differently. Part of a journal's
 /// identity.
-inline constexpr const char* measuring_version = "4";
+inline constexpr const char* measuring_version = "5";
 
 /// An importance matrix as the journal keeps it.
 std::optional<Imatrix> imatrix_from_journal(const Journal& journal);
+/// The source's tensors as the journal keeps them: names, types and shapes. Throws Error where it does not.
+std::vector<TensorInfo> tensors_from_journal(const Journal& journal);
 
 }  // namespace cerebellum

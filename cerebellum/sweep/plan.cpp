@@ -37,6 +37,18 @@ std::vector<ggml_type> choose_anchors(std::span<const ggml_type> types) {
     return anchors;
 }
 
+std::vector<std::size_t> spread_order(std::size_t n) {
+    std::size_t bits = 0;
+    while ((std::size_t{1} << bits) < n) ++bits;
+    std::vector<std::size_t> order;
+    for (std::size_t i = 0; i < std::size_t{1} << bits; ++i) {
+        std::size_t reversed = 0;
+        for (std::size_t b = 0; b < bits; ++b) reversed |= (i >> b & 1) << (bits - 1 - b);
+        if (reversed < n) order.push_back(reversed);
+    }
+    return order;
+}
+
 std::vector<TensorPlan> make_plan(const GgufFile& source, std::span<const std::string> quantizable,
                                   const std::function<bool(const std::string&)>& has_imatrix_entry,
                                   const PlanOptions& options) {

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
 #include <functional>
 #include <span>
 #include <string>
@@ -14,9 +16,22 @@ struct TensorPlan {
     std::string name;
     std::vector<ggml_type> types;    // all admissible ones, falling in size
     std::vector<ggml_type> anchors;  // of these, measured by a replay to the end of the model
-    /// Anchors are replayed on every so-manieth window only: what they give, the gain, is a ratio of two figures of the
+    /// Anchors are replayed on one window in so many only: what they give, the gain, is a ratio of two figures of the
     /// same windows and varies far less between windows than either.
     std::size_t anchor_stride = 1;
+    /// Measured on the first so many windows; 0: on all. A tensor may have several entries, for different types.
+    std::size_t windows = 0;
+    /// Anchors are replayed on the first so many windows; 0: by the stride.
+    std::size_t full_windows = 0;
+
+    /// How many of the first windows the fast tier and the anchors see, of those that there are.
+    std::size_t fast_windows(std::size_t available) const {
+        return windows == 0 ? available : std::min(windows, available);
+    }
+    std::size_t anchor_windows(std::size_t available) const {
+        if (full_windows > 0) return std::min(full_windows, available);
+        return (fast_windows(available) + anchor_stride - 1) / anchor_stride;
+    }
 };
 
 struct PlanOptions {
@@ -32,6 +47,11 @@ std::vector<ggml_type> admissible_types(const TensorInfo& tensor, std::span<cons
 /// Anchors: the types nearest to a few marks on the scale of bits per weight, so that the gain is known where recipes
 /// at common budgets are found.
 std::vector<ggml_type> choose_anchors(std::span<const ggml_type> types);
+
+/// The numbers below n in an order of which every first part is spread over the whole (bit reversal). Windows of text
+/// are measured in this order, so that any number of them stands for all, and figures of the first n windows of one
+/// pair can be compared with those of another.
+std::vector<std::size_t> spread_order(std::size_t n);
 
 std::vector<TensorPlan> make_plan(const GgufFile& source, std::span<const std::string> quantizable,
                                   const std::function<bool(const std::string&)>& has_imatrix_entry,

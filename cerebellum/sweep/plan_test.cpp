@@ -68,5 +68,21 @@ TEST(Anchors, are_some_of_the_types) {
     EXPECT_GE(choose_anchors(default_types()).size(), 2U);
 }
 
+TEST(Windows, are_taken_in_an_order_of_which_every_part_is_spread) {
+    EXPECT_EQ(spread_order(8), (std::vector<std::size_t>{0, 4, 2, 6, 1, 5, 3, 7}));
+    EXPECT_TRUE(spread_order(0).empty());
+    for (const std::size_t n : {1U, 2U, 5U, 12U, 31U, 100U}) {
+        auto order = spread_order(n);
+        for (const std::size_t part : {2U, 4U, 8U}) {
+            if (part >= n) continue;
+            std::vector<std::size_t> first(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(part));
+            std::ranges::sort(first);
+            for (std::size_t i = 0; i + 1 < part; ++i) EXPECT_LE(first[i + 1] - first[i], 2 * n / part + 1) << n;
+        }
+        std::ranges::sort(order);
+        for (std::size_t i = 0; i < n; ++i) EXPECT_EQ(order.at(i), i);
+    }
+}
+
 }  // namespace
 }  // namespace cerebellum

@@ -53,6 +53,21 @@ struct Variant {
     Substitutions substitutes() const { return {{measurement.tensor, {type, weight}}}; }
 };
 
+/// Windows that a pair still has to be measured on, in a tier.
+struct Extent {
+    std::size_t begin = 0;
+    std::size_t end = 0;
+    bool empty() const { return begin >= end; }
+    bool has(std::size_t window) const { return window >= begin && window < end; }
+    std::size_t size() const { return empty() ? 0 : end - begin; }
+};
+
+/// A tensor's type and what is wanted of it.
+struct Change {
+    ggml_type type = GGML_TYPE_COUNT;
+    Extent fast, full;
+};
+
 /// Part of the graph between neighbouring cuts: a block, or what is in front of the first one.
 struct Range {
     int begin = 0;
@@ -74,6 +89,7 @@ class Sweep {
         plain_.resize(ranges_.size());
         work_.resize(ranges_.size() + 1);
         for (const auto& tensor : plan) sort_in(tensor);
+        windows_ = windows_.first(needed_windows_);
     }
 
     SweepSummary run() {
@@ -93,12 +109,20 @@ class Sweep {
         const TensorPlan* plan = nullptr;
         const WeightUse* use = nullptr;
         bool local = false;  // read in one block only, whose output shows the change
-        std::vector<ggml_type> fast;
-        std::vector<ggml_type> full;
-        bool wants_fast(ggml_type type) const { return std::ranges::find(fast, type) != fast.end(); }
-        bool wants_full(ggml_type type) const { return std::ranges::find(full, type) != full.end(); }
-        std::size_t stride() const { return local ? plan->anchor_stride : 1; }
+        bool shows = false;  // as is known from earlier measurements
+        std::vector<Change> changes;
     };
+
+    /// What the journal does not hold yet of the first `wanted` windows.
+    Extent missing(const std::string& tensor, ggml_type type, Tier tier, std::size_t wanted) const {
+        const auto known = journal_.find(tensor, type_name(type), tier);
+        return {known ? known->windows() : 0, wanted};
+    }
+
+    bool known_to_show(const std::string& tensor, ggml_type type) const {
+        const auto known = journal_.find(tensor, type_name(type), Tier::fast);
+        return known && std::ranges::any_of(known->local_energy, [](double energy) { return energy > 0.0; });
+    }
 
     void sort_in(const TensorPlan& plan) {
         const auto use = topology_.weights().find(plan.name);
@@ -114,22 +138,33 @@ class Sweep {
         work.plan = &plan;
         work.use = &use->second;
         work.local = block >= 0 && at < ranges_.size() && use->second.last < ranges_[at].end;
-        for (const auto type : plan.types) {
-            const auto wanted = [&](Tier tier) {
-                const bool known = journal_.has(plan.name, type_name(type), tier);
-                if (known) ++summary_.resumed;
-                return !known;
-            };
-            if (work.local && wanted(Tier::fast)) work.fast.push_back(type);
-            const bool anchor = std::ranges::find(plan.anchors, type) != plan.anchors.end();
-            if ((!work.local || anchor) && wanted(Tier::full)) work.full.push_back(type);
-        }
-        if (work.fast.empty() && work.full.empty()) return;
         const int first = use->second.first;
-        work_left_ += static_cast<double>(work.fast.size()) * cost_of(first, work.local ? ranges_[at].end : 0) +
-                      static_cast<double>(work.full.size()) * cost_of(first, topology_.n_nodes()) /
-                          static_cast<double>(work.stride());
-        work_[at].push_back(std::move(work));
+        const auto fast_windows = plan.fast_windows(windows_.size());
+        for (const auto type : plan.types) {
+            const auto wanted = [&](Tier tier, std::size_t n) {
+                const auto extent = missing(plan.name, type, tier, n);
+                if (extent.empty())
+                    ++summary_.resumed;
+                else
+                    needed_windows_ = std::max(needed_windows_, extent.end);
+                return extent;
+            };
+            Change change;
+            change.type = type;
+            if (work.local) {
+                change.fast = wanted(Tier::fast, fast_windows);
+                work.shows = work.shows || known_to_show(plan.name, type);
+            }
+            if (!work.local)
+                change.full = wanted(Tier::full, fast_windows);
+            else if (std::ranges::find(plan.anchors, type) != plan.anchors.end())
+                change.full = wanted(Tier::full, plan.anchor_windows(windows_.size()));
+            if (change.fast.empty() && change.full.empty()) continue;
+            work_left_ += static_cast<double>(change.fast.size()) * cost_of(first, work.local ? ranges_[at].end : 0) +
+                          static_cast<double>(change.full.size()) * cost_of(first, topology_.n_nodes());
+            work.changes.push_back(change);
+        }
+        if (!work.changes.empty()) work_[at].push_back(std::move(work));
     }
 
     bool has_work_from(std::size_t range) const {
@@ -211,6 +246,17 @@ class Sweep {
         return measurement;
     }
 
+    /// Records what was measured, added to what is known of earlier windows.
+    void keep(const Measurement& measured) {
+        summary_.tokens += static_cast<double>(measured.windows()) * static_cast<double>(engine_.n_tokens());
+        auto known = journal_.find(measured.tensor, measured.type, measured.tier);
+        if (known)
+            extend(*known, measured);
+        else
+            known = measured;
+        journal_.record(*known);
+    }
+
     static Variant new_variant(const Work& work, ggml_type type) {
         Variant variant;
         variant.measurement = blank(work.plan->name, type, Tier::full);
@@ -223,12 +269,14 @@ class Sweep {
         std::vector<Variant> variants;
         std::size_t bytes = 0;
         for (const auto& work : work_.back())
-            for (const auto type : work.full) {
-                auto data = quantized(work.plan->name, type);
+            for (const auto& change : work.changes) {
+                auto data = quantized(work.plan->name, change.type);
                 summary_.quantize_s += data.seconds;
-                auto variant = new_variant(work, type);
-                variant.states = at_head_;
-                for (std::size_t w = 0; w < windows_.size(); ++w) variant.windows.push_back(w);
+                auto variant = new_variant(work, change.type);
+                for (std::size_t w = change.full.begin; w < change.full.end; ++w) {
+                    variant.windows.push_back(w);
+                    variant.states.push_back(at_head_[w]);
+                }
                 variant.weight = std::move(data.bytes);
                 variant.measurement.wall_s = data.seconds;
                 bytes += variant.weight.size();
@@ -237,7 +285,8 @@ class Sweep {
                     score(variants);
                     bytes = 0;
                 }
-                done(cost_of(topology_.head_cut(), topology_.n_nodes()), work.plan->name);
+                done(cost_of(topology_.head_cut(), topology_.n_nodes()) * static_cast<double>(change.full.size()),
+                     work.plan->name);
             }
         score(variants);
     }
@@ -301,8 +350,7 @@ class Sweep {
             }
             account(nodes.begin, nodes.end, variant.windows.size(), start);
             variant.measurement.wall_s += seconds_since(start);
-            done(cost_of(nodes.begin, nodes.end) * static_cast<double>(variant.windows.size()) /
-                     static_cast<double>(windows_.size()),
+            done(cost_of(nodes.begin, nodes.end) * static_cast<double>(variant.windows.size()),
                  variant.measurement.tensor);
         }
     }
@@ -314,48 +362,53 @@ class Sweep {
         // Every tensor is replayed from its own first use, with the source's live state there.
         struct Job {
             const Work* work;
-            ggml_type type;
+            Change change;
         };
         std::vector<Job> jobs;
-        for (const auto& work : works) {
-            for (const auto type : work.fast) jobs.push_back({&work, type});
-            for (const auto type : work.full)
-                if (!work.wants_fast(type)) jobs.push_back({&work, type});
-        }
+        for (const auto& work : works)
+            for (const auto& change : work.changes) jobs.push_back({&work, change});
         std::ranges::stable_sort(jobs, {}, [](const Job& job) { return job.work->use->first; });
         // Where the CPU does not compute itself, it quantizes the next change while the device replays this one.
         const auto policy = engine_.device().is_host() ? std::launch::deferred : std::launch::async;
         const auto begin_quantizing = [&](std::size_t job) {
-            return job < jobs.size() ? std::async(policy, [this, name = jobs[job].work->plan->name,
-                                                           type = jobs[job].type] { return quantized(name, type); })
-                                     : std::future<Quantized>();
+            return job < jobs.size()
+                       ? std::async(policy, [this, name = jobs[job].work->plan->name,
+                                             type = jobs[job].change.type] { return quantized(name, type); })
+                       : std::future<Quantized>();
         };
         int at = ranges_[r].begin;
         bool shows = false;
         auto next = begin_quantizing(0);
         for (std::size_t j = 0; j < jobs.size(); ++j) {
-            const auto& [work, type] = jobs[j];
+            const auto& [work, change] = jobs[j];
             advance({at, work->use->first}, states);
             at = work->use->first;
             auto data = next.get();
             next = begin_quantizing(j + 1);
-            shows |= measure_change(r, *work, type, work->wants_full(type), std::move(data), states, at_end, entering);
+            shows |= measure_change(r, *work, change, std::move(data), states, at_end, entering);
             if (j + 1 < jobs.size() && jobs[j + 1].work == work) continue;
             // A change that reaches the head by another way than the block's output is measured in full.
-            if (work->local && !shows)
-                for (const auto other : work->plan->types)
-                    if (!work->wants_full(other) && !journal_.has(work->plan->name, type_name(other), Tier::full))
-                        measure_change(r, *work, other, true, quantized(work->plan->name, other), states, at_end,
-                                       entering);
+            if (work->local && !shows && !work->shows)
+                for (const auto other : work->plan->types) {
+                    const auto planned = std::ranges::find(work->changes, other, &Change::type);
+                    if (planned != work->changes.end() && !planned->full.empty()) continue;
+                    Change in_full;
+                    in_full.type = other;
+                    in_full.full =
+                        missing(work->plan->name, other, Tier::full, work->plan->anchor_windows(windows_.size()));
+                    if (!in_full.full.empty())
+                        measure_change(r, *work, in_full, quantized(work->plan->name, other), states, at_end, entering);
+                }
             shows = false;
         }
     }
 
     /// Replays one change to the end of the range, in full also as a variant on its way to the head. Returns whether it
     /// shows in the range's output.
-    bool measure_change(std::size_t r, const Work& work, ggml_type type, bool in_full, Quantized data,
+    bool measure_change(std::size_t r, const Work& work, const Change& change, Quantized data,
                         const States& at_first_use, const States& at_end, std::vector<Variant>& entering) {
         const auto& name = work.plan->name;
+        const auto type = change.type;
         const Range nodes = {work.use->first, ranges_[r].end};
         summary_.quantize_s += data.seconds;
         const auto start = Clock::now();
@@ -371,40 +424,46 @@ class Sweep {
         auto variant = new_variant(work, type);
         const int first = burn_in(engine_.n_tokens());
         std::size_t runs = 0;
+        bool shows = !work.local;
         for (std::size_t w = 0; w < windows_.size(); ++w) {
-            const bool goes_on = in_full && w % work.stride() == 0;
-            if (!work.local && !goes_on) continue;
+            const bool goes_on = change.full.has(w);
+            if (!change.fast.has(w) && !goes_on) continue;
             progress_.check();
             slice->run(windows_[w].inputs, at_first_use[w], probe.inputs(at_end[w]));
             ++runs;
             if (work.local) {
-                fast.local_energy.push_back(probe.relative_energy(*slice, first));
-                fast.local_counts.push_back(static_cast<double>(engine_.n_tokens() - 1 - first));
+                const double energy = probe.relative_energy(*slice, first);
+                const auto count = static_cast<double>(engine_.n_tokens() - 1 - first);
+                shows |= energy > 0.0;
+                if (change.fast.has(w)) {
+                    fast.local_energy.push_back(energy);
+                    fast.local_counts.push_back(count);
+                }
+                if (goes_on) {
+                    variant.measurement.local_energy.push_back(energy);
+                    variant.measurement.local_counts.push_back(count);
+                }
             }
             if (!goes_on) continue;
-            if (work.local) {
-                variant.measurement.local_energy.push_back(fast.local_energy.back());
-                variant.measurement.local_counts.push_back(fast.local_counts.back());
-            }
             variant.windows.push_back(w);
             variant.states.push_back(slice->live_out(at_first_use[w]));
             variant.held_bytes += size_bytes(variant.states.back());
         }
         account(nodes.begin, nodes.end, runs, start);
         fast.wall_s = variant.measurement.wall_s = data.seconds + seconds_since(start);
-        if (work.wants_fast(type) && work.local && !journal_.has(name, fast.type, Tier::fast)) {
-            journal_.record(fast);
+        if (!change.fast.empty()) {
+            keep(fast);
             ++summary_.fast_measured;
         }
-        if (in_full) {
+        if (!change.full.empty()) {
             if (work.use->last >= nodes.end) {
                 variant.weight = std::move(data.bytes);
                 variant.held_bytes += variant.weight.size();
             }
             entering.push_back(std::move(variant));
         }
-        done(cost_of(nodes.begin, nodes.end), name);
-        return !work.local || std::ranges::max(fast.local_energy) > 0.0;
+        done(cost_of(nodes.begin, nodes.end) * static_cast<double>(runs), name);
+        return shows;
     }
 
     /// Scores variants that have arrived at the head and records them. Scoring many against one computation of the
@@ -451,7 +510,7 @@ class Sweep {
         const double seconds = seconds_since(start) / static_cast<double>(variants.size());
         for (auto& variant : variants) {
             variant.measurement.wall_s += seconds;
-            journal_.record(variant.measurement);
+            keep(variant.measurement);
             ++summary_.full_measured;
         }
     }
@@ -468,6 +527,7 @@ class Sweep {
     std::vector<std::unique_ptr<Slice>> plain_;  // by range, made when first asked for
     std::vector<std::vector<Work>> work_;        // by the range that first reads the tensor; the last one is the head's
     States at_head_;
+    std::size_t needed_windows_ = 0;  // the first so many of those given
     double work_left_ = 0.0;
     double work_done_ = 0.0;
     SweepSummary summary_;

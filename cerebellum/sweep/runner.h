@@ -20,6 +20,7 @@ struct SweepSummary {
     std::size_t fast_measured = 0;
     std::size_t full_measured = 0;
     std::size_t resumed = 0;              // found in the journal
+    double tokens = 0.0;                  // replayed by changed tensors, one for each pair, tier and window's token
     std::vector<std::string> unmeasured;  // tensors of the plan that nothing reads, or nothing that takes any type
     double replay_flops = 0.0;            // multiply-adds of all replayed matrix products, times two
     double replay_s = 0.0;
@@ -30,10 +31,10 @@ struct SweepSummary {
 ///
 /// Fast tier: the tensor is substituted in a replay from its first use to the end of its block, and the relative energy
 /// of the change in the block's output is taken. Full tier (anchors): that changed output is replayed to the end of the
-/// model and scored over the full vocabulary, on every
-/// anchor_stride-th window; its row keeps the local energy of just these windows, for the ratio of the two. Tensors
-/// read outside of the blocks (embeddings, head) are measured in full for every type, since no single block's output
-/// shows their damage.
+/// model and scored over the full vocabulary, on the
+/// first windows / anchor_stride windows; its row keeps the local energy of just these windows, for the ratio of the
+/// two. Tensors read outside of the blocks (embeddings, head) are measured in full for every type, since no single
+/// block's output shows their damage. A row that saw fewer windows than the plan wants is extended by the others.
 SweepSummary run_sweep(ReplayEngine& engine, std::span<const Window> windows, std::span<const TensorPlan> plan,
                        const Quantizer& quantize, Journal& journal, Progress& progress);
 

@@ -210,6 +210,36 @@ TEST_F(RunSweep, with_as_little_memory_as_can_be_comes_to_the_same_figures) {
     EXPECT_LE(tight.weights().placed_bytes(), tight.memory_plan().weight_bytes);
 }
 
+TEST_F(RunSweep, windows_measured_later_extend_the_rows_to_the_same_figures) {
+    for (auto& tensor : plan_) tensor.anchor_stride = 2;
+    windows_.push_back(engine_.prepare(random_tokens(model_, n_tokens, 3)));
+    windows_.push_back(engine_.prepare(random_tokens(model_, n_tokens, 4)));
+    auto at_once = journal("at-once.db");
+    NoProgress progress;
+    const auto whole = run(at_once, progress);
+    auto into = journal("step-by-step.db");
+    const auto plan = plan_;
+    double tokens = 0.0;
+    // Some pairs get more windows than others in between, and anchors follow later.
+    for (auto& tensor : plan_) tensor.windows = 1;
+    tokens += run(into, progress).tokens;
+    plan_.resize(3);
+    for (auto& tensor : plan_) {
+        tensor.windows = 3;
+        tensor.full_windows = 1;
+        tensor.types = {GGML_TYPE_Q4_0};
+        tensor.anchors = {GGML_TYPE_Q4_0};
+    }
+    tokens += run(into, progress).tokens;
+    EXPECT_EQ(into.find("blk.0.ffn_down.weight", "q4_0", Tier::fast)->windows(), 3U);
+    EXPECT_EQ(into.find("blk.0.ffn_down.weight", "q4_0", Tier::full)->windows(), 1U);
+    EXPECT_EQ(into.find("blk.0.ffn_down.weight", "q6_K", Tier::fast)->windows(), 1U);
+    plan_ = plan;
+    tokens += run(into, progress).tokens;
+    EXPECT_EQ(rows_of(into), rows_of(at_once));
+    EXPECT_EQ(tokens, whole.tokens);
+}
+
 TEST_F(RunSweep, tensors_that_nothing_reads_are_reported) {
     auto into = journal("j.db");
     TensorPlan stranger;
