@@ -91,8 +91,12 @@ TEST_F(Allocating, constraints_hold_in_the_recipe) {
             for (const char* other : {"attn_q", "attn_k"})
                 EXPECT_EQ(recipe.types.at(fmt::format("blk.{}.{}.weight", *block_of(name), other)), type);
         }
-        if (role_of(name).starts_with("ffn_")) EXPECT_LE(bits, bits_per_weight(GGML_TYPE_Q4_K));
-        if (block_of(name) == 0) EXPECT_GE(bits, bits_per_weight(GGML_TYPE_Q4_K));
+        if (role_of(name).starts_with("ffn_")) {
+            EXPECT_LE(bits, bits_per_weight(GGML_TYPE_Q4_K));
+        }
+        if (block_of(name) == 0) {
+            EXPECT_GE(bits, bits_per_weight(GGML_TYPE_Q4_K));
+        }
     }
     EXPECT_THAT(recipe.provenance.at("constraints"), HasSubstr("--pin token_embd=q8_0"));
     const auto few = allocated({"--bpw", "4.5", "--max-types", "2", "--only-types", "q2_K,q4_K,q6_K"});
@@ -232,7 +236,8 @@ TEST_F(Allocating, recipes_are_compared_and_imported) {
                                          " --tensor-type-file types.txt " + testing::quoted(small_model()) +
                                          " referee.gguf Q5_K_M 1",
                                      work_.path()));
-    for (const auto& tensor : GgufFile::open(path("referee.gguf")).tensors())
+    const auto referee = GgufFile::open(path("referee.gguf"));
+    for (const auto& tensor : referee.tensors())
         EXPECT_EQ(type_name(types.at(tensor.name)), type_name(tensor.type)) << tensor.name;
 }
 
