@@ -35,6 +35,7 @@ Command add_allocate(CLI::App& app) {
         ->type_name("FILE");
     add_output(*command, values->common, values->output,
                "The recipe (JSON); a llama-quantize type file and the importance matrix go beside it");
+    add_aim(*command, values->common);
     add_json(*command, values->common);
     return [values] {
         const auto goal = parse_size(values->size);
@@ -56,7 +57,7 @@ Command add_allocate(CLI::App& app) {
         const auto info = imatrix ? std::optional(imatrix_info(*imatrix, journal.get_meta("imatrix_name").value_or("")))
                                   : std::nullopt;
         const auto started = std::chrono::steady_clock::now();
-        const auto recipe = make_recipe(source, journal, info, goal.bytes(source.n_weights()));
+        const auto recipe = make_recipe(source, journal, info, goal.bytes(source.n_weights()), aim_of(values->common));
         const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
         write_recipe(output, recipe);
         write_file_atomically(type_file_path(output), tensor_type_file(complete_types(source, recipe.types)));
@@ -74,9 +75,15 @@ Command add_allocate(CLI::App& app) {
         std::vector<std::vector<std::string>> rows;
         for (const auto& [type, entry] : by_type)
             rows.push_back({type, std::to_string(entry.first), format_bytes(entry.second)});
-        fmt::print("{}\n{} bytes, predicted KLD {:.5f} nats per token ({}); solved in {:.3f} s\n",
+        const auto calibrated = [&] {
+            const auto value = recipe.provenance.find("calibrated_kld");
+            if (value == recipe.provenance.end()) return std::string();
+            return fmt::format(", {} ± {} after calibration by whole recipes", value->second,
+                               recipe.provenance.at("calibrated_kld_error"));
+        };
+        fmt::print("{}\n{} bytes, predicted KLD {:.5f} nats per token{} ({}); solved in {:.3f} s\n",
                    format_table({"type", "tensors", "bytes"}, rows), recipe.file_bytes, recipe.predicted_kld,
-                   recipe.provenance.at("optimal") == "yes" ? "optimal" : "not proved optimal", seconds);
+                   calibrated(), recipe.provenance.at("optimal") == "yes" ? "optimal" : "not proved optimal", seconds);
         return 0;
     };
 }

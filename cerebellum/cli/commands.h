@@ -14,5 +14,6 @@ Command add_allocate(CLI::App& app);
 Command add_build(CLI::App& app);
 Command add_verify(CLI::App& app);
 Command add_inspect(CLI::App& app);
+Command add_interactions(CLI::App& app);
 
 }  // namespace cerebellum::cli

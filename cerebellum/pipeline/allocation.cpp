@@ -3,20 +3,22 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/quant_type.h"
-#include "cerebellum/predict/damage.h"
+#include "cerebellum/pipeline/whole_prediction.h"
+#include "cerebellum/predict/objective.h"
 #include "cerebellum/version.h"
 
 namespace cerebellum {
 
 AllocationProblem make_problem(const GgufFile& source, const Journal& journal,
-                               const std::optional<ImatrixInfo>& imatrix, std::uint64_t budget_bytes) {
-    const auto measurements = journal.measurements();
+                               const std::optional<ImatrixInfo>& imatrix, std::uint64_t budget_bytes, const Aim& aim) {
+    const auto measurements = weighed_measurements(journal, aim);
     if (measurements.empty())
         throw Error(fmt::format("{} holds no measurements; run 'cerebellum ablate' first", journal.path().string()));
-    const auto damage = predict_damage(measurements);
+    const auto damage = predict_cost(measurements, aim.objective);
     AllocationProblem problem;
     problem.budget_bytes = budget_bytes;
     problem.fixed_bytes = fixed_bytes(source, imatrix);
@@ -38,14 +40,14 @@ AllocationProblem make_problem(const GgufFile& source, const Journal& journal,
 }
 
 Recipe make_recipe(const GgufFile& source, const Journal& journal, const std::optional<ImatrixInfo>& imatrix,
-                   std::uint64_t budget_bytes) {
-    const auto allocation = allocate(make_problem(source, journal, imatrix, budget_bytes));
+                   std::uint64_t budget_bytes, const Aim& aim) {
+    const auto problem = make_problem(source, journal, imatrix, budget_bytes, aim);
+    const auto allocation = allocate(problem);
     Recipe recipe;
     recipe.types = allocation.types;
     recipe.source_fingerprint = source.fingerprint();
     recipe.source_name = source.path().filename().string();
     recipe.file_bytes = allocation.file_bytes;
-    recipe.predicted_kld = allocation.predicted_kld;
     recipe.provenance = {{"cerebellum", CEREBELLUM_VERSION},
                          {"llama.cpp", CEREBELLUM_LLAMA_VERSION},
                          {"budget_bytes", std::to_string(budget_bytes)},
@@ -53,6 +55,18 @@ Recipe make_recipe(const GgufFile& source, const Journal& journal, const std::op
                          {"optimal", allocation.exact ? "yes" : "within the gap to the lower bound"}};
     // Part of the file's metadata, and so of its size: whoever builds the recipe names the matrix the same way.
     if (imatrix) recipe.provenance["imatrix"] = imatrix->file;
+    if (!aim.profile.empty()) recipe.provenance["profile"] = aim.profile;
+    if (aim.objective == Objective::kld) {
+        note_prediction(problem, make_calibration(problem, journal, aim), recipe);
+        return recipe;
+    }
+    recipe.provenance["objective"] = objective_name(aim.objective);
+    recipe.provenance["predicted_objective"] = fmt::format("{:.6g}", allocation.predicted_kld);
+    recipe.provenance["lower_bound_objective"] = std::exchange(recipe.provenance["lower_bound_kld"], "");
+    recipe.provenance.erase("lower_bound_kld");
+    const Aim kld{Objective::kld, aim.profile};
+    const auto in_kld = make_problem(source, journal, imatrix, budget_bytes, kld);
+    note_prediction(in_kld, make_calibration(in_kld, journal, kld), recipe);
     return recipe;
 }
 

@@ -22,6 +22,7 @@ namespace cerebellum {
 struct RunOptions {
     std::filesystem::path model;
     std::vector<std::filesystem::path> texts;  // none: the model writes its own
+    std::vector<std::string> domains;          // of the texts, one by one, or none
     int tokens = 4096;                         // measured on; the other parts of the text follow from it
     int context = 0;                           // tokens per window; 0: 512, or what the model was trained for if less
     int threads = 0;                           // 0: physical cores
@@ -38,6 +39,18 @@ struct RunOptions {
     std::string device;      // where replays run, as Device takes it; empty: the CPU
     MemoryLimits limits;
 };
+
+/// The importance matrix sees this many times the tokens that are measured on.
+inline constexpr int calibration_factor = 4;
+
+/// Of what belongs to the calibration part's windows, one by one, that of the windows that are measured on: evenly
+/// spread ones.
+template <typename Value>
+std::vector<Value> measured_of(const std::vector<Value>& calibration) {
+    std::vector<Value> measured;
+    for (std::size_t i = 0; i < calibration.size(); i += calibration_factor) measured.push_back(calibration[i]);
+    return measured;
+}
 
 /// A model with its text, importance matrix and journal, each made when first asked for and kept in the journal, so
 /// that a later run of any stage finds them. Not thread-safe.
@@ -82,6 +95,8 @@ class Session {
 
     /// Windows of a part, recorded and ready.
     std::vector<Window> prepare(const TokenWindows& windows);
+    /// The windows that every change is measured on.
+    TokenWindows measured_windows() { return measured_of(text().calibration); }
     /// What is to be measured: every quantizable tensor in every type that it may have.
     std::vector<TensorPlan> plan();
     /// Measures what the journal does not hold yet.
