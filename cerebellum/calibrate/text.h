@@ -19,6 +19,8 @@ struct TextParts {
     TokenWindows selection;
     TokenWindows test;
     std::string description;  // what a user would want to read: file names, or "self-sampled, seed 1"
+    /// Of every window, where the texts were labelled; else empty.
+    std::vector<std::string> calibration_domains, selection_domains, test_domains;
 
     /// SHA-256 over all windows of all parts.
     std::string fingerprint() const;
@@ -35,8 +37,11 @@ struct TextDemand {
 /// Cuts texts into windows of `n_tokens`, each beginning with BOS where the model wants one (as llama-perplexity does),
 /// and deals evenly spread windows to the three parts. Where the texts are shorter than the demand, all parts shrink in
 /// proportion. Throws Error naming the file where one is missing or empty, or all are too short for three windows.
+///
+/// `domains` labels the files, one by one, or is empty. Labelled texts share the demand equally by domain, whatever
+/// their lengths; within a part windows are ordered by domain.
 TextParts windows_from_files(const Model& model, const std::vector<std::filesystem::path>& files, int n_tokens,
-                             TextDemand demand);
+                             TextDemand demand, const std::vector<std::string>& domains = {});
 
 /// The same from text sampled from the model itself.
 TextParts windows_from_model(const Model& model, int n_tokens, TextDemand demand, std::uint64_t seed, int threads,
@@ -45,6 +50,10 @@ TextParts windows_from_model(const Model& model, int n_tokens, TextDemand demand
 /// Deals windows to parts; exposed for its properties to be tested. Every window goes to at most one part, and each
 /// part is spread over the whole list.
 TextParts deal_windows(TokenWindows windows, TextDemand demand);
+
+/// The part of a demand that one of several domains has to meet: equal shares, every one a whole number of the groups
+/// of calibration windows that one measured window stands for.
+TextDemand domain_share(TextDemand demand, int domain, int n_domains);
 
 /// Windows as bytes and back, for keeping them in a journal. Throws Error where the bytes are no such thing.
 std::string serialize(const TextParts& parts);

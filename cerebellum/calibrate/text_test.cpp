@@ -29,6 +29,39 @@ TEST(DealWindows, gives_each_part_what_it_wants_and_no_window_twice) {
     }
 }
 
+TEST(DomainShare, gives_every_domain_its_part_of_the_windows_and_none_twice) {
+    const TextDemand demand{40, 5, 10};
+    for (const int n : {1, 2, 3, 4, 5}) {
+        TextDemand sum;
+        for (int d = 0; d < n; ++d) {
+            const auto share = domain_share(demand, d, n);
+            EXPECT_EQ(share.calibration, 4 * share.test) << "every fourth one is measured on";
+            EXPECT_NEAR(share.test, 10.0 / n, 1.0);
+            sum.calibration += share.calibration;
+            sum.selection += share.selection;
+            sum.test += share.test;
+        }
+        EXPECT_EQ(sum.calibration, demand.calibration);
+        EXPECT_EQ(sum.selection, demand.selection);
+        EXPECT_EQ(sum.test, demand.test);
+    }
+}
+
+TEST(TextParts, keep_the_labels_of_their_windows) {
+    TextParts parts;
+    parts.calibration = numbered(3);
+    parts.selection = numbered(1);
+    parts.test = numbered(2);
+    EXPECT_TRUE(deserialize_text_parts(serialize(parts)).calibration_domains.empty());
+    parts.calibration_domains = {"code", "code", "chat"};
+    parts.selection_domains = {"code"};
+    parts.test_domains = {"code", "chat"};
+    const auto again = deserialize_text_parts(serialize(parts));
+    EXPECT_EQ(again.calibration_domains, parts.calibration_domains);
+    EXPECT_EQ(again.selection_domains, parts.selection_domains);
+    EXPECT_EQ(again.test_domains, parts.test_domains);
+}
+
 TEST(DealWindows, spreads_each_part_over_the_whole_list) {
     const auto parts = deal_windows(numbered(1000), {40, 10, 20});
     for (const auto* part : {&parts.calibration, &parts.selection, &parts.test}) {

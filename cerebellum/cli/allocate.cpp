@@ -57,6 +57,7 @@ Command add_allocate(CLI::App& app) {
                "The recipe (JSON); a llama-quantize type file and the importance matrix go beside it");
     add_goal(*command, values->goal, true);
     add_constraints(*command, values->constraints);
+    add_aim(*command, values->common);
     add_threads(*command, values->common);
     add_json(*command, values->common);
     return [values] {
@@ -64,13 +65,16 @@ Command add_allocate(CLI::App& app) {
         const std::filesystem::path output = values->output;
         check_output_path(output, 0, values->common.force);
         request.constraints = constraints_of(values->constraints, values->common.threads);
-        const auto measured = open_measured(values->common.model, values->common.journal.empty()
-                                                                      ? default_journal(values->common.model, "")
-                                                                      : std::filesystem::path(values->common.journal));
+        const auto aim = aim_of(values->common);
+        const auto measured =
+            open_measured(values->common.model,
+                          values->common.journal.empty() ? default_journal(values->common.model, "")
+                                                         : std::filesystem::path(values->common.journal),
+                          aim);
         const auto started = std::chrono::steady_clock::now();
         const auto solved = solve_goal(measured.source, measured.problem, request);
         const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
-        const auto recipe = make_recipe(measured.source, measured.journal, solved);
+        const auto recipe = make_recipe(measured.source, measured.journal, solved, aim);
         write_recipe(output, recipe);
         write_file_atomically(type_file_path(output), tensor_type_file(complete_types(measured.source, recipe.types)));
         if (measured.imatrix) write_imatrix(imatrix_path(output), *measured.imatrix);
@@ -78,13 +82,19 @@ Command add_allocate(CLI::App& app) {
             fmt::print("{}\n", recipe_to_json(recipe));
             return 0;
         }
+        const auto calibrated = [&] {
+            const auto value = recipe.provenance.find("calibrated_kld");
+            if (value == recipe.provenance.end()) return std::string();
+            return fmt::format(", {} ± {} after calibration by whole recipes", value->second,
+                               recipe.provenance.at("calibrated_kld_error"));
+        };
         fmt::print(
-            "{}\n{} bytes, {:.2f} % of {}; predicted KLD {:.5f} nats per token ({}, lower bound {:.5f}); solved in "
+            "{}\n{} bytes, {:.2f} % of {}; predicted KLD {:.5f} nats per token{} ({}, lower bound {:.5f}); solved in "
             "{:.3f} s\n",
             describe(measured.source, recipe), recipe.file_bytes,
             100.0 * static_cast<double>(recipe.file_bytes) / static_cast<double>(solved.budget_bytes),
-            solved.budget_bytes, recipe.predicted_kld, solved.allocation.exact ? "optimal" : "not proved optimal",
-            solved.allocation.lower_bound, seconds);
+            solved.budget_bytes, recipe.predicted_kld, calibrated(),
+            solved.allocation.exact ? "optimal" : "not proved optimal", solved.allocation.lower_bound, seconds);
         for (const auto& remark : solved.remarks) fmt::print("{}\n", remark);
         return 0;
     };

@@ -19,5 +19,6 @@ Command add_recipe(CLI::App& app);
 Command add_compare(CLI::App& app);
 Command add_imatrix(CLI::App& app);
 Command add_explain(CLI::App& app);
+Command add_interactions(CLI::App& app);
 
 }  // namespace cerebellum::cli

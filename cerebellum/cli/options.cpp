@@ -18,9 +18,11 @@ void add_model(CLI::App& command, CommonOptions& options) {
 
 void add_measuring(CLI::App& command, CommonOptions& options) {
     command
-        .add_option("--text", options.texts,
-                    "Plain text to measure on; repeatable. Without it the model writes its own")
-        ->type_name("FILE");
+        .add_option(
+            "--text", options.texts,
+            "Plain text to measure on; repeatable. DOMAIN=FILE labels it, for --profile. Without any the model writes "
+            "its own")
+        ->type_name("[DOMAIN=]FILE");
     command.add_option("--tokens", options.tokens, "Tokens that every change is measured on")
         ->check(CLI::PositiveNumber)
         ->capture_default_str();
@@ -76,6 +78,25 @@ void add_threads(CLI::App& command, CommonOptions& options) {
     command.add_flag("-v,--verbose", options.verbose, "Say how the work is planned");
 }
 
+void add_aim(CLI::App& command, CommonOptions& options) {
+    command
+        .add_option(
+            "--objective", options.objective,
+            "What is kept small: kld (from the source), nll (of the text: perplexity) or top1 (changed likeliest "
+            "tokens)")
+        ->check(CLI::IsMember({"kld", "nll", "top1"}))
+        ->capture_default_str();
+    command
+        .add_option("--profile", options.profile,
+                    "How the domains of labelled texts count: balanced, one of their names, or shares as "
+                    "code=0.55,math=0.3,chat=0.15. Nothing is measured again")
+        ->type_name("PROFILE");
+}
+
+Aim aim_of(const CommonOptions& options) {
+    return {parse_objective(options.objective).value(), options.profile};
+}
+
 void add_json(CLI::App& command, CommonOptions& options) {
     command.add_flag("--json", options.json, "Print the result as JSON");
 }
@@ -108,10 +129,26 @@ fs::path default_journal(const std::string& model, const std::string& beside) {
     return fs::path(beside).parent_path() / (fs::path(model).stem().string() + ".cerebellum.db");
 }
 
+namespace {
+
+/// "FILE" or "DOMAIN=FILE"; a file of just this name is a file.
+void add_text(const std::string& text, RunOptions& run) {
+    const auto equals = text.find('=');
+    const bool labelled = equals != std::string::npos && text.find('/') > equals && !fs::exists(text);
+    if (labelled && (equals == 0 || text.find(',') < equals))
+        throw UsageError(fmt::format("--text {}: a domain is a name without commas, as code=FILE", text));
+    if (!run.texts.empty() && labelled == run.domains.empty())
+        throw UsageError(fmt::format("--text {}: label all texts or none", text));
+    if (labelled) run.domains.push_back(text.substr(0, equals));
+    run.texts.emplace_back(labelled ? text.substr(equals + 1) : text);
+}
+
+}  // namespace
+
 RunOptions run_options(const CommonOptions& options, const std::string& beside) {
     RunOptions run;
     run.model = options.model;
-    run.texts.assign(options.texts.begin(), options.texts.end());
+    for (const auto& text : options.texts) add_text(text, run);
     run.tokens = options.tokens;
     run.context = options.context;
     run.threads = options.threads;

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "cerebellum/pipeline/aim.h"
 #include "cerebellum/pipeline/session.h"
 
 namespace cerebellum::cli {
@@ -30,16 +31,19 @@ struct CommonOptions {
     bool quiet = false;
     bool verbose = false;
     std::string device, memory, device_memory, scratch;
+    std::string objective = "kld", profile;
 };
 
 void add_model(CLI::App& command, CommonOptions& options);
 void add_measuring(CLI::App& command, CommonOptions& options);
 void add_output(CLI::App& command, CommonOptions& options, std::string& output, const std::string& help);
 void add_threads(CLI::App& command, CommonOptions& options);
+void add_aim(CLI::App& command, CommonOptions& options);
 void add_json(CLI::App& command, CommonOptions& options);
 
 /// Throws UsageError where a value is not usable. `beside` names the output that the journal lies beside by default.
 RunOptions run_options(const CommonOptions& options, const std::string& beside);
+Aim aim_of(const CommonOptions& options);
 /// Bytes of an option's "12GB"; 0 where it was not given.
 std::uint64_t parse_bytes(const char* option, const std::string& text);
 std::vector<ggml_type> parse_types(const std::string& list);

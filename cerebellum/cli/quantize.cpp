@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "cerebellum/cli/commands.h"
@@ -33,6 +34,13 @@ std::string describe(const QuantizeResult& result) {
     return format_table({"file", "size", "bpw", "KLD", "perplexity", "same top", ""}, rows);
 }
 
+std::string describe(const std::optional<WholePrediction>& prediction) {
+    if (!prediction) return "none, it has types that were not measured";
+    if (!std::isfinite(prediction->calibrated.error)) return fmt::format("{:.5f}", prediction->sum);
+    return fmt::format("{:.5f} ± {:.5f} ({:.5f} as the sum of single damages)", prediction->calibrated.mean,
+                       prediction->calibrated.error, prediction->sum);
+}
+
 }  // namespace
 
 Command add_quantize(CLI::App& app) {
@@ -42,6 +50,7 @@ Command add_quantize(CLI::App& app) {
         ConstraintOptions constraints;
         std::string output, imatrix_out;
         int window = 0;
+        int rounds = 0;
     };
     auto values = std::make_shared<Values>();
     auto* command =
@@ -64,6 +73,12 @@ Command add_quantize(CLI::App& app) {
         ->check(CLI::PositiveNumber);
     add_goal(*command, values->goal, false);
     add_constraints(*command, values->constraints);
+    add_aim(*command, values->common);
+    command
+        ->add_option("--rounds", values->rounds,
+                     "Up to so many times measure promotions and demotions around the recipe and allocate again")
+        ->check(CLI::NonNegativeNumber)
+        ->capture_default_str();
     add_json(*command, values->common);
     return [values] {
         TerminalProgress progress(values->common.quiet, values->common.verbose);
@@ -79,6 +94,8 @@ Command add_quantize(CLI::App& app) {
         options.overwrite = values->common.force;
         options.imatrix_out = values->imatrix_out;
         options.sequential = values->common.sequential;
+        options.aim = aim_of(values->common);
+        options.rounds = values->rounds;
         const auto run = run_options(values->common, values->output);
         check_output_path(options.output, 0, options.overwrite);
         options.request.constraints = constraints_of(values->constraints, values->common.threads);
@@ -101,8 +118,8 @@ Command add_quantize(CLI::App& app) {
         if (constexpr double shown = 1e-7; result.null_floor_kld > shown)
             fmt::print("Null floor: replaying the source against itself gives a KLD of {:.2e}.\n",
                        result.null_floor_kld);
-        fmt::print("'replayed': measured without building the file. Predicted KLD of the delivered file: {:.5f}.\n",
-                   result.recipe.predicted_kld);
+        fmt::print("'replayed': measured without building the file. Predicted KLD of the delivered file: {}.\n",
+                   describe(result.prediction));
         return 0;
     };
 }

@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "cerebellum/cli/commands.h"
@@ -8,9 +9,35 @@
 #include "cerebellum/core/file.h"
 #include "cerebellum/core/size.h"
 #include "cerebellum/evaluate/built_file.h"
+#include "cerebellum/pipeline/allocation.h"
+#include "cerebellum/pipeline/whole_prediction.h"
 #include "cerebellum/report/table.h"
 
 namespace cerebellum::cli {
+
+namespace {
+
+/// From the journal's measurements; empty where there are none, or some type of a file is not among them.
+std::vector<std::optional<WholePrediction>> predict_files(Session& session, const std::vector<GgufFile>& files) {
+    std::vector<std::optional<WholePrediction>> predictions(files.size());
+    if (session.journal().measurements().empty()) return predictions;
+    const auto problem = make_problem(session.source(), session.journal(), std::nullopt, 0);
+    const auto calibration = make_calibration(problem, session.journal());
+    for (std::size_t i = 0; i < files.size(); ++i) {
+        TypeMap types;
+        for (const auto& tensor : files[i].tensors()) types[tensor.name] = tensor.type;
+        predictions[i] = predict_whole(problem, calibration, types);
+    }
+    return predictions;
+}
+
+std::string describe(const std::optional<WholePrediction>& prediction) {
+    if (!prediction) return "";
+    if (!std::isfinite(prediction->calibrated.error)) return fmt::format("{:.5f}", prediction->sum);
+    return fmt::format("{:.5f} ± {:.5f}", prediction->calibrated.mean, prediction->calibrated.error);
+}
+
+}  // namespace
 
 Command add_verify(CLI::App& app) {
     struct Values {
@@ -34,6 +61,7 @@ Command add_verify(CLI::App& app) {
         for (const auto& file : files) opened.push_back(GgufFile::open(file));
         Session session(run_options(values->common, ""), progress);
         const auto scores = score_files(session.model(), files, session.text().test, session.threads(), progress);
+        const auto predictions = predict_files(session, opened);
         auto json = nlohmann::json::array();
         std::vector<std::vector<std::string>> rows;
         for (std::size_t i = 0; i < files.size(); ++i) {
@@ -51,15 +79,23 @@ Command add_verify(CLI::App& app) {
                             {"delta_nll_error", f.delta_nll.error},
                             {"top1_agree", f.top1_agree.mean},
                             {"tokens", f.tokens}});
+            if (predictions[i]) {
+                json.back()["predicted_kld"] = predictions[i]->sum;
+                if (std::isfinite(predictions[i]->calibrated.error)) {
+                    json.back()["calibrated_kld"] = predictions[i]->calibrated.mean;
+                    json.back()["calibrated_kld_error"] = predictions[i]->calibrated.error;
+                }
+            }
             rows.push_back({files[i].filename().string(), format_bytes(opened[i].file_size()),
                             fmt::format("{:.2f}", bpw), fmt::format("{:.5f} ± {:.5f}", f.kld.mean, f.kld.error),
                             fmt::format("{:.3f} ± {:.3f}", f.perplexity, f.perplexity_error),
-                            fmt::format("{:.2f} %", 100.0 * f.top1_agree.mean)});
+                            fmt::format("{:.2f} %", 100.0 * f.top1_agree.mean), describe(predictions[i])});
         }
         if (values->common.json)
             fmt::print("{}\n", json.dump(2));
         else
-            fmt::print("{}", format_table({"file", "size", "bpw", "KLD", "perplexity", "same top"}, rows));
+            fmt::print("{}",
+                       format_table({"file", "size", "bpw", "KLD", "perplexity", "same top", "predicted KLD"}, rows));
         return 0;
     };
 }

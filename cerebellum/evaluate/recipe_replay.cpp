@@ -39,6 +39,12 @@ class QuantizedWeights {
     std::map<std::pair<std::string, ggml_type>, std::vector<std::byte>> known_;
 };
 
+TypeMap types_of(const Substitutions& substitutes) {
+    TypeMap types;
+    for (const auto& [name, substitute] : substitutes) types[name] = substitute.type;
+    return types;
+}
+
 }  // namespace
 
 std::vector<std::vector<WindowScore>> replay_recipes(ReplayEngine& engine, std::span<const Window> windows,
@@ -56,12 +62,22 @@ std::vector<std::vector<WindowScore>> replay_recipes(ReplayEngine& engine, std::
     QuantizedWeights weights(quantize);
     progress.begin("replaying recipes", static_cast<double>(cuts.size() * all.size()));
     double done = 0.0;
+    // Recipes that have not differed so far share one state, that of the first of them: same_as[r].
+    std::vector<std::size_t> same_as(all.size(), 0);
+    using Step = std::pair<std::size_t, TypeMap>;  // whose state before, and what is substituted
     for (std::size_t c = 0; c + 1 < cuts.size(); ++c) {
+        std::map<Step, std::size_t> done_by;
         for (std::size_t r = 0; r < all.size(); ++r) {
             progress.check();
             progress.advance(++done, "blocks");
             Slice::Options options;
             options.substitutes = weights.substitutes(topology, all[r], cuts[c], cuts[c + 1]);
+            const auto [known, is_new] = done_by.try_emplace({same_as[r], types_of(options.substitutes)}, r);
+            same_as[r] = known->second;
+            if (!is_new) {
+                states[r] = states[same_as[r]];
+                continue;
+            }
             const auto range = engine.slice(cuts[c], cuts[c + 1], options);
             for (std::size_t w = 0; w < windows.size(); ++w) {
                 range->run(windows[w].inputs, states[r][w]);
@@ -70,15 +86,21 @@ std::vector<std::vector<WindowScore>> replay_recipes(ReplayEngine& engine, std::
         }
         weights.clear();
     }
+    std::map<Step, std::size_t> scored;
     for (std::size_t r = 0; r < recipes.size(); ++r) {
         progress.check();
-        const auto head =
-            engine.make_head(weights.substitutes(topology, recipes[r], topology.head_cut(), topology.n_nodes()));
+        progress.advance(++done, "heads");
+        const auto substitutes = weights.substitutes(topology, recipes[r], topology.head_cut(), topology.n_nodes());
+        const auto [known, is_new] = scored.try_emplace({same_as[r + 1], types_of(substitutes)}, r);
+        if (!is_new) {
+            scores[r] = scores[known->second];
+            continue;
+        }
+        const auto head = engine.make_head(substitutes);
         for (std::size_t w = 0; w < windows.size(); ++w) {
             engine.set_reference(windows[w], states[0][w]);
             scores[r].push_back(engine.score(*head, windows[w], states[r + 1][w]));
         }
-        progress.advance(++done, "heads");
     }
     engine.finish_scoring();
     progress.end();

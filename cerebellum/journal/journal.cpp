@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <bit>
 #include <cassert>
 #include <cerrno>
@@ -17,6 +18,7 @@
 #include <utility>
 
 #include "cerebellum/core/error.h"
+#include "cerebellum/core/quant_type.h"
 
 namespace cerebellum {
 namespace {
@@ -36,6 +38,16 @@ CREATE TABLE measurement (
 CREATE TABLE artifact (name TEXT PRIMARY KEY, bytes BLOB NOT NULL);
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 )sql";
+
+/// Came later than the others: journals without it get it when they are opened for writing. Programs that do not know
+/// it are not disturbed by it.
+constexpr const char* mix_schema = R"sql(
+CREATE TABLE IF NOT EXISTS mix (
+    id INTEGER PRIMARY KEY, part TEXT NOT NULL, types TEXT NOT NULL, kind TEXT NOT NULL,
+    counts BLOB NOT NULL, kld BLOB NOT NULL, nll BLOB NOT NULL, reference_nll BLOB NOT NULL, top1_agree BLOB NOT NULL,
+    wall_s REAL NOT NULL, UNIQUE (part, types));
+)sql";
+constexpr std::string_view mix_columns = "part, types, kind, counts, kld, nll, reference_nll, top1_agree, wall_s";
 
 struct CloseDatabase {
     void operator()(sqlite3* database) const { sqlite3_close_v2(database); }
@@ -166,6 +178,41 @@ Measurement read_measurement(const fs::path& path, const Query& row) {
     return m;
 }
 
+/// One "name=type" per line, sorted by name.
+std::string to_text(const TypeMap& types) {
+    std::string text;
+    for (const auto& [name, type] : types) text += fmt::format("{}={}\n", name, type_name(type));
+    return text;
+}
+
+TypeMap types_from_text(const fs::path& path, const std::string& text) {
+    TypeMap types;
+    for (std::size_t begin = 0; begin < text.size();) {
+        const auto end = std::min(text.find('\n', begin), text.size());
+        const auto equals = text.rfind('=', end);
+        const auto type =
+            equals > begin && equals < end ? parse_type(text.substr(equals + 1, end - equals - 1)) : std::nullopt;
+        if (!type) fail(path, SQLITE_CORRUPT, "a mix names an unknown type");
+        types[text.substr(begin, equals - begin)] = *type;
+        begin = end + 1;
+    }
+    return types;
+}
+
+MixMeasurement read_mix(const fs::path& path, const Query& row) {
+    MixMeasurement m;
+    m.part = row.bytes(0);
+    m.types = types_from_text(path, row.bytes(1));
+    m.kind = row.bytes(2);
+    m.counts = from_blob(path, row.bytes(3));
+    m.kld = from_blob(path, row.bytes(4));
+    m.nll = from_blob(path, row.bytes(5));
+    m.reference_nll = from_blob(path, row.bytes(6));
+    m.top1_agree = from_blob(path, row.bytes(7));
+    m.wall_s = row.number(8);
+    return m;
+}
+
 /// The right to write, as a lock on a file beside the journal. It is not a lock on the journal itself: readers may look
 /// in while a sweep is running, and closing any other descriptor of a database drops the locks SQLite holds on it.
 class WriterLock {
@@ -242,6 +289,7 @@ struct Journal::State {
     std::unique_ptr<WriterLock> lock;
     Database database;
     Statement record, has, one, all, put_artifact, get_artifact, put_meta, get_meta;
+    Statement record_mix, find_mix, all_mixes;  // the latter two empty in an old journal that is only read
 
     Statement prepare(std::string_view sql) const {
         sqlite3_stmt* statement = nullptr;
@@ -324,7 +372,13 @@ struct Journal::State {
         all = prepare(columns + "ORDER BY tensor, type, tier");
         get_artifact = prepare("SELECT bytes FROM artifact WHERE name = ?");
         get_meta = prepare("SELECT value FROM meta WHERE key = ?");
+        if (integer("SELECT count(*) FROM sqlite_master WHERE name = 'mix'") > 0) {
+            find_mix = prepare(fmt::format("SELECT {} FROM mix WHERE part = ? AND types = ?", mix_columns));
+            all_mixes = prepare(fmt::format("SELECT {} FROM mix WHERE part = ? ORDER BY id", mix_columns));
+        }
         if (!writable) return;
+        record_mix =
+            prepare(fmt::format("INSERT OR REPLACE INTO mix ({}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", mix_columns));
         record = prepare(
             "INSERT OR REPLACE INTO measurement (tensor, type, tier, counts, kld, delta_nll, top1_agree, local_energy, "
             "local_counts, wall_s) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)");
@@ -374,6 +428,7 @@ Journal Journal::open(const fs::path& path, const JournalIdentity& identity) {
     // NORMAL would survive a killed process too, but not a power cut.
     state->execute("PRAGMA synchronous = FULL");
     if (!existed) state->create(identity);
+    state->execute(mix_schema);
     state->load();
     state->expect_identity(identity);
     return Journal(std::move(state));
@@ -444,6 +499,34 @@ std::optional<Measurement> Journal::find(std::string_view tensor, std::string_vi
 std::vector<Measurement> Journal::measurements() const {
     std::vector<Measurement> all;
     for (Query row = state_->query(state_->all); row.step();) all.push_back(read_measurement(state_->path, row));
+    return all;
+}
+
+void Journal::record(const MixMeasurement& m) {
+    state_->expect_writable();
+    for ([[maybe_unused]] const auto* sums : {&m.kld, &m.nll, &m.reference_nll, &m.top1_agree})
+        assert(sums->size() == m.counts.size());
+    const std::string blobs[] = {to_blob(m.counts), to_blob(m.kld), to_blob(m.nll), to_blob(m.reference_nll),
+                                 to_blob(m.top1_agree)};
+    const std::string types = to_text(m.types);
+    Query query = state_->query(state_->record_mix);
+    query.text(m.part).text(types).text(m.kind);
+    for (const std::string& blob : blobs) query.blob(blob);
+    query.real(m.wall_s).step();
+}
+
+std::optional<MixMeasurement> Journal::find_mix(std::string_view part, const TypeMap& types) const {
+    if (!state_->find_mix) return std::nullopt;
+    Query row = state_->query(state_->find_mix);
+    if (!row.text(part).text(to_text(types)).step()) return std::nullopt;
+    return read_mix(state_->path, row);
+}
+
+std::vector<MixMeasurement> Journal::mixes(std::string_view part) const {
+    std::vector<MixMeasurement> all;
+    if (!state_->all_mixes) return all;
+    Query row = state_->query(state_->all_mixes);
+    for (row.text(part); row.step();) all.push_back(read_mix(state_->path, row));
     return all;
 }
 

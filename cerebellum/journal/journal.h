@@ -8,6 +8,8 @@
 #include <string_view>
 #include <vector>
 
+#include "cerebellum/core/recipe.h"
+
 namespace cerebellum {
 
 /// What a journal's figures depend on: model fingerprint, hash of the text, context length, seed, versions ... Figures
@@ -46,9 +48,26 @@ struct Measurement {
 /// Adds what was measured on further windows to a measurement of the same tensor, type and tier.
 void extend(Measurement& measurement, const Measurement& by);
 
-/// Measurements in an SQLite file, keyed by (tensor, type, tier). Each call that writes is durable when it returns: not
-/// only kill -9 but also a power cut afterwards loses nothing of it (write-ahead log with synchronous=FULL: one fsync
-/// per call, a few milliseconds, against measurements that take far longer).
+/// What a whole mix of types does on a part of the text. The vectors hold one entry per window, sums over its scored
+/// positions.
+struct MixMeasurement {
+    TypeMap types;                      ///< tensors that differ from the source; all others keep their type
+    std::string part;                   ///< of the text: "measured", "selection" or "test"
+    std::string kind;                   ///< why it was measured: "recipe", "contender", "interaction", "trial"
+    std::vector<double> counts;         ///< scored positions
+    std::vector<double> kld;            ///< Kullback-Leibler divergence from the reference, nats
+    std::vector<double> nll;            ///< negative log-likelihood, nats
+    std::vector<double> reference_nll;  ///< of the reference, nats
+    std::vector<double> top1_agree;     ///< positions whose likeliest token is the reference's
+    double wall_s = 0.0;
+
+    bool operator==(const MixMeasurement&) const = default;
+};
+
+/// Measurements in an SQLite file, keyed by (tensor, type, tier), and those of whole mixes, by (part, types). Each call
+/// that writes is durable when it returns: not only kill -9 but also a power cut afterwards loses nothing of it
+/// (write-ahead log with synchronous=FULL: one fsync per call, a few milliseconds, against measurements that take far
+/// longer).
 ///
 /// One process writes at a time, held by a lock on `<path>.lock`; readers may look in meanwhile. The lock goes with
 /// the process, however it ends. Use one object from one thread at a time, and do not carry it across fork().
@@ -76,6 +95,12 @@ class Journal {
     std::optional<Measurement> find(std::string_view tensor, std::string_view type, Tier tier) const;
     /// All of them, sorted by tensor, type and tier (fast before full).
     std::vector<Measurement> measurements() const;
+
+    /// Stores a mix's measurement, in the place of an earlier one of the same part and types.
+    void record(const MixMeasurement& measurement);
+    std::optional<MixMeasurement> find_mix(std::string_view part, const TypeMap& types) const;
+    /// All of a part, in the order in which they were recorded.
+    std::vector<MixMeasurement> mixes(std::string_view part) const;
 
     /// Named byte strings that go with the measurements (tokens, importance matrix, ...); at most 1 GB each.
     void put_artifact(std::string_view name, std::string_view bytes);

@@ -245,6 +245,54 @@ TEST_F(JournalTest, folders_that_cannot_be_written_are_named) {
     EXPECT_THAT(message_of([&] { Journal::open(path_, identity_); }), HasSubstr("permission"));
 }
 
+MixMeasurement sample_mix() {
+    MixMeasurement m;
+    m.types = {{"a=b.weight", GGML_TYPE_Q4_K}, {"c.weight", GGML_TYPE_IQ2_XXS}};
+    m.part = "measured";
+    m.kind = "recipe";
+    m.counts = {255.0, 254.0};
+    m.kld = {0.25, 1e-12};
+    m.nll = {3.0, 4.0};
+    m.reference_nll = {2.5, 4.5};
+    m.top1_agree = {200.0, 254.0};
+    m.wall_s = 1.5;
+    return m;
+}
+
+TEST_F(JournalTest, keeps_mixes_by_part_and_types) {
+    const auto first = sample_mix();
+    auto elsewhere = first, other = first;
+    elsewhere.part = "test";
+    other.types["c.weight"] = GGML_TYPE_Q6_K;
+    {
+        auto journal = Journal::open(path_, identity_);
+        EXPECT_EQ(journal.find_mix("measured", first.types), std::nullopt);
+        for (const auto& mix : {first, elsewhere, other}) journal.record(mix);
+        auto again = first;
+        again.kld = {0.5, 0.5};
+        journal.record(again);
+        journal.record(first);
+    }
+    const auto journal = Journal::open_existing(path_);
+    EXPECT_EQ(journal.find_mix("measured", first.types), first);
+    EXPECT_EQ(journal.find_mix("test", first.types), elsewhere);
+    EXPECT_EQ(journal.find_mix("selection", first.types), std::nullopt);
+    EXPECT_EQ(journal.mixes("measured"), (std::vector{other, first}));
+    EXPECT_THROW(Journal::open_existing(path_).record(first), Error);
+}
+
+TEST_F(JournalTest, one_from_before_mixes_were_kept_gets_their_table_when_it_is_opened_for_writing) {
+    Journal::open(path_, identity_).record(sample(1));
+    sqlite3* database = nullptr;
+    ASSERT_EQ(sqlite3_open(path_.c_str(), &database), SQLITE_OK);
+    ASSERT_EQ(sqlite3_exec(database, "DROP TABLE mix", nullptr, nullptr, nullptr), SQLITE_OK);
+    sqlite3_close(database);
+    EXPECT_TRUE(Journal::open_existing(path_).mixes("measured").empty());
+    Journal::open(path_, identity_).record(sample_mix());
+    EXPECT_EQ(Journal::open_existing(path_).mixes("measured").size(), 1U);
+    EXPECT_EQ(Journal::open_existing(path_).measurements().size(), 1U);
+}
+
 TEST_F(JournalTest, is_readable_in_a_folder_that_is_not_writable) {
     {
         auto journal = Journal::open(path_, identity_);

@@ -3,35 +3,61 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <map>
+#include <vector>
 
 #include "cerebellum/core/error.h"
+#include "cerebellum/core/quant_type.h"
 #include "cerebellum/predict/curve.h"
+#include "cerebellum/predict/objective.h"
 
 namespace cerebellum {
 
+namespace {
+
+struct TypeCost {
+    ggml_type type = GGML_TYPE_COUNT;
+    double cost = 0.0;
+};
+
+/// By tensor. Damage in KLD is fitted to be monotone; other objectives are rates on it.
+std::map<std::string, std::vector<TypeCost>> costs_of(std::span<const Measurement> measurements, Objective objective) {
+    std::map<std::string, std::vector<TypeCost>> costs;
+    if (objective == Objective::kld)
+        for (const auto& [tensor, curve] : fit_curves(measurements))
+            for (const auto& point : curve.points) costs[tensor].push_back({point.type, point.kld});
+    else
+        for (const auto& [tensor, damages] : predict_cost(measurements, objective))
+            for (const auto& damage : damages) costs[tensor].push_back({parse_type(damage.type).value(), damage.kld});
+    return costs;
+}
+
+}  // namespace
+
 AllocationProblem make_problem(const GgufFile& source, const Journal& journal,
-                               const std::optional<ImatrixInfo>& imatrix, std::uint64_t budget_bytes) {
-    const auto measurements = journal.measurements();
+                               const std::optional<ImatrixInfo>& imatrix, std::uint64_t budget_bytes, const Aim& aim) {
+    const auto measurements = weighed_measurements(journal, aim);
     if (measurements.empty())
         throw Error(fmt::format("{} holds no measurements; run 'cerebellum ablate' first", journal.path().string()));
-    return make_problem(source, measurements, imatrix, budget_bytes);
+    return make_problem(source, measurements, imatrix, budget_bytes, aim.objective);
 }
 
 AllocationProblem make_problem(const GgufFile& source, std::span<const Measurement> measurements,
-                               const std::optional<ImatrixInfo>& imatrix, std::uint64_t budget_bytes) {
-    const auto curves = fit_curves(measurements);
+                               const std::optional<ImatrixInfo>& imatrix, std::uint64_t budget_bytes,
+                               Objective objective) {
+    const auto costs = costs_of(measurements, objective);
     AllocationProblem problem;
     problem.budget_bytes = budget_bytes;
     problem.fixed_bytes = fixed_bytes(source, imatrix);
     for (const auto& tensor : source.tensors()) {
-        const auto measured = curves.find(tensor.name);
-        if (measured == curves.end()) {
+        const auto measured = costs.find(tensor.name);
+        if (measured == costs.end()) {
             problem.fixed_bytes += tensor_bytes(tensor, tensor.type);
             continue;
         }
         TensorChoices choices{tensor.name, {{tensor.type, tensor_bytes(tensor, tensor.type), 0.0}}};
-        for (const auto& point : measured->second.points)
-            choices.choices.push_back({point.type, tensor_bytes(tensor, point.type), point.kld});
+        for (const auto& [type, cost] : measured->second)
+            choices.choices.push_back({type, tensor_bytes(tensor, type), cost});
         problem.tensors.push_back(std::move(choices));
     }
     return problem;

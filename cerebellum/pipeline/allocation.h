@@ -9,17 +9,21 @@
 #include "cerebellum/gguf/gguf_file.h"
 #include "cerebellum/gguf/imatrix_file.h"
 #include "cerebellum/journal/journal.h"
+#include "cerebellum/pipeline/aim.h"
 
 namespace cerebellum {
 
 /// The choices that the journal's figures offer for each tensor of the source: every measured type, and the source's
-/// own type at no damage. Tensors without figures keep their type.
+/// own type at no damage. Tensors without figures keep their type. Under another objective than KLD the choices' damage
+/// is what predict_cost says.
 AllocationProblem make_problem(const GgufFile& source, const Journal& journal,
-                               const std::optional<ImatrixInfo>& imatrix, std::uint64_t budget_bytes);
+                               const std::optional<ImatrixInfo>& imatrix, std::uint64_t budget_bytes,
+                               const Aim& aim = {});
 
-/// The same from figures that are not, or not all, in a journal.
+/// The same from figures that are not, or not all, in a journal, and of which every window counts as it is.
 AllocationProblem make_problem(const GgufFile& source, std::span<const Measurement> measurements,
-                               const std::optional<ImatrixInfo>& imatrix, std::uint64_t budget_bytes);
+                               const std::optional<ImatrixInfo>& imatrix, std::uint64_t budget_bytes,
+                               Objective objective = Objective::kld);
 
 /// Sum of the tensors' predicted damages under a map of types; empty where some type was not measured.
 std::optional<double> predicted_kld(const AllocationProblem& problem, const TypeMap& types);

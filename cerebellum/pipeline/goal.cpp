@@ -18,7 +18,9 @@
 #include "cerebellum/core/tensor_name.h"
 #include "cerebellum/gguf/imatrix_digest.h"
 #include "cerebellum/journal/digest.h"
+#include "cerebellum/pipeline/allocation.h"
 #include "cerebellum/pipeline/session.h"
+#include "cerebellum/pipeline/whole_prediction.h"
 #include "cerebellum/version.h"
 
 namespace cerebellum {
@@ -235,19 +237,25 @@ bool reaches_goal(const GgufFile& source, const TypeMap& types, const Allocation
            memory_of(source, types, goal.serving).device.total() <= goal.device_bytes;
 }
 
-Recipe make_recipe(const GgufFile& source, const Journal& journal, const SolvedGoal& solved) {
+Recipe make_recipe(const GgufFile& source, const Journal& journal, const SolvedGoal& solved, const Aim& aim) {
     Recipe recipe;
     recipe.types = solved.allocation.types;
     recipe.source_fingerprint = source.fingerprint();
     recipe.source_name = source.path().filename().string();
     recipe.source_tensors = tensor_identities(source);
     recipe.file_bytes = solved.allocation.file_bytes;
-    recipe.predicted_kld = solved.allocation.predicted_kld;
     recipe.provenance = solved.provenance;
     recipe.provenance["cerebellum"] = CEREBELLUM_VERSION;
     recipe.provenance["llama.cpp"] = CEREBELLUM_LLAMA_VERSION;
     recipe.provenance["budget_bytes"] = std::to_string(solved.budget_bytes);
-    recipe.provenance["lower_bound_kld"] = fmt::format("{:.9g}", solved.allocation.lower_bound);
+    const bool in_kld = aim.objective == Objective::kld;
+    recipe.provenance[in_kld ? "lower_bound_kld" : "lower_bound_objective"] =
+        fmt::format("{:.9g}", solved.allocation.lower_bound);
+    if (!in_kld) {
+        recipe.provenance["objective"] = objective_name(aim.objective);
+        recipe.provenance["predicted_objective"] = fmt::format("{:.6g}", solved.allocation.predicted_kld);
+    }
+    if (!aim.profile.empty()) recipe.provenance["profile"] = aim.profile;
     recipe.provenance["optimal"] = solved.allocation.exact ? "yes" : "within the gap to the lower bound";
     for (const auto& [field, value] : journal.identity().fields)
         if (field != "model") recipe.provenance["measured." + field] = value;
@@ -257,6 +265,9 @@ Recipe make_recipe(const GgufFile& source, const Journal& journal, const SolvedG
         recipe.provenance["imatrix"] = journal.get_meta("imatrix_name").value_or("");
         recipe.provenance[imatrix_digest_key] = imatrix_sha256(*imatrix);
     }
+    const Aim kld{Objective::kld, aim.profile};
+    const auto problem = make_problem(source, journal, std::nullopt, 0, kld);
+    note_prediction(problem, make_calibration(problem, journal, kld), recipe);
     return recipe;
 }
 

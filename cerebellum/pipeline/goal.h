@@ -12,6 +12,7 @@
 #include "cerebellum/gguf/gguf_file.h"
 #include "cerebellum/journal/journal.h"
 #include "cerebellum/llama/memory.h"
+#include "cerebellum/pipeline/aim.h"
 
 namespace cerebellum {
 
@@ -56,8 +57,9 @@ SolvedGoal solve_goal(const GgufFile& source, AllocationProblem problem, const A
 /// llama.cpp's account. Never for a split goal, whose tensors are placed for one file alone.
 bool reaches_goal(const GgufFile& source, const TypeMap& types, const AllocationGoal& goal);
 
-/// The recipe of a solved goal, with everything in its provenance that it follows from.
-Recipe make_recipe(const GgufFile& source, const Journal& journal, const SolvedGoal& solved);
+/// The recipe of a solved goal, with everything in its provenance that it follows from. `aim` is what the goal was
+/// solved for; whatever its objective, the recipe's predicted_kld is a KLD.
+Recipe make_recipe(const GgufFile& source, const Journal& journal, const SolvedGoal& solved, const Aim& aim = {});
 
 /// The flags that make llama.cpp put tensors where a split goal wants them; empty for other goals.
 std::string override_flags(const std::vector<std::string>& on_host);

@@ -7,6 +7,7 @@
 #include "cerebellum/gguf/gguf_file.h"
 #include "cerebellum/gguf/imatrix_file.h"
 #include "cerebellum/journal/journal.h"
+#include "cerebellum/pipeline/aim.h"
 
 namespace cerebellum {
 
@@ -20,6 +21,7 @@ struct MeasuredModel {
 
 /// Opens both for reading. Throws Error where one cannot be used, the journal is of another model, was measured in
 /// another way, or holds nothing.
-MeasuredModel open_measured(const std::filesystem::path& model, const std::filesystem::path& journal);
+MeasuredModel open_measured(const std::filesystem::path& model, const std::filesystem::path& journal,
+                            const Aim& aim = {});
 
 }  // namespace cerebellum

@@ -10,12 +10,11 @@
 #include "cerebellum/build/build_gguf.h"
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/file.h"
-#include "cerebellum/core/hash.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/evaluate/built_file.h"
-#include "cerebellum/evaluate/recipe_replay.h"
 #include "cerebellum/llama/presets.h"
 #include "cerebellum/pipeline/allocation.h"
+#include "cerebellum/pipeline/mix_scores.h"
 #include "cerebellum/pipeline/sequential.h"
 #include "cerebellum/version.h"
 
@@ -32,62 +31,15 @@ fs::path beside(const fs::path& output, std::string_view ending) {
     return path;
 }
 
-std::string scores_key(const TypeMap& types, std::string_view part) {
-    std::string text;
-    for (const auto& [name, type] : types) text += fmt::format("{}={}\n", name, type_name(type));
-    return fmt::format("scores:{}:{}", part, sha256(text));
-}
-
-nlohmann::json to_json(std::span<const WindowScore> scores) {
-    auto json = nlohmann::json::array();
-    for (const auto& s : scores) json.push_back({s.count, s.kld, s.nll, s.reference_nll, s.same_top});
-    return json;
-}
-
-std::vector<WindowScore> scores_from_json(const nlohmann::json& json) {
-    std::vector<WindowScore> scores;
-    for (const auto& s : json)
-        scores.push_back({s.at(0).get<double>(), s.at(1).get<double>(), s.at(2).get<double>(), s.at(3).get<double>(),
-                          s.at(4).get<double>()});
-    return scores;
-}
-
-std::size_t recipes_at_once(const Topology& topology, std::size_t n_windows) {
-    std::size_t state_bytes = 1;
-    for (const auto& layer : topology.layers()) state_bytes = std::max(state_bytes, topology.live_bytes(layer.begin));
-    constexpr std::size_t most_bytes = std::size_t{256} << 20;
-    return std::max<std::size_t>(1, most_bytes / (state_bytes * std::max<std::size_t>(1, n_windows)));
-}
-
-/// Replays the types of several contenders on a part of the text; what the journal knows already is not replayed again.
-void replay_scores(Session& session, std::span<Contender*> contenders, const TokenWindows& part,
-                   std::string_view part_name, std::vector<WindowScore> Contender::*where, Progress& progress) {
-    std::map<std::string, TypeMap> missing;  // several mixes may come to the same types
-    for (const auto* contender : contenders) {
-        const auto key = scores_key(contender->types, part_name);
-        if (!session.journal().get_artifact(key)) missing.emplace(key, contender->types);
-    }
-    const auto keep = [&](const std::vector<std::string>& keys, const std::vector<std::vector<WindowScore>>& scores) {
-        for (std::size_t i = 0; i < keys.size(); ++i)
-            session.journal().put_artifact(keys[i], to_json(scores[i]).dump());
-    };
-    // Every recipe on its way holds its live state for every window; bound what is held at once.
-    const auto at_once = session.replays() ? recipes_at_once(session.engine().topology(), part.size()) : 1;
-    const auto windows = !missing.empty() && session.replays() ? session.prepare(part) : std::vector<Window>();
-    for (auto next = missing.begin(); next != missing.end();) {
-        std::vector<std::string> keys;
-        std::vector<TypeMap> recipes;
-        for (; next != missing.end() && recipes.size() < at_once; ++next) {
-            keys.push_back(next->first);
-            recipes.push_back(next->second);
-        }
-        keep(keys, session.replays() ? replay_recipes(session.engine(), windows, recipes, session.quantizer(), progress)
-                                     : score_through_files(session.file_trials(), recipes, part, progress));
-    }
-    for (auto* contender : contenders) {
-        const auto stored = session.journal().get_artifact(scores_key(contender->types, part_name));
-        contender->*where = scores_from_json(nlohmann::json::parse(stored.value()));
-    }
+/// Measures the types of several contenders on a part of the text.
+void replay_scores(Session& session, std::span<Contender*> contenders, std::string_view part, const Aim& aim,
+                   std::vector<WindowScore> Contender::*where, Progress& progress) {
+    std::vector<TypeMap> mixes;
+    for (const auto* contender : contenders) mixes.push_back(contender->types);
+    const auto measured = measure_mixes(session, mixes, part, "contender", progress);
+    const auto& domains = part == "test" ? session.text().test_domains : session.text().selection_domains;
+    for (std::size_t i = 0; i < contenders.size(); ++i)
+        contenders[i]->*where = weigh(window_scores(measured[i]), aim, domains);
 }
 
 /// Whether ggml can make these types from this source and importance matrix; mixes that llama-quantize would refuse are
@@ -163,8 +115,11 @@ std::vector<Contender> find_contenders(Session& session, const AllocationProblem
     return all;
 }
 
-double selection_kld(const Contender& contender) {
-    return summarize(contender.selection).kld.mean;
+/// Damage on the selection text, as the objective has it.
+double selection_cost(const Contender& contender, Objective objective) {
+    const auto figures = summarize(contender.selection);
+    if (objective == Objective::nll) return figures.delta_nll.mean;
+    return objective == Objective::top1 ? 1.0 - figures.top1_agree.mean : figures.kld.mean;
 }
 
 /// A budget below the smallest possible file is refused before anything is measured.
@@ -217,6 +172,11 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
     if (fs::exists(options.output) && fs::equivalent(options.output, source.path()))
         throw Error(fmt::format("the output {} is the source itself; choose another name", options.output.string()));
     if (sized) check_budget(session, result.budget_bytes);
+    if (options.rounds > 0 && (options.aim.objective != Objective::kld || !sized || !request.constraints.empty()))
+        throw UsageError("--rounds goes with a size, without constraints, and with --objective kld only");
+    if (request.goal.kind == AllocationGoal::Kind::max_kld && options.aim.objective != Objective::kld)
+        throw UsageError("--max-kld goes with --objective kld only");
+    parse_profile(options.aim.profile, session.text().calibration_domains);
 
     if (options.sequential)
         progress.info(describe(measure_sequentially(session, {.budgets_bytes = {result.budget_bytes}}, progress)));
@@ -227,7 +187,10 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
     result.text = session.text().description;
     result.reference = session.reference_name();
     result.null_floor_kld = session.null_floor_kld();
-    auto problem = make_problem(source, session.journal(), imatrix_file, 0);
+    auto problem = make_problem(source, session.journal(), imatrix_file, 0, options.aim);
+    const Aim in_kld{Objective::kld, options.aim.profile};
+    auto kld_problem = make_problem(source, session.journal(), imatrix_file, 0, in_kld);
+    if (!options.aim.profile.empty()) result.text += fmt::format(", profile {}", options.aim.profile);
 
     Contender ours;
     ours.kind = Contender::Kind::ours;
@@ -235,7 +198,7 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
     ours.fits = true;
     const auto allocate_ours = [&] {
         const auto solved = solve_goal(source, problem, request);
-        result.recipe = make_recipe(source, session.journal(), solved);
+        result.recipe = make_recipe(source, session.journal(), solved, options.aim);
         result.budget_bytes = solved.budget_bytes;
         result.remarks = solved.remarks;
         ours.types = complete_types(source, result.recipe.types);
@@ -247,8 +210,8 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
         constexpr double margin = 0.98;
         for (int round = 0;; ++round) {
             Contender* alone[] = {&ours};
-            replay_scores(session, alone, session.text().selection, "selection", &Contender::selection, progress);
-            const double measured = selection_kld(ours);
+            replay_scores(session, alone, "selection", options.aim, &Contender::selection, progress);
+            const double measured = selection_cost(ours, Objective::kld);
             if (measured <= options.request.goal.max_kld) break;
             if (round == most_rounds)
                 throw Error(
@@ -261,7 +224,10 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
             allocate_ours();
         }
     }
-    problem.budget_bytes = result.budget_bytes;
+    problem.budget_bytes = kld_problem.budget_bytes = result.budget_bytes;
+    measure_recipes(session, kld_problem, neighbouring_budgets(result.budget_bytes), progress);
+    const auto calibration = make_calibration(kld_problem, session.journal(), in_kld);
+    note_prediction(kld_problem, calibration, result.recipe);
     const auto allowed = constrained(problem, request.constraints);
     const auto may_be_delivered = [&](const Contender& other) {
         return other.fits && (request.constraints.empty() || is_allowed(allowed, other.types)) &&
@@ -269,24 +235,46 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
     };
     auto others = find_contenders(session, problem, result.budget_bytes);
 
+    Contender before = ours, refined = ours;
+    if (options.rounds > 0) {
+        auto refinement = refine(session, kld_problem, ours.types, options.rounds, in_kld, progress);
+        refined.types = std::move(refinement.types);
+        result.rounds = std::move(refinement.rounds);
+        Contender* both[] = {&before, &refined};
+        replay_scores(session, both, "selection", options.aim, &Contender::selection, progress);
+        replay_scores(session, both, "test", options.aim, &Contender::test, progress);
+        result.rounds_gain = kld_difference(before.test, refined.test);
+        if (selection_cost(refined, Objective::kld) < selection_cost(before, Objective::kld)) {
+            ours = refined;
+            result.recipe.types = ours.types;
+            result.recipe.file_bytes = ours.bytes =
+                predicted_file_bytes(source, ours.types, imatrix_file, Provenance::full);
+            result.recipe.provenance["optimal"] = "measured around an earlier recipe";
+            result.recipe.provenance["rounds"] = std::to_string(result.rounds.size());
+            note_prediction(kld_problem, calibration, result.recipe);
+        }
+    }
+
     std::vector<Contender*> everyone = {&ours};
     for (auto& other : others) everyone.push_back(&other);
-    replay_scores(session, everyone, session.text().selection, "selection", &Contender::selection, progress);
-    replay_scores(session, everyone, session.text().test, "test", &Contender::test, progress);
+    replay_scores(session, everyone, "selection", options.aim, &Contender::selection, progress);
+    replay_scores(session, everyone, "test", options.aim, &Contender::test, progress);
 
     // Never worse: the choice is made on the selection text alone.
+    const auto objective = options.aim.objective;
     Contender* winner = &ours;
     for (auto& other : others)
-        if (selection_kld(other) < selection_kld(*winner) && may_be_delivered(other)) winner = &other;
+        if (selection_cost(other, objective) < selection_cost(*winner, objective) && may_be_delivered(other))
+            winner = &other;
     result.delivered = winner->name;
     Provenance provenance = Provenance::full;
     if (winner != &ours) {
         progress.warn(
-            fmt::format("{} does less damage on the selection text ({:.5f} against {:.5f} nats per token), so that mix "
+            fmt::format("{} does less damage on the selection text ({:.5f} against {:.5f}), so that mix "
                         "is delivered",
-                        winner->name, selection_kld(*winner), selection_kld(ours)));
+                        winner->name, selection_cost(*winner, objective), selection_cost(ours, objective)));
         result.recipe.types = winner->types;
-        result.recipe.predicted_kld = predicted_kld(problem, winner->types).value_or(std::nan(""));
+        note_prediction(kld_problem, calibration, result.recipe);
         result.recipe.file_bytes = predicted_file_bytes(source, winner->types, imatrix_file, Provenance::full);
         if (result.recipe.file_bytes > result.budget_bytes) {
             provenance = Provenance::none;
@@ -294,6 +282,7 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
             result.recipe.file_bytes = winner->bytes;
         }
     }
+    result.prediction = predict_whole(kld_problem, calibration, winner->types);
     result.recipe.provenance["delivered"] = result.delivered;
     result.recipe.provenance["text"] = result.text;
     if (result.reference != "the source") result.recipe.provenance["reference"] = result.reference;
@@ -341,7 +330,7 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
     }
     const auto real = score_files(session.model(), files, session.text().test, session.threads(), progress);
     for (std::size_t i = 0; i < nearest.size(); ++i) {
-        nearest[i]->test = real[i];
+        nearest[i]->test = weigh(real[i], options.aim, session.text().test_domains);
         nearest[i]->built = true;
     }
 
@@ -393,6 +382,15 @@ nlohmann::json to_json(const QuantizeResult& result) {
         if (!contender.selection.empty()) row["selection_kld"] = estimate(summarize(contender.selection).kld);
         rows.push_back(std::move(row));
     }
+    nlohmann::json calibrated;
+    if (result.prediction && std::isfinite(result.prediction->calibrated.error))
+        calibrated = estimate(result.prediction->calibrated);
+    auto rounds = nlohmann::json::array();
+    for (const auto& round : result.rounds)
+        rounds.push_back({{"tried", round.tried},
+                          {"changed", round.changed},
+                          {"kld_gain", estimate(round.gain)},
+                          {"taken", round.taken}});
     return {{"cerebellum", CEREBELLUM_VERSION},
             {"llama.cpp", CEREBELLUM_LLAMA_VERSION},
             {"output", result.output.string()},
@@ -401,6 +399,9 @@ nlohmann::json to_json(const QuantizeResult& result) {
             {"budget_used", static_cast<double>(result.recipe.file_bytes) / static_cast<double>(result.budget_bytes)},
             {"delivered", result.delivered},
             {"predicted_kld", result.recipe.predicted_kld},
+            {"calibrated_kld", calibrated},
+            {"rounds", rounds},
+            {"rounds_gain", estimate(result.rounds_gain)},
             {"text", result.text},
             {"reference", result.reference},
             {"null_floor_kld", result.null_floor_kld},

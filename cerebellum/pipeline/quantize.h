@@ -2,13 +2,17 @@
 
 #include <filesystem>
 #include <nlohmann/json_fwd.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "cerebellum/build/recipe.h"
 #include "cerebellum/evaluate/figures.h"
+#include "cerebellum/pipeline/aim.h"
 #include "cerebellum/pipeline/goal.h"
+#include "cerebellum/pipeline/rounds.h"
 #include "cerebellum/pipeline/session.h"
+#include "cerebellum/pipeline/whole_prediction.h"
 
 namespace cerebellum {
 
@@ -29,13 +33,16 @@ struct QuantizeResult {
     std::filesystem::path output;
     std::uint64_t budget_bytes = 0;  // given, or what the goal comes to
     std::uint64_t n_weights = 0;
-    Recipe recipe;                      // of the delivered file
-    std::vector<std::string> remarks;   // on how the goal was reached
-    std::string delivered;              // name of the contender that was delivered
-    std::vector<Contender> contenders;  // the source first, then by size
-    std::string text;                   // description
-    std::string reference;              // what damage is counted from
-    double null_floor_kld = 0.0;        // what no change at all appears to cost, nats per token
+    Recipe recipe;                              // of the delivered file
+    std::optional<WholePrediction> prediction;  // of the delivered file; empty where a type was not measured
+    std::vector<std::string> remarks;           // on how the goal was reached
+    std::string delivered;                      // name of the contender that was delivered
+    std::vector<Contender> contenders;          // the source first, then by size
+    std::string text;                           // description
+    std::string reference;                      // what damage is counted from
+    std::vector<Round> rounds;                  // that were made around the recipe
+    Estimate rounds_gain;                       // KLD on the test text without them minus with them, paired by window
+    double null_floor_kld = 0.0;                // what no change at all appears to cost, nats per token
 };
 
 struct QuantizeOptions {
@@ -44,6 +51,8 @@ struct QuantizeOptions {
     bool overwrite = false;
     std::filesystem::path imatrix_out;  // empty: beside the output
     bool sequential = false;            // measure no more windows than the recipe hangs on
+    Aim aim;
+    int rounds = 0;  // of measuring again around the recipe; see refine()
 };
 
 /// The main job: measure, allocate, build, verify. Writes the output and, beside it, the recipe, the llama-quantize

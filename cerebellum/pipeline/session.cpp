@@ -27,7 +27,6 @@ namespace cerebellum {
 namespace {
 
 constexpr int default_context = 512;
-constexpr int calibration_factor = 4;  // the importance matrix sees this many times the tokens that are measured on
 
 std::string serialize(const Imatrix& imatrix) {
     nlohmann::json entries = nlohmann::json::object();
@@ -154,7 +153,7 @@ Session::Session(RunOptions options, Progress& progress)
     // What cannot be used is refused before there is a journal that would belong to it.
     if (options_.imatrix) imatrix_ = read_imatrix(*options_.imatrix);
     if (!options_.texts.empty() && !std::filesystem::exists(options_.journal))
-        text_ = windows_from_files(model_, options_.texts, options_.context, demand());
+        text_ = windows_from_files(model_, options_.texts, options_.context, demand(), options_.domains);
     journal_ = std::make_unique<Journal>(Journal::open(options_.journal, identity()));
     if (imatrix_ && !journal_->get_artifact("imatrix")) journal_->put_artifact("imatrix", serialize(*imatrix_));
     if (text_) keep_text();
@@ -167,6 +166,7 @@ Session::~Session() = default;
 JournalIdentity Session::identity() const {
     Sha256 text;
     for (const auto& file : options_.texts) text.update(sha256(read_file(file)));
+    for (const auto& domain : options_.domains) text.update("domain " + domain + ";");
     return {{
         {"model", source_.fingerprint()},
         {"text", options_.texts.empty() ? fmt::format("self-sampled, seed {}", options_.seed) : text.finish()},
@@ -205,7 +205,7 @@ const TextParts& Session::text() {
             options_.model.string(), format_bytes(source_.file_size()), format_bytes(options_.limits.host_bytes)));
     text_ = options_.texts.empty()
                 ? windows_from_model(model_, options_.context, demand(), options_.seed, options_.threads, progress_)
-                : windows_from_files(model_, options_.texts, options_.context, demand());
+                : windows_from_files(model_, options_.texts, options_.context, demand(), options_.domains);
     keep_text();
     return *text_;
 }
@@ -359,14 +359,6 @@ std::vector<TensorPlan> Session::measurable_plan() {
         return !why.empty();
     });
     return wanted;
-}
-
-TokenWindows Session::measured_windows() {
-    const auto& calibration = text().calibration;
-    TokenWindows measured;
-    for (const auto i : spread_order((calibration.size() + calibration_factor - 1) / calibration_factor))
-        measured.push_back(calibration[i * calibration_factor]);
-    return measured;
 }
 
 SweepSummary Session::measure() {

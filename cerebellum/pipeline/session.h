@@ -15,6 +15,7 @@
 #include "cerebellum/journal/journal.h"
 #include "cerebellum/pipeline/measure_through_files.h"
 #include "cerebellum/replay/engine.h"
+#include "cerebellum/sweep/plan.h"
 #include "cerebellum/sweep/runner.h"
 
 namespace cerebellum {
@@ -23,6 +24,7 @@ namespace cerebellum {
 struct RunOptions {
     std::filesystem::path model;
     std::vector<std::filesystem::path> texts;  // none: the model writes its own
+    std::vector<std::string> domains;          // of the texts, one by one, or none
     int tokens = 4096;                         // measured on; the other parts of the text follow from it
     int context = 0;                           // tokens per window; 0: 512, or what the model was trained for if less
     int threads = 0;                           // 0: physical cores
@@ -39,6 +41,19 @@ struct RunOptions {
     std::string device;      // where replays run, as Device takes it; empty: the CPU
     MemoryLimits limits;
 };
+
+/// The importance matrix sees this many times the tokens that are measured on.
+inline constexpr int calibration_factor = 4;
+
+/// Of what belongs to the calibration part's windows, one by one, that of the windows that are measured on: evenly
+/// spread ones, in the order in which they are taken.
+template <typename Value>
+std::vector<Value> measured_of(const std::vector<Value>& calibration) {
+    std::vector<Value> measured;
+    for (const auto i : spread_order((calibration.size() + calibration_factor - 1) / calibration_factor))
+        measured.push_back(calibration[i * calibration_factor]);
+    return measured;
+}
 
 /// A model with its text, importance matrix and journal, each made when first asked for and kept in the journal, so
 /// that a later run of any stage finds them. Not thread-safe.
@@ -90,7 +105,7 @@ class Session {
     /// The same without tensors that cannot be measured, of which it warns.
     std::vector<TensorPlan> measurable_plan();
     /// The windows that changes are measured on, in the order in which they are taken.
-    TokenWindows measured_windows();
+    TokenWindows measured_windows() { return measured_of(text().calibration); }
     /// Measures what the journal does not hold yet of the whole plan, or of another one.
     SweepSummary measure();
     SweepSummary measure(std::span<const TensorPlan> wanted);

@@ -1,0 +1,76 @@
+#include "cerebellum/allocate/marginal.h"
+
+#include <algorithm>
+#include <cmath>
+#include <optional>
+#include <utility>
+
+namespace cerebellum {
+
+namespace {
+
+double bytes_of(const TypeChoice& choice) {
+    return static_cast<double>(choice.bytes);
+}
+
+/// Indices of the choices on the lower convex hull that cost less the larger they are, by rising size.
+std::vector<std::size_t> hull(const std::vector<TypeChoice>& choices) {
+    std::vector<std::size_t> order(choices.size());
+    for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
+    std::ranges::sort(order, [&](std::size_t a, std::size_t b) {
+        return std::pair(choices[a].bytes, choices[a].kld) < std::pair(choices[b].bytes, choices[b].kld);
+    });
+    const auto slope = [&](std::size_t a, std::size_t b) {
+        return (choices[b].kld - choices[a].kld) / (bytes_of(choices[b]) - bytes_of(choices[a]));
+    };
+    std::vector<std::size_t> points;
+    for (const auto i : order) {
+        if (!points.empty() && choices[i].kld >= choices[points.back()].kld) continue;
+        while (points.size() >= 2 && slope(points[points.size() - 2], points.back()) >= slope(points.back(), i))
+            points.pop_back();
+        points.push_back(i);
+    }
+    return points;
+}
+
+/// Cost per byte between two choices, as a positive price.
+double price(const TypeChoice& smaller, const TypeChoice& larger) {
+    return (smaller.kld - larger.kld) / (bytes_of(larger) - bytes_of(smaller));
+}
+
+}  // namespace
+
+std::vector<Move> marginal_moves(const AllocationProblem& problem, const TypeMap& types) {
+    struct Neighbours {
+        const TypeChoice* now = nullptr;
+        std::optional<std::size_t> up, down;
+    };
+    std::vector<Neighbours> all;
+    double best_promotion = 0.0, best_demotion = 0.0;
+    for (const auto& tensor : problem.tensors) {
+        auto& entry = all.emplace_back();
+        entry.now = &*std::ranges::find(tensor.choices, types.at(tensor.name), &TypeChoice::type);
+        for (const auto i : hull(tensor.choices)) {
+            if (tensor.choices[i].bytes > entry.now->bytes && !entry.up) entry.up = i;
+            if (tensor.choices[i].bytes < entry.now->bytes) entry.down = i;
+        }
+        if (entry.up) best_promotion = std::max(best_promotion, price(*entry.now, tensor.choices[*entry.up]));
+        if (!entry.down) continue;
+        const double demotion = price(tensor.choices[*entry.down], *entry.now);
+        if (demotion > 0.0 && (best_demotion == 0.0 || demotion < best_demotion)) best_demotion = demotion;
+    }
+    const double byte_price = best_promotion > 0.0 && best_demotion > 0.0 ? std::sqrt(best_promotion * best_demotion)
+                                                                          : std::max(best_promotion, best_demotion);
+    std::vector<Move> moves;
+    for (std::size_t t = 0; t < all.size(); ++t)
+        for (const auto& to : {all[t].up, all[t].down}) {
+            if (!to) continue;
+            const auto& choice = problem.tensors[t].choices[*to];
+            moves.push_back(
+                {t, *to, choice.kld - all[t].now->kld + byte_price * (bytes_of(choice) - bytes_of(*all[t].now))});
+        }
+    std::ranges::stable_sort(moves, {}, &Move::penalty);
+    return moves;
+}
+
+}  // namespace cerebellum

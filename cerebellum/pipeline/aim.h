@@ -1,0 +1,30 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "cerebellum/evaluate/figures.h"
+#include "cerebellum/journal/journal.h"
+#include "cerebellum/predict/objective.h"
+
+namespace cerebellum {
+
+/// What an allocation is for: which damage counts, and on which domains of the text.
+struct Aim {
+    Objective objective = Objective::kld;
+    std::string profile;  // as parse_profile takes it
+};
+
+/// Labels of the windows that single damages and whole mixes were measured on; empty where the text is not labelled.
+std::vector<std::string> measured_domains(const Journal& journal);
+
+/// The journal's measurements and its whole mixes, windows counted as the aim's profile wants it. Throws UsageError
+/// where the profile does not suit the journal's text.
+std::vector<Measurement> weighed_measurements(const Journal& journal, const Aim& aim);
+std::vector<MixMeasurement> weighed_mixes(const Journal& journal, const Aim& aim);
+
+/// The same for scores of a part of the text whose windows have these labels.
+std::vector<WindowScore> weigh(std::vector<WindowScore> scores, const Aim& aim,
+                               const std::vector<std::string>& domains);
+
+}  // namespace cerebellum

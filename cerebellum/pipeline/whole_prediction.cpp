@@ -1,0 +1,108 @@
+#include "cerebellum/pipeline/whole_prediction.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "cerebellum/pipeline/allocation.h"
+#include "cerebellum/pipeline/mix_scores.h"
+
+namespace cerebellum {
+
+namespace {
+
+std::uint64_t smallest_bytes(const AllocationProblem& problem) {
+    auto bytes = problem.fixed_bytes;
+    for (const auto& tensor : problem.tensors) bytes += std::ranges::min(tensor.choices, {}, &TypeChoice::bytes).bytes;
+    return bytes;
+}
+
+/// Both have sums of all kinds.
+void append(MixMeasurement& mix, const MixMeasurement& more) {
+    const auto add = [](std::vector<double>& to, const std::vector<double>& from) {
+        to.insert(to.end(), from.begin(), from.end());
+    };
+    add(mix.counts, more.counts);
+    add(mix.kld, more.kld);
+    add(mix.nll, more.nll);
+    add(mix.reference_nll, more.reference_nll);
+    add(mix.top1_agree, more.top1_agree);
+}
+
+/// How often the windows of the selection text count.
+std::vector<double> selection_weights(const Journal& journal, const Aim& aim) {
+    const auto text = journal.get_artifact("text");
+    if (aim.profile.empty() || !text) return {};
+    const auto domains = deserialize_text_parts(*text).selection_domains;
+    return window_weights(parse_profile(aim.profile, domains), domains);
+}
+
+}  // namespace
+
+Calibration make_calibration(const AllocationProblem& problem, const Journal& journal, const Aim& aim) {
+    std::vector<WholePoint> points;
+    const auto weights = selection_weights(journal, aim);
+    for (auto& mix : weighed_mixes(journal, aim)) {
+        const auto sum = predicted_kld(problem, mix.types);
+        if (mix.kind != "recipe" || !sum) continue;
+        if (auto selection = journal.find_mix("selection", mix.types)) {
+            if (!weights.empty())
+                for (auto* sums : {&selection->counts, &selection->kld, &selection->nll, &selection->reference_nll,
+                                   &selection->top1_agree})
+                    weigh(*sums, weights);
+            append(mix, *selection);
+        }
+        points.push_back({*sum, clustered_mean(mix.kld, mix.counts)});
+    }
+    return Calibration(points);
+}
+
+std::optional<WholePrediction> predict_whole(const AllocationProblem& problem, const Calibration& calibration,
+                                             const TypeMap& types) {
+    const auto sum = predicted_kld(problem, types);
+    if (!sum) return std::nullopt;
+    return WholePrediction{*sum, calibration.predict(*sum)};
+}
+
+void note_prediction(const AllocationProblem& problem, const Calibration& calibration, Recipe& recipe) {
+    const auto predicted = predict_whole(problem, calibration, recipe.types);
+    recipe.predicted_kld = predicted ? predicted->sum : std::nan("");
+    for (const auto* key : {"calibrated_kld", "calibrated_kld_error"}) recipe.provenance.erase(key);
+    if (!predicted || calibration.empty()) return;
+    recipe.provenance["calibrated_kld"] = fmt::format("{:.6g}", predicted->calibrated.mean);
+    recipe.provenance["calibrated_kld_error"] = fmt::format("{:.3g}", predicted->calibrated.error);
+}
+
+std::vector<MixMeasurement> measure_recipes(Session& session, AllocationProblem problem,
+                                            std::span<const std::uint64_t> budgets, Progress& progress) {
+    std::vector<TypeMap> recipes;
+    for (const auto budget : budgets) {
+        if (budget < smallest_bytes(problem)) continue;
+        problem.budget_bytes = budget;
+        recipes.push_back(allocate(problem).types);
+    }
+    auto measured = measure_mixes(session, recipes, "measured", "recipe", progress);
+    const auto selection = measure_mixes(session, recipes, "selection", "recipe", progress);
+    for (std::size_t i = 0; i < measured.size(); ++i) append(measured[i], selection[i]);
+    return measured;
+}
+
+std::vector<std::uint64_t> neighbouring_budgets(std::uint64_t budget_bytes) {
+    std::vector<std::uint64_t> budgets;
+    for (const double factor : {0.84, 0.94, 1.06, 1.18})
+        budgets.push_back(static_cast<std::uint64_t>(factor * static_cast<double>(budget_bytes)));
+    return budgets;
+}
+
+std::vector<std::uint64_t> spread_budgets(const AllocationProblem& problem, std::uint64_t n_weights) {
+    const double least = 1.03 * static_cast<double>(smallest_bytes(problem));
+    const double most = std::max(least, 6.5 / 8.0 * static_cast<double>(n_weights));
+    constexpr int n = 7;
+    std::vector<std::uint64_t> budgets;
+    for (int i = 0; i < n; ++i)
+        budgets.push_back(static_cast<std::uint64_t>(least * std::pow(most / least, static_cast<double>(i) / (n - 1))));
+    return budgets;
+}
+
+}  // namespace cerebellum

@@ -1,0 +1,44 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "cerebellum/allocate/recipe_problem.h"
+#include "cerebellum/build/recipe.h"
+#include "cerebellum/journal/journal.h"
+#include "cerebellum/pipeline/aim.h"
+#include "cerebellum/pipeline/session.h"
+#include "cerebellum/predict/calibration.h"
+
+namespace cerebellum {
+
+/// What is known of sums and wholes from the recipes that the journal has whole measurements of.
+/// The problem's figures are KLDs, under the aim's profile.
+Calibration make_calibration(const AllocationProblem& problem, const Journal& journal, const Aim& aim = {});
+
+/// The damage of a whole mix, predicted.
+struct WholePrediction {
+    double sum = 0.0;     // of the single damages, nats per token
+    Estimate calibrated;  // nats per token; error NaN where no whole recipe was measured
+};
+/// Empty where some type of the mix was not measured.
+std::optional<WholePrediction> predict_whole(const AllocationProblem& problem, const Calibration& calibration,
+                                             const TypeMap& types);
+
+/// Fills in what is predicted of a recipe: predicted_kld, the sum, and in its provenance calibrated_kld with
+/// calibrated_kld_error, where whole recipes were measured.
+void note_prediction(const AllocationProblem& problem, const Calibration& calibration, Recipe& recipe);
+
+/// Recipes for these sizes are solved and measured as wholes on the text that single damages were measured on; sizes
+/// below the smallest possible file are left out. `problem`'s own budget does not matter.
+std::vector<MixMeasurement> measure_recipes(Session& session, AllocationProblem problem,
+                                            std::span<const std::uint64_t> budgets, Progress& progress);
+
+/// Budgets around one, itself left out: what its recipe is calibrated by.
+std::vector<std::uint64_t> neighbouring_budgets(std::uint64_t budget_bytes);
+/// Evenly spaced on a logarithmic scale from a little above the smallest possible file to 6.5 bits per weight.
+std::vector<std::uint64_t> spread_budgets(const AllocationProblem& problem, std::uint64_t n_weights);
+
+}  // namespace cerebellum
