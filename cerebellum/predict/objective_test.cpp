@@ -16,8 +16,8 @@ constexpr std::size_t n_windows = 16;
 constexpr double positions = 200.0;
 
 std::vector<std::string> two_domains() {
-    std::vector<std::string> domains(n_windows / 2, "chat");
-    domains.resize(n_windows, "code");
+    std::vector<std::string> domains;
+    for (std::size_t w = 0; w < n_windows; ++w) domains.emplace_back(w % 2 == 0 ? "chat" : "code");
     return domains;
 }
 
@@ -71,8 +71,7 @@ TEST(Weigh, makes_a_mean_that_of_the_profile_for_rows_of_all_and_of_the_first_wi
     m.tensor = "t";
     m.type = "q4_0";
     m.tier = Tier::full;
-    std::vector<std::string> domains;  // the first half of the windows has both
-    for (std::size_t w = 0; w < n_windows; ++w) domains.emplace_back(w % 2 == 0 ? "chat" : "code");
+    const auto domains = two_domains();
     for (const auto& domain : domains) {
         m.counts.push_back(positions);
         m.kld.push_back(positions * (domain == "code" ? 3.0 : 1.0));
