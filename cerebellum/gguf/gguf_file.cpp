@@ -130,6 +130,7 @@ struct GgufFile::State {
     std::vector<TensorInfo> tensors;
     std::unordered_map<std::string_view, std::size_t> index;
     std::uint64_t n_weights = 0;
+    bool has_data = true;
     std::once_flag fingerprint_once;
     std::string fingerprint;
 
@@ -143,7 +144,8 @@ struct GgufFile::State {
 
     void map();
     void parse();
-    void add_tensors();
+    void add_tensors(bool data_may_be_missing);
+    static GgufFile open(const fs::path& path, bool data_may_be_missing);
     std::int64_t key_id(std::string_view key) const { return gguf_find_key(context.get(), std::string(key).c_str()); }
 };
 
@@ -199,7 +201,7 @@ void GgufFile::State::parse() {
     refuse(fmt::format("its header is damaged ({}); fetch or convert the model again", reason));
 }
 
-void GgufFile::State::add_tensors() {
+void GgufFile::State::add_tensors(bool data_may_be_missing) {
     const std::int64_t count = gguf_get_n_tensors(context.get());
     const std::uint64_t data_offset = gguf_get_data_offset(context.get());
     tensors.reserve(static_cast<std::size_t>(count));
@@ -222,8 +224,11 @@ void GgufFile::State::add_tensors() {
         }
         tensor.size_bytes = type_size_bytes(tensor.type, tensor.row_length(), tensor.n_rows());
         const std::uint64_t offset = gguf_get_tensor_offset(context.get(), id);
-        const std::uint64_t available = file_size - data_offset;  // the reader has made sure that this is not negative
-        if (offset > available || tensor.size_bytes > available - offset)
+        // The reader has made sure that this is not negative, but for the padding in front of data that is missing.
+        const std::uint64_t available = file_size - std::min(data_offset, file_size);
+        const bool missing = offset > available || tensor.size_bytes > available - offset;
+        has_data &= !missing;
+        if (missing && !data_may_be_missing)
             refuse(fmt::format(
                 "the data of tensor {} reaches beyond the end of the file ({} bytes are missing in it); the "
                 "download may be incomplete",
@@ -242,6 +247,16 @@ GgufFile& GgufFile::operator=(GgufFile&&) noexcept = default;
 GgufFile::~GgufFile() = default;
 
 GgufFile GgufFile::open(const fs::path& path) {
+    return State::open(path, false);
+}
+GgufFile GgufFile::open_header(const fs::path& path) {
+    return State::open(path, true);
+}
+bool GgufFile::has_data() const {
+    return state_->has_data;
+}
+
+GgufFile GgufFile::State::open(const fs::path& path, bool data_may_be_missing) {
     GgufFile file(std::make_unique<State>());
     State& state = *file.state_;
     state.path = path;
@@ -250,7 +265,7 @@ GgufFile GgufFile::open(const fs::path& path) {
     if (const auto parts = file.uint_value("split.count"); parts && *parts > 1)
         state.refuse(fmt::format(
             "it is one of {} parts of a split model; join them first with llama-gguf-split --merge", *parts));
-    state.add_tensors();
+    state.add_tensors(data_may_be_missing);
     if (state.tensors.empty()) state.refuse("it holds no tensors; it may be a vocabulary only");
     return file;
 }
@@ -349,8 +364,9 @@ std::string GgufFile::fingerprint() const {
     std::call_once(state_->fingerprint_once, [&] {
         constexpr std::uint64_t sample = 64 * 1024;
         Sha256 hash;
-        hash.update({state_->mapping, data_offset()});
+        hash.update({state_->mapping, std::min(data_offset(), file_size())});
         for (const auto& tensor : tensors()) {
+            if (!has_data()) break;
             const auto bytes = data(tensor);
             hash.update(bytes.first(std::min<std::uint64_t>(sample, bytes.size())));
             hash.update(bytes.last(std::min<std::uint64_t>(sample, bytes.size())));
