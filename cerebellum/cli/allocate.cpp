@@ -3,6 +3,7 @@
 #include <chrono>
 #include <nlohmann/json.hpp>
 
+#include "cerebellum/cli/allocate_imported.h"
 #include "cerebellum/cli/commands.h"
 #include "cerebellum/cli/options.h"
 #include "cerebellum/cli/terminal.h"
@@ -19,16 +20,18 @@ namespace cerebellum::cli {
 Command add_allocate(CLI::App& app) {
     struct Values {
         CommonOptions common;
+        ImportedValues imported;
         std::string size, output;
     };
     auto values = std::make_shared<Values>();
     auto* command =
         app.add_subcommand("allocate", "Only allocate: a recipe for a size, from the journal's measurements");
     command->footer(
-        "Example:\n  cerebellum allocate model-f16.gguf --size 3.5bpw -o recipe.json\n\n"
+        "Examples:\n  cerebellum allocate model-f16.gguf --size 3.5bpw -o recipe.json\n"
+        "  cerebellum allocate --ablation ablation_results.json --budget 12.0 --output tensor_types.txt\n\n"
         "Takes well under a second; only the model's header is read.");
-    add_model(*command, values->common);
-    command->add_option("--size", values->size, "Size of the file: 12GB, 11.5GiB, 800MB, 4.25bpw")->required();
+    add_imported(*command, values->common, values->imported);
+    command->add_option("--size", values->size, "Size of the file: 12GB, 11.5GiB, 800MB, 4.25bpw");
     command
         ->add_option("--journal", values->common.journal,
                      "The journal with the measurements (default: in this folder, named after the model)")
@@ -37,7 +40,10 @@ Command add_allocate(CLI::App& app) {
                "The recipe (JSON); a llama-quantize type file and the importance matrix go beside it");
     add_json(*command, values->common);
     return [values] {
-        const auto goal = parse_size(values->size);
+        if (values->imported.wanted())
+            return allocate_from_import(values->common, values->imported, values->size, values->output);
+        if (values->common.model.empty()) throw UsageError("model is required; see 'cerebellum allocate --help'");
+        const auto goal = wanted_size(values->size, values->imported);
         const std::filesystem::path output = values->output;
         check_output_path(output, 0, values->common.force);
         const auto source = GgufFile::open(values->common.model);

@@ -31,8 +31,8 @@ int run(int argc, char** argv) {
                          fmt::format("cerebellum {} (llama.cpp {})", CEREBELLUM_VERSION, CEREBELLUM_LLAMA_VERSION));
     app.require_subcommand(1);
     app.get_formatter()->column_width(30);
-    std::vector<Command> commands = {add_quantize(app), add_ablate(app), add_allocate(app),
-                                     add_build(app),    add_verify(app), add_inspect(app)};
+    std::vector<Command> commands = {add_quantize(app), add_ablate(app),  add_allocate(app), add_build(app),
+                                     add_verify(app),   add_inspect(app), add_import(app)};
     try {
         app.parse(argc, argv);
     } catch (const CLI::Success& asked_for_help) {
