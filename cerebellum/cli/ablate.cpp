@@ -5,8 +5,10 @@
 #include <nlohmann/json.hpp>
 
 #include "cerebellum/cli/commands.h"
+#include "cerebellum/cli/crush.h"
 #include "cerebellum/cli/options.h"
 #include "cerebellum/cli/terminal.h"
+#include "cerebellum/core/error.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/core/stats.h"
 #include "cerebellum/predict/damage.h"
@@ -75,18 +77,27 @@ std::string describe(const std::vector<Measurement>& measurements) {
 
 Command add_ablate(CLI::App& app) {
     auto common = std::make_shared<CommonOptions>();
+    auto crush = std::make_shared<CrushValues>();
     auto* command = app.add_subcommand("ablate", "Only measure: what each tensor loses at each type");
     command->footer(
-        "Example:\n  cerebellum ablate model-f16.gguf --json > damage.json\n\n"
+        "Examples:\n  cerebellum ablate model-f16.gguf --json > damage.json\n"
+        "  cerebellum ablate model-f16.gguf --baseline Q4_K_M --crush q2_K -o ablation_results.json\n"
+        "  cerebellum ablate --base-gguf model-q4_k_m.gguf --tensors plan.json -o ablation_results.json\n\n"
         "Every figure is kept in the journal the moment it is made; run the command again to go on.");
-    add_model(*command, *common);
+    add_crush(*command, *common, *crush);
     add_measuring(*command, *common);
     command
-        ->add_option("--tensors", common->tensors,
-                     "Only tensors whose name matches, as 'blk.1?.ffn_*'; repeatable. Later runs add others")
+        ->add_option(
+            "--tensors", common->tensors,
+            "Only tensors whose name matches, as 'blk.1?.ffn_*'; repeatable. Later runs add others. Or a plan, "
+            "as --plan takes it")
         ->type_name("GLOB");
     add_json(*command, *common);
-    return [common] {
+    return [common, crush] {
+        auto planned = take_plans(*common, *crush);
+        if (crush->wanted()) return run_crush(*common, *crush, planned);
+        if (common->model.empty()) throw UsageError("model is required; see 'cerebellum ablate --help'");
+        std::ranges::move(planned, std::back_inserter(common->tensors));
         TerminalProgress progress(common->quiet, common->verbose);
         Session session(run_options(*common, ""), progress);
         const auto summary = session.measure();

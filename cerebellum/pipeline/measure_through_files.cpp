@@ -69,7 +69,10 @@ SweepSummary measure_through_files(const FileTrials& trials, std::span<const Ten
         const auto group = std::span(pairs).subspan(begin, std::min(at_once, pairs.size() - begin));
         const auto start = std::chrono::steady_clock::now();
         std::vector<TypeMap> mixes;
-        for (const auto& [tensor, type] : group) mixes.push_back({{tensor, type}});
+        for (const auto& [tensor, type] : group) {
+            mixes.push_back(trials.base);
+            mixes.back()[tensor] = type;
+        }
         const auto scores = score_through_files(trials, mixes, windows, progress);
         const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
         for (std::size_t i = 0; i < group.size(); ++i) {
