@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cerebellum/cli/commands.h"
+#include "cerebellum/cli/crush.h"
 #include "cerebellum/cli/options.h"
 #include "cerebellum/cli/terminal.h"
 #include "cerebellum/core/error.h"
@@ -89,26 +90,39 @@ std::string describe(const std::vector<Measurement>& measurements) {
 Command add_ablate(CLI::App& app) {
     auto common = std::make_shared<CommonOptions>();
     auto sizes = std::make_shared<std::vector<std::string>>();
+    auto crush = std::make_shared<CrushValues>();
     auto* command = app.add_subcommand("ablate", "Only measure: what each tensor loses at each type");
     command->footer(
-        "Example:\n  cerebellum ablate model-f16.gguf --json > damage.json\n\n"
+        "Examples:\n  cerebellum ablate model-f16.gguf --json > damage.json\n"
+        "  cerebellum ablate model-f16.gguf --baseline Q4_K_M --crush q2_K -o ablation_results.json\n"
+        "  cerebellum ablate --base-gguf model-q4_k_m.gguf --tensors plan.json -o ablation_results.json\n\n"
         "Every figure is kept in the journal the moment it is made; run the command again to go on.");
-    add_model(*command, *common);
+    add_crush(*command, *common, *crush);
     add_measuring(*command, *common);
     command
-        ->add_option("--tensors", common->tensors,
-                     "Only tensors whose name matches, as 'blk.1?.ffn_*'; repeatable. Later runs add others")
+        ->add_option(
+            "--tensors", common->tensors,
+            "Only tensors whose name matches, as 'blk.1?.ffn_*'; repeatable. Later runs add others. Or a plan, "
+            "as --plan takes it")
         ->type_name("GLOB");
     command
         ->add_option("--size", *sizes,
                      "With --sequential: size of a file that the figures are for, as 12GB or 4.25bpw; repeatable")
         ->type_name("SIZE");
     add_json(*command, *common);
-    return [common, sizes] {
+    return [common, sizes, crush] {
+        auto planned = take_plans(*common, *crush);
+        if (crush->wanted()) {
+            if (common->sequential || !sizes->empty())
+                throw UsageError("--sequential and --size: a classical sweep measures every tensor on all windows");
+            return run_crush(*common, *crush, planned);
+        }
+        if (common->model.empty()) throw UsageError("model is required; see 'cerebellum ablate --help'");
         if (common->sequential == sizes->empty())
             throw UsageError("--sequential and --size go together: what is worth measuring depends on the size");
         std::vector<SizeGoal> goals;
         for (const auto& size : *sizes) goals.push_back(parse_size(size));
+        std::ranges::move(planned, std::back_inserter(common->tensors));
         TerminalProgress progress(common->quiet, common->verbose);
         Session session(run_options(*common, ""), progress);
         const auto summary = common->sequential ? measure_for(session, goals, progress) : session.measure();

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cerebellum/build/build_gguf.h"
+#include "cerebellum/cli/allocate_imported.h"
 #include "cerebellum/cli/commands.h"
 #include "cerebellum/cli/goal_options.h"
 #include "cerebellum/cli/options.h"
@@ -38,6 +39,7 @@ Command add_allocate(CLI::App& app) {
         CommonOptions common;
         GoalOptions goal;
         ConstraintOptions constraints;
+        ImportedValues imported;
         std::string output;
     };
     auto values = std::make_shared<Values>();
@@ -46,9 +48,10 @@ Command add_allocate(CLI::App& app) {
     command->footer(
         "Examples:\n  cerebellum allocate model-f16.gguf --size 3.5bpw -o recipe.json\n"
         "  cerebellum allocate model-f16.gguf --max-kld 0.02 --pin token_embd=q8_0 --couple qkv -o recipe.json\n"
-        "  cerebellum allocate model-f16.gguf --vram 12GiB --ctx 16384 --kv q8_0 --parallel 4 -o recipe.json\n\n"
+        "  cerebellum allocate model-f16.gguf --vram 12GiB --ctx 16384 --kv q8_0 --parallel 4 -o recipe.json\n"
+        "  cerebellum allocate --ablation ablation_results.json --budget 12.0 --output tensor_types.txt\n\n"
         "Takes well under a second; only the model's header is read.");
-    add_model(*command, values->common);
+    add_imported(*command, values->common, values->imported);
     command
         ->add_option("--journal", values->common.journal,
                      "The journal with the measurements (default: in this folder, named after the model)")
@@ -61,6 +64,16 @@ Command add_allocate(CLI::App& app) {
     add_threads(*command, values->common);
     add_json(*command, values->common);
     return [values] {
+        if (values->imported.wanted()) {
+            if (!values->constraints.empty() || values->common.objective != "kld" || !values->common.profile.empty())
+                throw UsageError(
+                    "imported measurements are allocated without constraints, objectives and profiles; leave these "
+                    "options out, or measure the model with 'cerebellum ablate'");
+            return allocate_from_import(values->common, values->imported, values->goal, values->output);
+        }
+        if (values->common.model.empty()) throw UsageError("model is required; see 'cerebellum allocate --help'");
+        if (!values->imported.budget_gb.empty())
+            throw UsageError("--budget is for --ablation and --sensitivity; give --size");
         AllocationRequest request{goal_of(values->goal), {}};
         const std::filesystem::path output = values->output;
         check_output_path(output, 0, values->common.force);

@@ -11,6 +11,7 @@ using Command = std::function<int()>;
 Command add_quantize(CLI::App& app);
 Command add_ablate(CLI::App& app);
 Command add_allocate(CLI::App& app);
+Command add_import(CLI::App& app);
 Command add_build(CLI::App& app);
 Command add_verify(CLI::App& app);
 Command add_inspect(CLI::App& app);

@@ -22,6 +22,11 @@ struct ConstraintOptions {
     std::vector<std::string> pins, floors, ceilings, couplings;
     std::string protect, only_types, fast_on;
     std::size_t max_types = 0;
+
+    bool empty() const {
+        return pins.empty() && floors.empty() && ceilings.empty() && couplings.empty() && protect.empty() &&
+               only_types.empty() && fast_on.empty() && max_types == 0;
+    }
 };
 
 /// `with_context`: also --ctx, where it is not an option of the command's own already.

@@ -146,8 +146,8 @@ class Part {
     const gguf_context* context() const { return context_.get(); }
     std::uint64_t data_offset() const { return gguf_get_data_offset(context()); }
     std::optional<std::uint64_t> uint_value(const char* key) const { return uint_of(context(), key); }
-    /// Appends what the file describes.
-    void add_tensors(std::vector<TensorInfo>& tensors, std::uint32_t part) const;
+    /// Appends what the file describes. Returns whether the data of all of it is there.
+    bool add_tensors(std::vector<TensorInfo>& tensors, std::uint32_t part, bool data_may_be_missing) const;
 
     static std::optional<std::uint64_t> uint_of(const gguf_context* context, const char* key);
 
@@ -217,7 +217,8 @@ void Part::parse() {
     refuse(fmt::format("ggml refuses its header ({}); fetch or convert the model again", log.reason()));
 }
 
-void Part::add_tensors(std::vector<TensorInfo>& tensors, std::uint32_t part) const {
+bool Part::add_tensors(std::vector<TensorInfo>& tensors, std::uint32_t part, bool data_may_be_missing) const {
+    bool complete = true;
     const std::int64_t count = gguf_get_n_tensors(context());
     tensors.reserve(tensors.size() + static_cast<std::size_t>(count));
     for (std::int64_t id = 0; id < count; ++id) {
@@ -234,7 +235,9 @@ void Part::add_tensors(std::vector<TensorInfo>& tensors, std::uint32_t part) con
         tensor.size_bytes = type_size_bytes(tensor.type, tensor.row_length(), tensor.n_rows());
         const std::uint64_t offset = gguf_get_tensor_offset(context(), id);
         const std::uint64_t available = size_ - data_offset();  // the reader has made sure that this is not negative
-        if (offset > available || tensor.size_bytes > available - offset)
+        const bool missing = offset > available || tensor.size_bytes > available - offset;
+        complete &= !missing;
+        if (missing && !data_may_be_missing)
             refuse(fmt::format(
                 "the data of tensor {} reaches beyond the end of the file ({} bytes are missing in it); the "
                 "download may be incomplete",
@@ -243,6 +246,7 @@ void Part::add_tensors(std::vector<TensorInfo>& tensors, std::uint32_t part) con
         tensor.file_offset = data_offset() + offset;
         tensors.push_back(std::move(tensor));
     }
+    return complete;
 }
 
 }  // namespace
@@ -253,6 +257,7 @@ struct GgufFile::State {
     std::unordered_map<std::string_view, std::size_t> index;
     std::uint64_t file_size = 0;
     std::uint64_t n_weights = 0;
+    bool has_data = true;
     std::once_flag fingerprint_once;
     std::string fingerprint;
 
@@ -261,7 +266,8 @@ struct GgufFile::State {
         return gguf_find_key(first().context(), std::string(key).c_str());
     }
     void open_parts();
-    void add_tensors();
+    void add_tensors(bool data_may_be_missing);
+    static GgufFile open(const fs::path& path, bool data_may_be_missing);
 };
 
 /// Opens the other files of a split model, of which the first is open already.
@@ -291,9 +297,9 @@ void GgufFile::State::open_parts() {
     }
 }
 
-void GgufFile::State::add_tensors() {
+void GgufFile::State::add_tensors(bool data_may_be_missing) {
     for (std::size_t i = 0; i < parts.size(); ++i) {
-        parts[i]->add_tensors(tensors, static_cast<std::uint32_t>(i));
+        has_data &= parts[i]->add_tensors(tensors, static_cast<std::uint32_t>(i), data_may_be_missing);
         file_size += parts[i]->size();
     }
     for (std::size_t i = 0; i < tensors.size(); ++i) {
@@ -315,11 +321,21 @@ GgufFile& GgufFile::operator=(GgufFile&&) noexcept = default;
 GgufFile::~GgufFile() = default;
 
 GgufFile GgufFile::open(const fs::path& path) {
+    return State::open(path, false);
+}
+GgufFile GgufFile::open_header(const fs::path& path) {
+    return State::open(path, true);
+}
+bool GgufFile::has_data() const {
+    return state_->has_data;
+}
+
+GgufFile GgufFile::State::open(const fs::path& path, bool data_may_be_missing) {
     GgufFile file(std::make_unique<State>());
     State& state = *file.state_;
     state.parts.push_back(std::make_unique<Part>(path));
     state.open_parts();
-    state.add_tensors();
+    state.add_tensors(data_may_be_missing);
     return file;
 }
 
@@ -443,6 +459,7 @@ std::string GgufFile::fingerprint() const {
         Sha256 hash;
         for (const auto& part : state_->parts) hash.update({part->mapping(), part->data_offset()});
         for (const auto& tensor : tensors()) {
+            if (!has_data()) break;
             const auto bytes = data(tensor);
             hash.update(bytes.first(std::min<std::uint64_t>(sample, bytes.size())));
             hash.update(bytes.last(std::min<std::uint64_t>(sample, bytes.size())));

@@ -46,6 +46,11 @@ class GgufFile {
     /// unreadable, empty, no GGUF, big-endian, of an unsupported version, cut short or damaged in its header, cut short
     /// in its data, without tensors, or part of a split model whose other files are missing or do not belong to it.
     static GgufFile open(const std::filesystem::path& path);
+    /// The same for a file whose tensor data may be missing, wholly or in part, as when only the beginning of a large
+    /// one was fetched. Without data, data() must not be called and fingerprint() covers the header alone.
+    static GgufFile open_header(const std::filesystem::path& path);
+    /// Whether the data of all tensors is there.
+    bool has_data() const;
 
     GgufFile(GgufFile&&) noexcept;
     GgufFile& operator=(GgufFile&&) noexcept;

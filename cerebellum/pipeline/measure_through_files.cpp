@@ -79,7 +79,10 @@ SweepSummary measure_through_files(const FileTrials& trials, std::span<const Ten
                                 windows.begin() + static_cast<std::ptrdiff_t>(pairs[begin].end));
         const auto start = std::chrono::steady_clock::now();
         std::vector<TypeMap> mixes;
-        for (const auto& pair : group) mixes.push_back({{pair.tensor, pair.type}});
+        for (const auto& pair : group) {
+            mixes.push_back(trials.base);
+            mixes.back()[pair.tensor] = pair.type;
+        }
         const auto scores = score_through_files(trials, mixes, part, progress);
         const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
         for (std::size_t i = 0; i < group.size(); ++i) {

@@ -70,6 +70,7 @@ Imatrix deserialize_imatrix(std::string_view bytes) {
 
 /// The file that stands for the source, made where it is not there yet. It lies beside the journal.
 std::filesystem::path reference_file(const RunOptions& options, const GgufFile& source, Progress& progress) {
+    if (!options.baseline.empty()) return options.baseline;
     if (!options.reference) return options.model;
     const auto type = *options.reference;
     auto path = std::filesystem::absolute(options.journal).parent_path() /
@@ -175,7 +176,9 @@ JournalIdentity Session::identity() const {
         {"imatrix", options_.imatrix ? sha256(read_file(*options_.imatrix)) : "computed from the text"},
         {"llama.cpp", CEREBELLUM_LLAMA_VERSION},
         {"measuring", measuring_version},
-        {"reference", reference_name()},
+        {"reference", options_.baseline.empty()
+                          ? reference_name()
+                          : fmt::format("baseline {}", GgufFile::open(options_.baseline).fingerprint())},
         {"device", options_.device.empty() ? "CPU" : Device::kind_of(options_.device)},
     }};
 }
@@ -211,6 +214,7 @@ const TextParts& Session::text() {
 }
 
 std::string Session::reference_name() const {
+    if (!options_.baseline.empty()) return fmt::format("the baseline {}", options_.baseline_name);
     return options_.reference ? fmt::format("a {} copy of the source", type_name(*options_.reference)) : "the source";
 }
 
@@ -231,9 +235,15 @@ bool Session::replays() {
 }
 
 FileTrials Session::file_trials() {
-    return {
-        source_,         model_, imatrix(), tensor_order(), std::filesystem::absolute(journal_->path()).parent_path(),
-        options_.threads};
+    TypeMap base;
+    if (!options_.baseline.empty()) base = complete_types(GgufFile::open(options_.baseline), {});
+    return {source_,
+            model_,
+            imatrix(),
+            tensor_order(),
+            std::filesystem::absolute(journal_->path()).parent_path(),
+            options_.threads,
+            std::move(base)};
 }
 
 const Topology* Session::topology() {
@@ -332,8 +342,7 @@ std::vector<Window> Session::prepare(const TokenWindows& windows) {
     return record(engine(), windows);
 }
 
-std::vector<TensorPlan> Session::plan() {
-    const auto& matrix = imatrix();
+std::vector<std::string> Session::wanted_tensors() {
     auto names = quantizable();
     const auto matches = [](const std::string& name, const std::string& glob) {
         return fnmatch(glob.c_str(), name.c_str(), 0) == 0;
@@ -347,7 +356,12 @@ std::vector<TensorPlan> Session::plan() {
         std::erase_if(names, [&](const auto& name) {
             return std::ranges::none_of(options_.tensors, [&](const auto& glob) { return matches(name, glob); });
         });
-    return make_plan(source_, names, [&](const std::string& name) { return matrix.entries.contains(name); },
+    return names;
+}
+
+std::vector<TensorPlan> Session::plan() {
+    const auto& matrix = imatrix();
+    return make_plan(source_, wanted_tensors(), [&](const std::string& name) { return matrix.entries.contains(name); },
                      {options_.types, options_.full});
 }
 

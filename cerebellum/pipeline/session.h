@@ -37,6 +37,10 @@ struct RunOptions {
     /// What stands for the source when it runs: the source itself, or a copy of it in this type, smaller and faster,
     /// from which damage is then counted.
     std::optional<ggml_type> reference;
+    /// Another file of the same tensors that stands for the source when it runs, and what to call it. The bytes that
+    /// its tensors are changed to are still made of the source.
+    std::filesystem::path baseline;
+    std::string baseline_name;
     bool no_replay = false;  // measure through whole files, though replaying may be possible
     std::string device;      // where replays run, as Device takes it; empty: the CPU
     MemoryLimits limits;
@@ -100,13 +104,15 @@ class Session {
 
     /// Windows of a part, recorded and ready.
     std::vector<Window> prepare(const TokenWindows& windows);
-    /// What is to be measured: every quantizable tensor in every type that it may have.
+    /// The quantizable tensors that the options' globs admit.
+    std::vector<std::string> wanted_tensors();
+    /// What is to be measured: every wanted tensor in every type that it may have.
     std::vector<TensorPlan> plan();
     /// The same without tensors that cannot be measured, of which it warns.
     std::vector<TensorPlan> measurable_plan();
     /// The windows that changes are measured on, in the order in which they are taken.
     TokenWindows measured_windows() { return measured_of(text().calibration); }
-    /// Measures what the journal does not hold yet of the whole plan, or of another one.
+    /// Measures what the journal does not hold yet of measurable_plan(), or of another one.
     SweepSummary measure();
     SweepSummary measure(std::span<const TensorPlan> wanted);
 

@@ -1,0 +1,40 @@
+#include "cerebellum/core/compressed_file.h"
+
+#include <fmt/format.h>
+#include <zlib.h>
+
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <memory>
+#include <system_error>
+
+#include "cerebellum/core/error.h"
+
+namespace cerebellum {
+
+namespace fs = std::filesystem;
+
+std::string read_unpacked(const fs::path& path) {
+    std::error_code code;
+    if (fs::is_directory(path, code)) throw Error(fmt::format("cannot read {}: it is a directory", path.string()));
+    errno = 0;
+    const std::unique_ptr<gzFile_s, int (*)(gzFile)> file(gzopen(path.c_str(), "rb"), &gzclose_r);
+    if (!file) throw Error(fmt::format("cannot read {}: {}", path.string(), std::strerror(errno)));
+    std::string content;
+    std::array<char, 1 << 16> buffer;
+    while (true) {
+        const int got = gzread(file.get(), buffer.data(), static_cast<unsigned>(buffer.size()));
+        if (got > 0) content.append(buffer.data(), static_cast<std::size_t>(got));
+        if (got < static_cast<int>(buffer.size())) break;
+    }
+    // A stream that ends too early is not seen by gzread's return value alone.
+    int status = Z_OK;
+    const char* reason = gzerror(file.get(), &status);
+    if (status != Z_OK && status != Z_STREAM_END)
+        throw Error(fmt::format("cannot unpack {}: {}; fetch it again", path.string(),
+                                status == Z_BUF_ERROR ? "it is cut short" : reason));
+    return content;
+}
+
+}  // namespace cerebellum

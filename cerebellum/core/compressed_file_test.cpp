@@ -1,0 +1,65 @@
+#include "cerebellum/core/compressed_file.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+#include <zlib.h>
+
+#include <filesystem>
+#include <string>
+
+#include "cerebellum/core/error.h"
+#include "cerebellum/core/file.h"
+
+namespace cerebellum {
+namespace {
+
+namespace fs = std::filesystem;
+
+class CompressedFile : public ::testing::Test {
+  protected:
+    CompressedFile() : folder_(::testing::TempDir() + "compressed-" + std::to_string(::getpid())) {
+        fs::create_directory(folder_);
+    }
+    ~CompressedFile() override { fs::remove_all(folder_); }
+
+    fs::path packed(const std::string& content) const {
+        const auto path = folder_ / "packed.gz";
+        gzFile file = gzopen(path.c_str(), "wb");
+        gzwrite(file, content.data(), static_cast<unsigned>(content.size()));
+        gzclose(file);
+        return path;
+    }
+
+    fs::path folder_;
+};
+
+TEST_F(CompressedFile, is_read_as_what_was_packed) {
+    std::string content;
+    for (int i = 0; i < 50000; ++i) content += std::to_string(i) + ",";
+    EXPECT_EQ(read_unpacked(packed(content)), content);
+    EXPECT_EQ(read_unpacked(packed("")), "");
+}
+
+TEST_F(CompressedFile, may_not_be_packed_at_all) {
+    write_file_atomically(folder_ / "plain", "QTYPE,a\n");
+    EXPECT_EQ(read_unpacked(folder_ / "plain"), "QTYPE,a\n");
+}
+
+TEST_F(CompressedFile, is_refused_where_it_is_damaged) {
+    std::string content;
+    for (int i = 0; i < 50000; ++i) content += std::to_string(i * 7919 % 10007);
+    const auto path = packed(content);
+    const auto whole = read_file(path);
+    write_file_atomically(path, whole.substr(0, whole.size() / 2));
+    EXPECT_THROW(read_unpacked(path), Error);
+    auto changed = whole;
+    changed[changed.size() / 2] = static_cast<char>(changed[changed.size() / 2] ^ 0x55);
+    write_file_atomically(path, changed);
+    EXPECT_THROW(read_unpacked(path), Error);
+    EXPECT_THROW(read_unpacked(folder_), Error);
+    EXPECT_THROW(read_unpacked(folder_ / "nowhere"), Error);
+}
+
+}  // namespace
+}  // namespace cerebellum
