@@ -21,15 +21,15 @@ using testing::run_referee;
 using testing::small_model;
 using testing::TemporaryFolder;
 
-/// Three blocks with a dense tensor and experts, of which one is never reached.
-Imatrix random_imatrix(unsigned seed, float tokens) {
+/// Blocks with a dense tensor and experts, of which one is never reached.
+Imatrix random_imatrix(unsigned seed, float tokens, int blocks = 3) {
     Imatrix imatrix;
     imatrix.datasets = {"text " + std::to_string(seed)};
     imatrix.chunk_size = 64;
     imatrix.chunk_count = 4;
     std::mt19937 random(seed);
     std::gamma_distribution<float> gamma(0.4f, 5.0f);
-    for (int block = 0; block < 3; ++block)
+    for (int block = 0; block < blocks; ++block)
         for (const int experts : {1, 3}) {
             ImatrixEntry entry;
             entry.n_cols = 32;
@@ -98,9 +98,10 @@ TEST(ImatrixTools, statistics_of_a_small_example) {
 TEST(ImatrixTools, statistics_are_those_of_llama_imatrix) {
     if (!have_referees()) GTEST_SKIP() << "llama.cpp's tools are not there (CEREBELLUM_REFEREE_BIN)";
     const TemporaryFolder folder;
-    const auto imatrix = random_imatrix(3, 256.0f);
+    // When it ends, llama-imatrix loses what it has logged and not yet written: at most 512 lines, its queue's length.
+    constexpr int blocks = 400, lost = 520;
+    const auto imatrix = random_imatrix(3, 256.0f, blocks);
     write_imatrix(folder / "imatrix.gguf", imatrix);
-    // What it logs to the terminal is lost when it ends.
     ASSERT_TRUE(run_referee("llama-imatrix",
                             "-m unused.gguf --in-file imatrix.gguf -c 64 --show-statistics --log-file theirs.txt",
                             folder.path()));
@@ -134,7 +135,7 @@ TEST(ImatrixTools, statistics_are_those_of_llama_imatrix) {
         EXPECT_NEAR(found->cosine, cosine, 1e-4) << line;
         ++compared;
     }
-    EXPECT_EQ(compared, 6);
+    EXPECT_GE(compared, 2 * blocks - lost);
 }
 
 TEST(ImatrixTools, reports_what_is_not_covered) {

@@ -138,8 +138,8 @@ int run(const Values& values) {
     for (const auto& file : files) bytes += file.bytes;
     const double bpw = 8.0 * static_cast<double>(bytes) / static_cast<double>(source.n_weights());
     warn_of_losses(source, recipe, weights, progress);
+    if (!values.preset.empty()) recipe.file_bytes = bytes;
     if (!values.save_recipe.empty()) {
-        recipe.file_bytes = bytes;
         check_output_path(values.save_recipe, 0, values.common.force);
         write_recipe(values.save_recipe, recipe);
     }

@@ -56,6 +56,7 @@ class LegacyReader {
     std::string text() { return std::string(take(count(1))); }
     std::vector<float> floats() {
         std::vector<float> values(count(sizeof(float)));
+        if (values.empty()) refuse();
         std::memcpy(values.data(), take(values.size() * sizeof(float)).data(), values.size() * sizeof(float));
         return values;
     }
@@ -92,7 +93,6 @@ Imatrix read_legacy_imatrix(const std::filesystem::path& path) {
         // llama-quantize takes the values of an entry without calls as they are.
         entry.counts = {static_cast<float>(std::max(1, n_calls))};
         entry.n_cols = static_cast<std::int64_t>(entry.in_sum2.size());
-        if (entry.in_sum2.empty()) reader.refuse();
         for (const float value : entry.in_sum2) check_value(value, path, name);
         imatrix.entries[name] = std::move(entry);
     }

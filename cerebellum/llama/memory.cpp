@@ -71,8 +71,10 @@ ServingMemory serving_memory(const std::filesystem::path& model, const ServingSe
                                 log.last_error("llama.cpp gave no reason")));
     ServingMemory result;
     for (const auto& [type, bytes] : llama_get_memory_breakdown(context.get())) {
-        const bool of_host = !on_cpu && ggml_backend_buft_is_host(type);
-        auto& use = of_host ? result.host : result.device;
+        // Pinned and repacked host memory have buffer types of their own.
+        const bool of_device =
+            on_cpu || (!ggml_backend_buft_is_host(type) && ggml_backend_buft_get_device(type) == devices[0]);
+        auto& use = of_device ? result.device : result.host;
         use.model_bytes += bytes.model;
         use.context_bytes += bytes.context;
         use.compute_bytes += bytes.compute;

@@ -184,7 +184,7 @@ class OpenChoices {
     }
 
     /// How hard each window is: the damage of the best choices there against what it is on average. A window that is
-    /// hard for all tensors raises the price of a byte with the damage and changes no choice.
+    /// hard for all types of all tensors would raise the price of a byte with the damage and changes no choice.
     void find_levels() {
         std::vector<double> expected;
         for (std::size_t t = 0; t < best_.size(); ++t) {
@@ -197,7 +197,7 @@ class OpenChoices {
             }
         }
         for (std::size_t w = 0; w < levels_.size(); ++w)
-            levels_[w] = expected[w] > 0.0 ? levels_[w] / expected[w] : 1.0;
+            levels_[w] = expected[w] > 0.0 && levels_[w] > 0.0 ? levels_[w] / expected[w] : 1.0;
     }
     double level(std::size_t window) const { return window < levels_.size() ? levels_[window] : 1.0; }
 
@@ -217,8 +217,9 @@ class OpenChoices {
                 const double bytes = static_cast<double>(choice.bytes) - static_cast<double>(best.bytes);
                 std::vector<double> gaps;
                 for (std::size_t w = 0; w < n; ++w)
-                    gaps.push_back((values.empty() ? 0.0 : values[w]) - (of_best.empty() ? 0.0 : of_best[w]) +
-                                   price_ * bytes * level(w));
+                    gaps.push_back(((values.empty() ? 0.0 : values[w]) - (of_best.empty() ? 0.0 : of_best[w])) /
+                                       level(w) +
+                                   price_ * bytes);
                 Rival rival;
                 rival.tensor = t;
                 rival.type = choice.type;

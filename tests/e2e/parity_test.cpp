@@ -108,7 +108,7 @@ class Parity : public ::testing::Test {
                                               "1"};
         if (with_imatrix) arguments.insert(arguments.end(), {"--imatrix", imatrix});
         arguments.insert(arguments.end(), more_ours.begin(), more_ours.end());
-        const auto result = run_program(arguments, work_.path());
+        const auto result = run_program(arguments, work_.path(), std::chrono::minutes(10));
         EXPECT_EQ(result.code == 0, made) << result.errors << read_file(work_ / "llama-quantize.log");
         if (made) {
             EXPECT_TRUE(files_of(ours) == files_of(theirs));
