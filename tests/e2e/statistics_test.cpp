@@ -68,15 +68,18 @@ TEST_F(Statistics, sequential_measuring_gives_the_same_journal_every_time_and_fe
     for (const auto& row : rows) some += row.windows();
     for (const auto& row : rows_of(journal("fixed.db"))) all += row.windows();
     EXPECT_LT(some, all);
-    for (const auto& row : rows_of(journal("fixed.db")))
-        EXPECT_EQ(*Journal::open_existing(journal("second.db")).find(row.tensor, row.type, row.tier),
-                  [&] {
-                      auto same = row;
-                      same.wall_s =
-                          Journal::open_existing(journal("second.db")).find(row.tensor, row.type, row.tier)->wall_s;
-                      return same;
-                  }())
-            << row.tensor << " " << row.type;
+    // It may have replayed anchors on more windows than the fixed design asks for.
+    for (const auto& row : rows_of(journal("fixed.db"))) {
+        auto other = Journal::open_existing(journal("second.db")).find(row.tensor, row.type, row.tier);
+        ASSERT_TRUE(other.has_value()) << row.tensor << " " << row.type;
+        ASSERT_GE(other->windows(), row.windows()) << row.tensor << " " << row.type;
+        other->wall_s = 0.0;
+        for (auto* sums : {&other->counts, &other->kld, &other->delta_nll, &other->top1_agree})
+            if (!sums->empty()) sums->resize(row.windows());
+        for (auto* sums : {&other->local_energy, &other->local_counts})
+            if (!sums->empty()) sums->resize(row.local_counts.size());
+        EXPECT_TRUE(*other == row) << row.tensor << " " << row.type;
+    }
 }
 
 TEST_F(Statistics, explain_tells_tier_error_and_class) {
