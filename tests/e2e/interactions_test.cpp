@@ -163,7 +163,9 @@ TEST_F(Interactions, domains_count_as_the_profile_has_it_without_measuring_again
     }
 }
 
-TEST_F(Interactions, rounds_measure_around_the_recipe) {
+class InteractionsSlow : public Interactions {};
+
+TEST_F(InteractionsSlow, rounds_measure_around_the_recipe) {
     const auto results = json::parse(succeed(plain({"quantize", "--size", "3.7MB", "-o", path("small.gguf"), "--types",
                                                     "q2_K,q4_K,q6_K", "--rounds", "1", "--json"},
                                                    "r.db")));
