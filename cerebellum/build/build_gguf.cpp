@@ -54,7 +54,12 @@ GgufContext make_metadata(const GgufFile& source, const std::optional<ImatrixInf
 
 ggml_type type_of(const TensorInfo& tensor, const TypeMap& types) {
     const auto found = types.find(tensor.name);
-    return found == types.end() ? tensor.type : found->second;
+    return found == types.end() ? tensor.type : found->second.type;
+}
+
+bool rounds_with_feedback(const TensorInfo& tensor, const TypeMap& types) {
+    const auto found = types.find(tensor.name);
+    return found != types.end() && found->second.rounding == Rounding::feedback && found->second.type != tensor.type;
 }
 
 void check_names(const GgufFile& source, const TypeMap& types) {
@@ -159,7 +164,10 @@ ImatrixInfo imatrix_info(const Imatrix& imatrix, const std::string& file) {
 TypeMap complete_types(const GgufFile& source, const TypeMap& types) {
     check_names(source, types);
     TypeMap complete;
-    for (const auto& tensor : source.tensors()) complete.emplace(tensor.name, type_of(tensor, types));
+    for (const auto& tensor : source.tensors()) {
+        const auto found = types.find(tensor.name);
+        complete.emplace(tensor.name, found == types.end() ? Encoding(tensor.type) : found->second);
+    }
     return complete;
 }
 
@@ -184,6 +192,9 @@ void check_recipe(const GgufFile& source, const Recipe& recipe, const Imatrix* i
         if (type == tensor.type) continue;
         const auto weights = quantization_weights(imatrix, tensor);
         check_quantizable(tensor, type, !weights.empty());
+        if (rounds_with_feedback(tensor, recipe.types) && !takes_feedback(tensor, type))
+            throw Error(fmt::format("cannot use the recipe: {} as {} cannot be rounded with feedback", tensor.name,
+                                    type_name(type)));
         if (!std::ranges::all_of(weights, [](float weight) { return std::isfinite(weight) && weight >= 0.0f; }))
             throw Error(
                 fmt::format("the importance matrix holds no usable values for {}; compute it again", tensor.name));
@@ -215,6 +226,13 @@ std::uint64_t build_gguf(const GgufFile& source, const Recipe& recipe, const Ima
     const auto tensors = ordered_tensors(source, options.tensor_order);
     const auto info = imatrix == nullptr ? std::nullopt : std::optional(imatrix_info(*imatrix, options.imatrix_file));
     const int threads = options.threads > 0 ? options.threads : physical_cores();
+    if (!options.moments)
+        for (const auto* tensor : tensors)
+            if (rounds_with_feedback(*tensor, recipe.types))
+                throw Error(
+                    fmt::format("the recipe rounds {} with feedback, for which the second moments of its input "
+                                "are needed; name the file that was collected with the measurements (--moments)",
+                                tensor->name));
     if (std::error_code code; fs::equivalent(out, source.path(), code))
         throw Error(fmt::format("cannot write {}: it is the source itself; choose another name", out.string()));
 
@@ -230,6 +248,7 @@ std::uint64_t build_gguf(const GgufFile& source, const Recipe& recipe, const Ima
     total += metadata.size();
     check_output_path(out, total, options.overwrite);
 
+    FeedbackRounder rounder(options.moments, threads);
     progress.begin("building", static_cast<double>(total));
     AtomicFile file(out);
     file.write(metadata.data(), metadata.size());
@@ -246,6 +265,7 @@ std::uint64_t build_gguf(const GgufFile& source, const Recipe& recipe, const Ima
             const std::int64_t n_rows = std::min(slab_rows, tensor->n_rows() - row);
             slab.resize(row_bytes * static_cast<std::uint64_t>(n_rows));
             quantize_rows(*tensor, data, type, weights, row, n_rows, slab, threads);
+            if (rounds_with_feedback(*tensor, recipe.types)) rounder.improve_rows(*tensor, data, type, row, slab);
             file.write(slab.data(), slab.size());
         }
         file.write_zeros(padded_bytes(file.position()) - file.position());

@@ -10,6 +10,7 @@
 #include "cerebellum/core/progress.h"
 #include "cerebellum/gguf/gguf_file.h"
 #include "cerebellum/gguf/imatrix_file.h"
+#include "cerebellum/quantize/feedback_rounder.h"
 
 namespace cerebellum {
 
@@ -38,6 +39,7 @@ struct BuildOptions {
     std::vector<std::string> tensor_order;
     std::string imatrix_file;  ///< name of the importance matrix for the metadata
     Provenance provenance = Provenance::full;
+    MomentReader moments;                            ///< for tensors that the recipe rounds with feedback
     std::uint64_t slab_bytes = 64ull * 1024 * 1024;  ///< at most so much (or one row) of output is held in memory
 };
 
@@ -64,7 +66,8 @@ std::uint64_t tensor_bytes(const TensorInfo& tensor, ggml_type type);
 
 /// Writes the model: a GGUF v3 with all of the source's metadata (split.* left out), the recipe's types, and the keys
 /// cerebellum.version, cerebellum.recipe_sha256 and cerebellum.source_fingerprint. Tensor data is bit for bit
-/// llama-quantize's. Returns the file's size in bytes. Progress counts bytes written.
+/// llama-quantize's, but for tensors rounded with feedback. Returns the file's size in bytes. Progress counts bytes
+/// written.
 ///
 /// Memory: the metadata plus one slab. `out` appears only when it is complete; an error or Interrupted leaves nothing
 /// behind. Throws Error as check_recipe does, where `out` is the source itself or cannot be written, or where weights

@@ -164,7 +164,7 @@ TEST_F(BuiltFromTheEmbeddedModel, has_the_predicted_size_for_any_recipe) {
         recipe.provenance["note"] = std::string(first * 10, 'x');
         for (const Imatrix* used : {static_cast<const Imatrix*>(nullptr), &imatrix}) {
             if (used == nullptr)
-                std::erase_if(recipe.types, [](auto& each) { return type_needs_imatrix(each.second); });
+                std::erase_if(recipe.types, [](auto& each) { return type_needs_imatrix(each.second.type); });
             const auto info = used == nullptr ? std::nullopt : std::optional(imatrix_info(*used, ""));
             build_gguf(source_, recipe, used, folder_ / "out.gguf", options_, progress_);
             const auto real = std::filesystem::file_size(folder_ / "out.gguf");

@@ -33,11 +33,15 @@ Command add_allocate(CLI::App& app) {
         ->add_option("--journal", values->common.journal,
                      "The journal with the measurements (default: in this folder, named after the model)")
         ->type_name("FILE");
+    values->common.rounding = "auto";
+    add_rounding(*command, values->common,
+                 "Which measured roundings may be chosen: ggml, feedback (where it was measured), auto (either)");
     add_output(*command, values->common, values->output,
                "The recipe (JSON); a llama-quantize type file and the importance matrix go beside it");
     add_json(*command, values->common);
     return [values] {
         const auto goal = parse_size(values->size);
+        const auto rounding = parse_rounding(values->common.rounding);
         const std::filesystem::path output = values->output;
         check_output_path(output, 0, values->common.force);
         const auto source = GgufFile::open(values->common.model);
@@ -56,8 +60,9 @@ Command add_allocate(CLI::App& app) {
         const auto info = imatrix ? std::optional(imatrix_info(*imatrix, journal.get_meta("imatrix_name").value_or("")))
                                   : std::nullopt;
         const auto started = std::chrono::steady_clock::now();
-        const auto recipe = make_recipe(source, journal, info, goal.bytes(source.n_weights()));
+        auto recipe = make_recipe(source, journal, info, goal.bytes(source.n_weights()), rounding);
         const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
+        note_moments(journal, recipe);
         write_recipe(output, recipe);
         write_file_atomically(type_file_path(output), tensor_type_file(complete_types(source, recipe.types)));
         if (imatrix) write_imatrix(imatrix_path(output), *imatrix);
@@ -69,7 +74,7 @@ Command add_allocate(CLI::App& app) {
         for (const auto& [name, type] : recipe.types) {
             auto& [count, bytes] = by_type[type_name(type)];
             ++count;
-            bytes += tensor_bytes(*source.find(name), type);
+            bytes += tensor_bytes(*source.find(name), type.type);
         }
         std::vector<std::vector<std::string>> rows;
         for (const auto& [type, entry] : by_type)

@@ -7,12 +7,24 @@
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/predict/damage.h"
+#include "cerebellum/quantize/feedback_rounder.h"
 #include "cerebellum/version.h"
 
 namespace cerebellum {
 
+namespace {
+
+bool allows(RoundingChoice choice, const Encoding& encoding) {
+    if (choice == RoundingChoice::feedback)
+        return encoding.rounding == Rounding::feedback || !takes_feedback(encoding.type);
+    return choice == RoundingChoice::automatic || encoding.rounding == Rounding::ggml;
+}
+
+}  // namespace
+
 AllocationProblem make_problem(const GgufFile& source, const Journal& journal,
-                               const std::optional<ImatrixInfo>& imatrix, std::uint64_t budget_bytes) {
+                               const std::optional<ImatrixInfo>& imatrix, std::uint64_t budget_bytes,
+                               RoundingChoice rounding) {
     const auto measurements = journal.measurements();
     if (measurements.empty())
         throw Error(fmt::format("{} holds no measurements; run 'cerebellum ablate' first", journal.path().string()));
@@ -28,9 +40,10 @@ AllocationProblem make_problem(const GgufFile& source, const Journal& journal,
         }
         TensorChoices choices{tensor.name, {{tensor.type, tensor_bytes(tensor, tensor.type), 0.0}}};
         for (const auto& entry : measured->second) {
-            const auto type = parse_type(entry.type);
+            const auto type = parse_encoding(entry.type);
             if (!type) throw Error(fmt::format("{} names an unknown type: {}", journal.path().string(), entry.type));
-            choices.choices.push_back({*type, tensor_bytes(tensor, *type), entry.kld});
+            if (!allows(rounding, *type)) continue;
+            choices.choices.push_back({*type, tensor_bytes(tensor, type->type), entry.kld});
         }
         problem.tensors.push_back(std::move(choices));
     }
@@ -38,8 +51,8 @@ AllocationProblem make_problem(const GgufFile& source, const Journal& journal,
 }
 
 Recipe make_recipe(const GgufFile& source, const Journal& journal, const std::optional<ImatrixInfo>& imatrix,
-                   std::uint64_t budget_bytes) {
-    const auto allocation = allocate(make_problem(source, journal, imatrix, budget_bytes));
+                   std::uint64_t budget_bytes, RoundingChoice rounding) {
+    const auto allocation = allocate(make_problem(source, journal, imatrix, budget_bytes, rounding));
     Recipe recipe;
     recipe.types = allocation.types;
     recipe.source_fingerprint = source.fingerprint();
@@ -54,6 +67,13 @@ Recipe make_recipe(const GgufFile& source, const Journal& journal, const std::op
     // Part of the file's metadata, and so of its size: whoever builds the recipe names the matrix the same way.
     if (imatrix) recipe.provenance["imatrix"] = imatrix->file;
     return recipe;
+}
+
+void note_moments(const Journal& journal, Recipe& recipe) {
+    const bool feedback = std::ranges::any_of(
+        recipe.types, [](const auto& entry) { return entry.second.rounding == Rounding::feedback; });
+    const auto digest = journal.get_meta("moments_sha256");
+    if (feedback && digest) recipe.provenance["moments_sha256"] = *digest;
 }
 
 std::optional<double> predicted_kld(const AllocationProblem& problem, const TypeMap& types) {

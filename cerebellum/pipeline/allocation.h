@@ -12,14 +12,18 @@
 
 namespace cerebellum {
 
-/// The choices that the journal's figures offer for each tensor of the source: every measured type, and the source's
-/// own type at no damage. Tensors without figures keep their type.
+/// The choices that the journal's figures offer for each tensor of the source: every measured type in the roundings
+/// that are allowed, and the source's own type at no damage. Tensors without figures keep their type.
 AllocationProblem make_problem(const GgufFile& source, const Journal& journal,
-                               const std::optional<ImatrixInfo>& imatrix, std::uint64_t budget_bytes);
+                               const std::optional<ImatrixInfo>& imatrix, std::uint64_t budget_bytes,
+                               RoundingChoice rounding = RoundingChoice::automatic);
 
 /// Solves it. The recipe names every measured tensor.
 Recipe make_recipe(const GgufFile& source, const Journal& journal, const std::optional<ImatrixInfo>& imatrix,
-                   std::uint64_t budget_bytes);
+                   std::uint64_t budget_bytes, RoundingChoice rounding = RoundingChoice::automatic);
+
+/// Names the second moments that the journal's figures were made with in a recipe that rounds with feedback.
+void note_moments(const Journal& journal, Recipe& recipe);
 
 /// Sum of the tensors' predicted damages under a map of types; empty where some type was not measured.
 std::optional<double> predicted_kld(const AllocationProblem& problem, const TypeMap& types);

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "cerebellum/core/encoding.h"
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/stats.h"
 
@@ -22,6 +23,12 @@ struct Anchor {
 double relative(double error, double value) {
     const double ratio = std::fabs(error / value);
     return std::isfinite(ratio) ? ratio : 0.0;
+}
+
+/// What is behind the type in a name as type_name writes it.
+std::string rounding_of(const std::string& type) {
+    const auto encoding = parse_encoding(type);
+    return std::string(rounding_name(encoding ? encoding->rounding : Rounding::ggml));
 }
 
 Anchor gain_at(const std::vector<Anchor>& anchors, double log_energy) {
@@ -54,7 +61,8 @@ std::map<std::string, std::vector<Damage>> predict_damage(std::span<const Measur
     }
     std::map<std::string, std::vector<Damage>> result;
     for (const auto& [name, known] : tensors) {
-        std::vector<Anchor> anchors;
+        // Errors of another rounding point elsewhere, so each rounding has gains of its own.
+        std::map<std::string, std::vector<Anchor>> anchors_by_rounding;
         auto& damages = result[name];
         for (const auto& [type, kld] : known.kld) {
             const auto energy = known.energy.find(type);
@@ -67,16 +75,18 @@ std::map<std::string, std::vector<Damage>> predict_damage(std::span<const Measur
             // Where the anchor saw fewer windows than the fast tier, the ratio estimator carries it over to all of
             // them.
             damages.push_back({type, gain->second.mean * energy->second.mean, kld.error, Tier::full});
-            anchors.push_back({std::log(energy->second.mean), std::log(gain->second.mean),
-                               relative(gain->second.error, gain->second.mean)});
+            anchors_by_rounding[rounding_of(type)].push_back({std::log(energy->second.mean),
+                                                              std::log(gain->second.mean),
+                                                              relative(gain->second.error, gain->second.mean)});
         }
-        std::ranges::sort(anchors, {}, &Anchor::log_energy);
+        for (auto& [rounding, anchors] : anchors_by_rounding) std::ranges::sort(anchors, {}, &Anchor::log_energy);
         for (const auto& [type, energy] : known.energy) {
             if (known.kld.contains(type)) continue;
             if (energy.mean <= 0.0) {
                 damages.push_back({type, 0.0, 0.0, Tier::fast});
                 continue;
             }
+            const auto& anchors = anchors_by_rounding[rounding_of(type)];
             if (anchors.empty())
                 throw Error(fmt::format(
                     "{} has fast figures but no full one that they could be scaled by; run 'ablate' to its end", name));

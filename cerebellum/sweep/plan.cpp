@@ -37,6 +37,16 @@ std::vector<ggml_type> choose_anchors(std::span<const ggml_type> types) {
     return anchors;
 }
 
+namespace {
+
+void add_encodings(std::span<const ggml_type> types, std::span<const ggml_type> anchors, Rounding rounding,
+                   TensorPlan& plan) {
+    for (const auto type : types) plan.types.emplace_back(type, rounding);
+    for (const auto type : anchors) plan.anchors.emplace_back(type, rounding);
+}
+
+}  // namespace
+
 std::vector<TensorPlan> make_plan(const GgufFile& source, std::span<const std::string> quantizable,
                                   const std::function<bool(const std::string&)>& has_imatrix_entry,
                                   const PlanOptions& options) {
@@ -46,8 +56,20 @@ std::vector<TensorPlan> make_plan(const GgufFile& source, std::span<const std::s
         if (tensor == nullptr) continue;
         TensorPlan entry;
         entry.name = name;
-        entry.types = admissible_types(*tensor, options.types, has_imatrix_entry(name));
-        entry.anchors = options.full ? entry.types : choose_anchors(entry.types);
+        const auto types = admissible_types(*tensor, options.types, has_imatrix_entry(name));
+        add_encodings(types, options.full ? types : choose_anchors(types), Rounding::ggml, entry);
+        if (options.rounding != RoundingChoice::ggml) {
+            std::vector<ggml_type> with_feedback;
+            for (const auto type : types)
+                if (options.takes_feedback(*tensor, type)) with_feedback.push_back(type);
+            if (options.rounding == RoundingChoice::feedback)
+                for (auto* list : {&entry.types, &entry.anchors})
+                    std::erase_if(*list, [&](const Encoding& known) {
+                        return std::ranges::find(with_feedback, known.type) != with_feedback.end();
+                    });
+            add_encodings(with_feedback, options.full ? with_feedback : choose_anchors(with_feedback),
+                          Rounding::feedback, entry);
+        }
         entry.anchor_stride = options.full ? 1 : 2;
         if (!entry.types.empty()) plan.push_back(std::move(entry));
     }

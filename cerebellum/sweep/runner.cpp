@@ -44,13 +44,13 @@ struct Quantized {
 /// A change that has been replayed as far as some cut, on its way to the head.
 struct Variant {
     Measurement measurement;
-    ggml_type type = GGML_TYPE_COUNT;
+    Encoding type;
     std::vector<std::size_t> windows;  // which ones
     States states;                     // one for each of these
     std::vector<std::byte> weight;     // the changed weight, where it is read again further on
     std::size_t held_bytes = 0;        // memory of states and weight
 
-    Substitutions substitutes() const { return {{measurement.tensor, {type, weight}}}; }
+    Substitutions substitutes() const { return {{measurement.tensor, {type.type, weight}}}; }
 };
 
 /// Part of the graph between neighbouring cuts: a block, or what is in front of the first one.
@@ -93,10 +93,10 @@ class Sweep {
         const TensorPlan* plan = nullptr;
         const WeightUse* use = nullptr;
         bool local = false;  // read in one block only, whose output shows the change
-        std::vector<ggml_type> fast;
-        std::vector<ggml_type> full;
-        bool wants_fast(ggml_type type) const { return std::ranges::find(fast, type) != fast.end(); }
-        bool wants_full(ggml_type type) const { return std::ranges::find(full, type) != full.end(); }
+        std::vector<Encoding> fast;
+        std::vector<Encoding> full;
+        bool wants_fast(const Encoding& type) const { return std::ranges::find(fast, type) != fast.end(); }
+        bool wants_full(const Encoding& type) const { return std::ranges::find(full, type) != full.end(); }
         std::size_t stride() const { return local ? plan->anchor_stride : 1; }
     };
 
@@ -195,7 +195,7 @@ class Sweep {
         }
     }
 
-    Quantized quantized(const std::string& tensor, ggml_type type) const {
+    Quantized quantized(const std::string& tensor, const Encoding& type) const {
         const auto start = Clock::now();
         Quantized result;
         result.bytes = quantize_(tensor, type);
@@ -203,7 +203,7 @@ class Sweep {
         return result;
     }
 
-    static Measurement blank(const std::string& tensor, ggml_type type, Tier tier) {
+    static Measurement blank(const std::string& tensor, const Encoding& type, Tier tier) {
         Measurement measurement;
         measurement.tensor = tensor;
         measurement.type = type_name(type);
@@ -211,7 +211,7 @@ class Sweep {
         return measurement;
     }
 
-    static Variant new_variant(const Work& work, ggml_type type) {
+    static Variant new_variant(const Work& work, const Encoding& type) {
         Variant variant;
         variant.measurement = blank(work.plan->name, type, Tier::full);
         variant.type = type;
@@ -314,7 +314,7 @@ class Sweep {
         // Every tensor is replayed from its own first use, with the source's live state there.
         struct Job {
             const Work* work;
-            ggml_type type;
+            Encoding type;
         };
         std::vector<Job> jobs;
         for (const auto& work : works) {
@@ -353,7 +353,7 @@ class Sweep {
 
     /// Replays one change to the end of the range, in full also as a variant on its way to the head. Returns whether it
     /// shows in the range's output.
-    bool measure_change(std::size_t r, const Work& work, ggml_type type, bool in_full, Quantized data,
+    bool measure_change(std::size_t r, const Work& work, const Encoding& type, bool in_full, Quantized data,
                         const States& at_first_use, const States& at_end, std::vector<Variant>& entering) {
         const auto& name = work.plan->name;
         const Range nodes = {work.use->first, ranges_[r].end};
@@ -361,7 +361,7 @@ class Sweep {
         const auto start = Clock::now();
         ChangeProbe probe(topology_);
         Slice::Options options;
-        options.substitutes = {{name, {type, data.bytes}}};
+        options.substitutes = {{name, {type.type, data.bytes}}};
         if (work.local)
             options.tail = [&](ggml_context* context, const Slice::Clone& clone) {
                 return probe.append(nodes.end, context, clone);
