@@ -3,7 +3,7 @@
 #include <ggml-backend.h>
 #include <gtest/gtest.h>
 
-#include <cmath>
+#include <algorithm>
 #include <memory>
 #include <vector>
 

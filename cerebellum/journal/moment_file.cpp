@@ -55,7 +55,8 @@ MomentFile::MomentFile(Journal file) : file_(std::move(file)) {
     const auto stored = file_.get_meta("inputs");
     if (!stored) return;
     try {
-        for (const auto& [weight, value] : nlohmann::json::parse(*stored).items())
+        const auto json = nlohmann::json::parse(*stored);
+        for (const auto& [weight, value] : json.items())
             inputs_[weight] = {value.at(0).get<std::string>(), value.at(1).get<std::int64_t>(),
                                value.at(2).get<std::int64_t>()};
     } catch (const nlohmann::json::exception& problem) {

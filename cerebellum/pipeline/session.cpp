@@ -313,6 +313,11 @@ const MomentFile& Session::moment_file() {
     moments_->set_inputs(find_inputs(engine().topology(), weights));
     constexpr std::uint64_t ample_bytes = std::uint64_t{2} << 30;
     const auto limit = options_.limits.host_bytes > 0 ? options_.limits.host_bytes / 4 : ample_bytes;
+    for (const auto& [name, input] : moments_->inputs())
+        if (const auto needed = InputMetric::size_bytes(input.n_cols); options_.limits.host_bytes > 0 && needed > limit)
+            throw UsageError(
+                fmt::format("rounding {} with feedback takes {}; raise --memory to {} or use --rounding ggml", name,
+                            format_bytes(needed), format_bytes(4 * needed)));
     // Not from the windows that damage is measured on, or feedback would look better than it is.
     TokenWindows windows;
     const auto& calibration = text().calibration;

@@ -22,6 +22,7 @@ bool takes_feedback(const TensorInfo& tensor, ggml_type type) {
 void FeedbackRounder::improve_rows(const TensorInfo& tensor, std::span<const std::byte> source, ggml_type type,
                                    std::int64_t first_row, std::span<std::byte> rows) {
     assert(takes_feedback(tensor, type));
+    const std::lock_guard lock(mutex_);
     const auto* codec = find_codec(type);
     const auto row_bytes = ggml_row_size(type, tensor.row_length());
     const auto source_row = ggml_row_size(tensor.type, tensor.row_length());

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <span>
 #include <string>
 #include <vector>
@@ -21,7 +22,7 @@ bool takes_feedback(const TensorInfo& tensor, ggml_type type);
 using MomentReader = std::function<std::vector<float>(const std::string& weight, std::int64_t matrix)>;
 
 /// Improves tensors that ggml has quantized, with the moments of their inputs. Keeps what it made of one matrix's
-/// moments, for the next rows or the next type of the same one. Not thread-safe.
+/// moments, for the next rows or the next type of the same one. Threads may share it; they wait for each other.
 class FeedbackRounder {
   public:
     FeedbackRounder(MomentReader read_moments, int threads)
@@ -35,6 +36,7 @@ class FeedbackRounder {
   private:
     const InputMetric& metric(const TensorInfo& tensor, std::int64_t matrix);
 
+    std::mutex mutex_;
     MomentReader read_moments_;
     int threads_;
     std::string weight_;  // whose metric is kept

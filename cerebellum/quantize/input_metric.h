@@ -21,6 +21,9 @@ class InputMetric {
 
     /// Whether a matrix of so many columns can have one: memory grows with the square.
     static bool admits(std::int64_t n_cols) { return n_cols <= most_columns; }
+    static std::uint64_t size_bytes(std::int64_t n_cols) {
+        return 2 * sizeof(float) * static_cast<std::uint64_t>(n_cols * n_cols);
+    }
     /// False where no input ever was anything but zero: then there is nothing to go by.
     bool usable() const { return usable_; }
 
