@@ -33,6 +33,7 @@ class Bench:
         self.scores_path = work / f"scores-{file_digest(options.test_text)[:12]}-{options.ctx}-{options.chunks}.json"
         self.scores = json.loads(self.scores_path.read_text()) if self.scores_path.is_file() else {}
         self.judge = None
+        self.recipe = None  # the last one that may use feedback
 
     def cerebellum(self, *arguments):
         threads = ["--threads", self.options.threads] if self.options.threads and arguments[0] != "allocate" else []
@@ -72,24 +73,20 @@ class Bench:
         self.cerebellum("allocate", "--size", budget, "--rounding", rounding, "--journal", self.journal, "-o", recipe,
                         "--force")
         recipe.with_suffix(".imatrix.gguf").replace(self.work / "any.imatrix.gguf")
+        if rounding == "auto":
+            self.recipe = json.loads(recipe.read_text())
         return self.score(*self.build(recipe, f"{budget}-{rounding}"), recipe)
 
     def uniform(self, kind, rounding):
         """Every tensor that was measured in this type."""
-        recipe = json.loads(next(self.work.glob("*-auto.json")).read_text())
-        recipe["types"] = {name: kind + ("+feedback" if rounding == "auto" else "") for name in recipe["types"]
-                           if self.options.embedding or name != "token_embd.weight"}
-        recipe["file_bytes"], recipe["predicted_kld"] = 0, None
-        recipe["provenance"].update({"moments_sha256": self.moments_digest()})
+        if "moments_sha256" not in self.recipe["provenance"]:
+            raise JudgeError("the last budget's recipe does not use feedback; end with another budget")
+        recipe = {**self.recipe, "file_bytes": 0, "predicted_kld": None}
+        recipe["types"] = {name: kind + ("+feedback" if rounding == "auto" and name != "token_embd.weight" else "")
+                           for name in recipe["types"]}
         path = self.work / f"uniform-{kind}-{rounding}.json"
         path.write_text(json.dumps(recipe, indent=2) + "\n")
         return self.score(*self.build(path, path.stem), path)
-
-    def moments_digest(self):
-        for path in self.work.glob("*-auto.json"):
-            if digest := json.loads(path.read_text())["provenance"].get("moments_sha256"):
-                return digest
-        raise JudgeError("no recipe uses feedback; was --rounding auto measured?")
 
     def score(self, path, build_seconds, recipe):
         key = file_digest(path)
@@ -136,8 +133,7 @@ def main():
     add_judge_options(parser)
     parser.add_argument("--cerebellum", default=str(REPOSITORY / "build" / "cerebellum"))
     parser.add_argument("--option", action="append", default=[], help="more for 'ablate', as --option=--ctx=256")
-    parser.add_argument("--uniform", action="append", default=[], metavar="TYPE", help="also every matrix in this type")
-    parser.add_argument("--embedding", action="store_true", help="--uniform includes token_embd.weight")
+    parser.add_argument("--uniform", action="append", default=[], metavar="TYPE", help="also every matrix in this type; an embedding keeps ggml's rounding")
     parser.add_argument("--work", help="where files are kept (default build/rounding/<source>)")
     parser.add_argument("--json", metavar="FILE", help="write the results as JSON here")
     parser.add_argument("budgets", nargs="+", metavar="SIZE", help="as for --size: 3.5bpw, 4MB")
