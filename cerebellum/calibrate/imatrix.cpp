@@ -33,7 +33,9 @@ void add_experts(const Shape& weight, const View& activations, const View& ids, 
     const auto n = activations.shape[0];
     sums.squares.resize(static_cast<std::size_t>(n * weight[2]));
     sums.counts.resize(static_cast<std::size_t>(weight[2]));
-    visit_expert_inputs(activations, ids, [&](std::int64_t expert, const float*) { sums.counts[static_cast<std::size_t>(expert)] += 1.0; });
+    visit_expert_inputs(activations, ids, [&](std::int64_t expert, const float*) {
+        sums.counts[static_cast<std::size_t>(expert)] += 1.0;
+    });
     parallel_chunks(n, column_chunk, threads, [&](std::int64_t begin, std::int64_t end) {
         visit_expert_inputs(activations, ids, [&](std::int64_t expert, const float* row) {
             add_squares(row, begin, end, sums.squares.data() + expert * n);
