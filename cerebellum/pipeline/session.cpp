@@ -298,13 +298,19 @@ Quantizer Session::quantizer() {
 }
 
 const MomentFile& Session::moment_file() {
-    if (moments_ && moments_->complete()) return *moments_;
-    if (!moments_) moments_ = MomentFile::open(MomentFile::beside(options_.journal), identity());
-    if (moments_->complete()) return *moments_;
+    if (moments_ready_) return *moments_;
     if (!replays())
         throw UsageError(
             "--rounding feedback and auto need the model to be replayed, which was not possible or not wanted; use "
             "--rounding ggml");
+    if (!moments_) moments_ = MomentFile::open(MomentFile::beside(options_.journal), identity());
+    if (!moments_->complete()) collect_moments();
+    journal_->put_meta("moments_sha256", moments_->digest());
+    moments_ready_ = true;
+    return *moments_;
+}
+
+void Session::collect_moments() {
     std::set<std::string> weights;
     for (const auto& name : quantizable())
         if (const auto* tensor = source_.find(name);
@@ -326,8 +332,6 @@ const MomentFile& Session::moment_file() {
     if (windows.empty()) windows = calibration;
     collect_second_moments(engine(), prepare(windows), moments_->inputs(), limit, options_.threads, *moments_,
                            progress_);
-    journal_->put_meta("moments_sha256", moments_->digest());
-    return *moments_;
 }
 
 MomentReader Session::moments() {

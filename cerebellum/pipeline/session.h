@@ -102,6 +102,7 @@ class Session {
     TextDemand demand() const;
     void keep_text();
     const MomentFile& moment_file();
+    void collect_moments();
 
     RunOptions options_;
     Progress& progress_;
@@ -115,6 +116,7 @@ class Session {
     std::unique_ptr<Recorded> recorded_;  // where nothing is replayed
     std::optional<Imatrix> imatrix_;
     std::optional<MomentFile> moments_;
+    bool moments_ready_ = false;
     std::vector<std::string> quantizable_;
     std::vector<std::string> tensor_order_;
 };
