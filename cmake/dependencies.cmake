@@ -8,6 +8,7 @@ find_package(CLI11 REQUIRED)
 find_package(SQLite3 REQUIRED)
 find_package(OpenSSL REQUIRED COMPONENTS Crypto)
 find_package(Boost 1.74 REQUIRED)  # headers only: Boost.Math
+find_package(Eigen3 3.4 REQUIRED NO_MODULE)
 
 if(LLAMA_CPP_DIR)
   if(NOT EXISTS ${LLAMA_CPP_DIR}/include/llama.h)

@@ -18,10 +18,10 @@ class QuantizedWeights {
         for (const auto& [name, use] : topology.weights()) {
             if (!use.read_within(begin, end)) continue;
             const auto wanted = recipe.find(name);
-            if (wanted == recipe.end() || wanted->second == source_type(topology, name)) continue;
+            if (wanted == recipe.end() || wanted->second.type == source_type(topology, name)) continue;
             auto& bytes = known_[{name, wanted->second}];
             if (bytes.empty()) bytes = quantize_(name, wanted->second);
-            result[name] = {wanted->second, bytes};
+            result[name] = {wanted->second.type, bytes};
         }
         return result;
     }
@@ -36,7 +36,7 @@ class QuantizedWeights {
     }
 
     const Quantizer& quantize_;
-    std::map<std::pair<std::string, ggml_type>, std::vector<std::byte>> known_;
+    std::map<std::pair<std::string, Encoding>, std::vector<std::byte>> known_;
 };
 
 TypeMap types_of(const Substitutions& substitutes) {

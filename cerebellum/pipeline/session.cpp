@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "cerebellum/build/build_gguf.h"
 #include "cerebellum/calibrate/imatrix.h"
@@ -317,15 +318,56 @@ const std::vector<std::string>& Session::tensor_order() {
 
 Quantizer Session::quantizer() {
     const auto& weights = imatrix();
-    return [this, &weights](const std::string& name, ggml_type type) {
+    const auto rounder = std::make_shared<FeedbackRounder>(moments(), options_.threads);
+    return [this, &weights, rounder](const std::string& name, const Encoding& type) {
         const auto* tensor = source_.find(name);
         if (tensor == nullptr) throw Error(fmt::format("{} has no tensor {}", options_.model.string(), name));
-        auto bytes = quantize_tensor(*tensor, source_.data(*tensor), type, quantization_weights(&weights, *tensor),
+        auto bytes = quantize_tensor(*tensor, source_.data(*tensor), type.type, quantization_weights(&weights, *tensor),
                                      options_.threads);
+        if (type.rounding == Rounding::feedback)
+            rounder->improve_rows(*tensor, source_.data(*tensor), type.type, 0, bytes);
         // libllama has a mapping of its own; two resident copies of the source would be one too many.
         drop_pages(source_.data(*tensor));
         return bytes;
     };
+}
+
+const MomentFile& Session::moment_file() {
+    if (moments_ && moments_->complete()) return *moments_;
+    if (!moments_) moments_ = MomentFile::open(MomentFile::beside(options_.journal), identity());
+    if (moments_->complete()) return *moments_;
+    if (!replays())
+        throw UsageError(
+            "--rounding feedback and auto need the model to be replayed, which was not possible or not wanted; use "
+            "--rounding ggml");
+    std::set<std::string> weights;
+    for (const auto& name : quantizable())
+        if (const auto* tensor = source_.find(name);
+            tensor != nullptr && is_measurable(name) && InputMetric::admits(tensor->row_length()))
+            weights.insert(name);
+    moments_->set_inputs(find_inputs(engine().topology(), weights));
+    constexpr std::uint64_t ample_bytes = std::uint64_t{2} << 30;
+    const auto limit = options_.limits.host_bytes > 0 ? options_.limits.host_bytes / 4 : ample_bytes;
+    for (const auto& [name, input] : moments_->inputs())
+        if (const auto needed = InputMetric::size_bytes(input.n_cols); options_.limits.host_bytes > 0 && needed > limit)
+            throw UsageError(
+                fmt::format("rounding {} with feedback takes {}; raise --memory to {} or use --rounding ggml", name,
+                            format_bytes(needed), format_bytes(4 * needed)));
+    // Not from the windows that damage is measured on, or feedback would look better than it is.
+    TokenWindows windows;
+    const auto& calibration = text().calibration;
+    for (std::size_t i = 0; i < calibration.size(); ++i)
+        if (i % calibration_factor != 0) windows.push_back(calibration[i]);
+    if (windows.empty()) windows = calibration;
+    collect_second_moments(engine(), prepare(windows), moments_->inputs(), limit, options_.threads, *moments_,
+                           progress_);
+    journal_->put_meta("moments_sha256", moments_->digest());
+    return *moments_;
+}
+
+MomentReader Session::moments() {
+    if (options_.rounding == RoundingChoice::ggml) return {};
+    return [this](const std::string& weight, std::int64_t matrix) { return moment_file().read(weight, matrix); };
 }
 
 std::vector<Window> Session::prepare(const TokenWindows& windows) {
@@ -347,8 +389,11 @@ std::vector<TensorPlan> Session::plan() {
         std::erase_if(names, [&](const auto& name) {
             return std::ranges::none_of(options_.tensors, [&](const auto& glob) { return matches(name, glob); });
         });
-    return make_plan(source_, names, [&](const std::string& name) { return matrix.entries.contains(name); },
-                     {options_.types, options_.full});
+    return make_plan(
+        source_, names, [&](const std::string& name) { return matrix.entries.contains(name); },
+        {options_.types, options_.full, options_.rounding, [this](const TensorInfo& tensor, ggml_type type) {
+             return takes_feedback(tensor, type) && moment_file().inputs().contains(tensor.name);
+         }});
 }
 
 std::vector<TensorPlan> Session::measurable_plan() {
