@@ -11,6 +11,7 @@ Command add_eval(CLI::App& app) {
     auto commands = std::make_shared<std::vector<Command>>(std::vector<Command>{
         add_eval_ppl(*group),
         add_eval_kld(*group),
+        add_eval_choice(*group),
     });
     return [group, commands] {
         const auto& subcommands = group->get_subcommands([](const CLI::App*) { return true; });

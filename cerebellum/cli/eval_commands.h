@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "cerebellum/cli/commands.h"
+#include "cerebellum/evaluate/questions.h"
 #include "cerebellum/evaluate/token_scores.h"
 
 namespace cerebellum::cli {
@@ -13,6 +14,7 @@ namespace cerebellum::cli {
 /// The subcommands of `cerebellum eval`.
 Command add_eval_ppl(CLI::App& group);
 Command add_eval_kld(CLI::App& group);
+Command add_eval_choice(CLI::App& group);
 
 /// Options that every evaluation has which runs a model itself.
 struct EvalRunOptions {
@@ -48,6 +50,8 @@ nlohmann::json describe(const EvalTextOptions& options, const EvalText& text);
 
 /// Where scripts/fetch-data puts texts and questions: --data, $CEREBELLUM_DATA, or the user's cache.
 std::filesystem::path data_folder(const std::string& option);
+/// The questions' file: as given, else the one of scripts/fetch-data. Throws Error where there is none.
+std::filesystem::path questions_file(Benchmark benchmark, const std::string& option, const std::string& data);
 /// "file", "bytes", "bpw" of a GGUF. Throws Error where it is none.
 nlohmann::json describe_file(const std::filesystem::path& path);
 /// The first two cells of a row of a table about files, and the third: name, size, bits per weight.

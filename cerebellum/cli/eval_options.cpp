@@ -31,7 +31,39 @@ fs::path wikitext2_file(const EvalTextOptions& options) {
     return path;
 }
 
+const char* usual_file(Benchmark benchmark) {
+    switch (benchmark) {
+        case Benchmark::hellaswag:
+            return "hellaswag_val_full.txt";
+        case Benchmark::winogrande:
+            return "winogrande-val.jsonl";
+        case Benchmark::arc:
+            return "arc-challenge-test.jsonl";
+        case Benchmark::mmlu:
+            return "mmlu-test.jsonl";
+        case Benchmark::mmlu_redux:
+            return "mmlu-redux.jsonl";
+        case Benchmark::truthfulqa:
+            return "truthfulqa.jsonl";
+        case Benchmark::choice:
+            return nullptr;
+    }
+    return nullptr;
+}
+
 }  // namespace
+
+fs::path questions_file(Benchmark benchmark, const std::string& option, const std::string& data) {
+    if (!option.empty()) return option;
+    const char* name = usual_file(benchmark);
+    if (name == nullptr) throw UsageError("give the --questions FILE of your own questions");
+    const auto path = data_folder(data) / name;
+    if (!fs::exists(path))
+        throw Error(
+            fmt::format("there is no {}; 'scripts/fetch-data {}' downloads it, and --questions names another file",
+                        path.string(), benchmark_name(benchmark)));
+    return path;
+}
 
 int EvalRunOptions::n_threads() const {
     return threads > 0 ? threads : physical_cores();
