@@ -22,5 +22,6 @@ Command add_imatrix(CLI::App& app);
 Command add_explain(CLI::App& app);
 Command add_interactions(CLI::App& app);
 Command add_eval(CLI::App& app);
+Command add_memory(CLI::App& app);
 
 }  // namespace cerebellum::cli
