@@ -9,6 +9,9 @@ find_package(SQLite3 REQUIRED)
 find_package(OpenSSL REQUIRED COMPONENTS Crypto)
 find_package(Boost 1.74 REQUIRED)  # headers only: Boost.Math
 find_package(ZLIB REQUIRED)
+# Debian's cpp-httplib comes without a CMake package.
+find_path(HTTPLIB_INCLUDE_DIR httplib.h REQUIRED)
+find_library(HTTPLIB_LIBRARY cpp-httplib REQUIRED)
 
 if(LLAMA_CPP_DIR)
   if(NOT EXISTS ${LLAMA_CPP_DIR}/include/llama.h)
