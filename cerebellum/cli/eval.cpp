@@ -12,8 +12,11 @@ Command add_eval(CLI::App& app) {
         add_eval_ppl(*group),
         add_eval_kld(*group),
         add_eval_choice(*group),
+        add_eval_chat(*group),
         add_eval_speed(*group),
         add_eval_serve(*group),
+        add_eval_audit(*group),
+        add_eval_rejudge(*group),
     });
     return [group, commands] {
         const auto& subcommands = group->get_subcommands([](const CLI::App*) { return true; });

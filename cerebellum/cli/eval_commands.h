@@ -15,8 +15,11 @@ namespace cerebellum::cli {
 Command add_eval_ppl(CLI::App& group);
 Command add_eval_kld(CLI::App& group);
 Command add_eval_choice(CLI::App& group);
+Command add_eval_chat(CLI::App& group);
 Command add_eval_speed(CLI::App& group);
 Command add_eval_serve(CLI::App& group);
+Command add_eval_audit(CLI::App& group);
+Command add_eval_rejudge(CLI::App& group);
 
 /// Options that every evaluation has which runs a model itself.
 struct EvalRunOptions {
