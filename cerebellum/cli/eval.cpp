@@ -13,6 +13,7 @@ Command add_eval(CLI::App& app) {
         add_eval_kld(*group),
         add_eval_choice(*group),
         add_eval_chat(*group),
+        add_eval_code(*group),
         add_eval_speed(*group),
         add_eval_serve(*group),
         add_eval_audit(*group),

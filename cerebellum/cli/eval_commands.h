@@ -16,6 +16,7 @@ Command add_eval_ppl(CLI::App& group);
 Command add_eval_kld(CLI::App& group);
 Command add_eval_choice(CLI::App& group);
 Command add_eval_chat(CLI::App& group);
+Command add_eval_code(CLI::App& group);
 Command add_eval_speed(CLI::App& group);
 Command add_eval_serve(CLI::App& group);
 Command add_eval_audit(CLI::App& group);
