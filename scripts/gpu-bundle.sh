@@ -6,7 +6,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 folder=${1:-build-gpu/bundle}
-packages=(libfmt-dev libfmt9 libsqlite3-dev libsqlite3-0 nlohmann-json3-dev libcli11-dev libssl-dev
+packages=(libfmt-dev libfmt9 libsqlite3-dev libsqlite3-0 nlohmann-json3-dev libcli11-dev libssl-dev zlib1g-dev
           libssl3 libboost1.74-dev)
 
 source=$(bash scripts/llama-cpp.sh source)
