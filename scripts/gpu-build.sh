@@ -12,6 +12,7 @@ work=$(realpath -m "${2:-build-gpu}")
 jobs=${JOBS:-$(nproc)}
 mkdir -p "$work/llama.cpp" "$work/packages" "$work/bin"
 for package in "$bundle"/packages/*.deb; do dpkg -x "$package" "$work/packages"; done
+tar -C "$work/packages" -xzf "$bundle/boost.tar.gz"
 [ -f "$work/llama.cpp/CMakeLists.txt" ] || tar -C "$work/llama.cpp" -xzf "$bundle/llama.cpp.tar.gz"
 libraries=$work/packages/usr/lib/x86_64-linux-gnu
 export LD_LIBRARY_PATH="$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
@@ -30,7 +31,7 @@ configure -DLLAMA_BUILD_COMMON=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_TOOLS=O
 cmake --build "$work/llama-build" -j "$jobs" >&2
 cmake --install "$work/llama-build" >/dev/null
 say "libraries built"
-tools=(llama-quantize llama-perplexity llama-bench llama-server test-llama-archs)
+tools=(llama-quantize llama-perplexity llama-bench llama-batched-bench llama-server test-llama-archs)
 configure -DLLAMA_BUILD_COMMON=ON -DLLAMA_BUILD_TESTS=ON -DLLAMA_BUILD_TOOLS=ON -DLLAMA_BUILD_SERVER=ON
 cmake --build "$work/llama-build" -j "$jobs" --target "${tools[@]}" >&2
 for tool in "${tools[@]}"; do install -m 755 "$work/llama-build/bin/$tool" "$work/bin/$tool"; done

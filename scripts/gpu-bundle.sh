@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Packs what a machine with a GPU but without a network needs to build us: llama.cpp's source without the parts that a
 # CUDA build has no use for, and the Debian packages of our dependencies.
-# Usage: gpu-bundle.sh [FOLDER]   (default: build-gpu/bundle; the whole is about 15 MB)
+# Usage: gpu-bundle.sh [FOLDER]   (default: build-gpu/bundle; the whole is about 16 MB)
 # There: scripts/gpu-build.sh
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -16,4 +16,13 @@ tar -C "$source" --exclude=.git --exclude=./models --exclude=./docs --exclude=./
     --exclude=./benches --exclude=./examples --exclude=ggml-sycl --exclude=ggml-opencl --exclude=ggml-vulkan \
     --exclude=ggml-hexagon --exclude=ggml-metal --exclude=ggml-cann --exclude=ggml-webgpu -czf "$folder/llama.cpp.tar.gz" .
 (cd "$folder/packages" && apt-get download -q "${packages[@]}" >&2)
+# Of Boost only what our sources reach.
+boost=$(mktemp -d)
+trap 'rm -rf "$boost"' EXIT
+dpkg -x "$folder"/packages/libboost*.deb "$boost"
+rm "$folder"/packages/libboost*.deb
+grep -rh '#include <boost/' cerebellum | sort -u | ${CXX:-c++} -std=c++20 -M -x c++ -isystem "$boost/usr/include" - | tr ' \\' '\n\n' \
+  | sed -n "s|^$boost/||p" | sort -u > "$boost/files"
+(cd "$boost" && find usr/lib -path '*/cmake/*' \( -path '*/Boost-*' -o -path '*/boost_headers-*' \) -type f >> files \
+  && tar -czf - -T files) > "$folder/boost.tar.gz"
 du -sh "$folder" >&2
