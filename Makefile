@@ -26,7 +26,7 @@ find_tools = tools=$(abspath $(LLAMA_BIN))
 endif
 
 # The default target.
-.PHONY: help build demo demo-smollm2 test test-slow architectures asan lint format bench clean llama-bin
+.PHONY: help build demo demo-smollm2 test test-slow architectures asan lint format bench deb clean llama-bin
 
 define help_text
 Cerebellum: the best mixed-precision GGUF file that fits a byte budget, from measured damage.
@@ -47,6 +47,7 @@ Working on it (see CONTRIBUTING.md)
   make format          format the C++ sources in place
   make bench TEST_TEXT=wiki.test.raw [TEXT=train.txt] [SOURCE=MODEL.gguf] [BUDGETS="Q2_K_S 4000000"]
                        KLD of ours against the best stock file in the same bytes, judged by llama-perplexity
+  make deb             Debian packages for any x86-64 with AVX2, or the compiler's default elsewhere: build-portable/*.deb
   make clean           remove build folders (the llama.cpp cache stays)
   make -s llama-bin    print the folder with llama-quantize, llama-perplexity and the other referee tools
 
@@ -86,6 +87,8 @@ quick-checks:
 	@bash scripts/system-packages.sh lint
 	python3 scripts/check-layers.py --self-test
 	python3 scripts/check-layers.py
+	python3 scripts/check-docs.py --self-test
+	python3 scripts/check-docs.py
 	bash scripts/check-format.sh
 
 test: quick-checks build-tests asan
@@ -130,5 +133,15 @@ llama-bin:
 	$(find_tools)
 	echo "$$tools"
 
+# Packages for other machines: ggml without -march=native.
+deb:
+	@bash scripts/system-packages.sh build package
+	llama="-DCMAKE_PREFIX_PATH=$$(LLAMA_CPP_FLAGS="-DGGML_NATIVE=OFF $${LLAMA_CPP_FLAGS:-}" bash scripts/llama-cpp.sh libs)"
+	bash scripts/configure.sh portable build-portable "$$llama"
+	cmake --build build-portable -j $(JOBS) >&2
+	rm -f build-portable/*.deb
+	cd build-portable && cpack -G DEB >&2
+	ls $(CURDIR)/build-portable/*.deb
+
 clean:
-	@rm -rf build build-asan build-dev demo
+	@rm -rf build build-asan build-dev build-portable demo

@@ -3,6 +3,7 @@
 # Usage: llama-cpp.sh libs    build and install the libraries; print the install prefix
 #        llama-cpp.sh tools   additionally build the referee tools; print the folder they are in
 #        llama-cpp.sh source  fetch and verify only; print the source folder
+# Beside the libraries lie llama.cpp's licence and its converter of Hugging Face models (share/llama.cpp).
 # Environment: CEREBELLUM_CACHE (default ${XDG_CACHE_HOME:-~/.cache}/cerebellum), LLAMA_CPP_FLAGS (further CMake flags),
 #              JOBS (default: number of cores).
 # Only the answer goes to stdout; progress goes to stderr.
@@ -32,6 +33,11 @@ source_dir=$cache/llama.cpp-$version-src
 build_dir=$cache/llama.cpp-$version-$key-build
 prefix=$cache/llama.cpp-$version-$key
 
+# What is complete is not waited for while something else is being built.
+case "$stage" in
+  libs)  [ ! -f "$prefix/.libs-complete" ] || [ ! -f "$prefix/.shared-complete" ] || { echo "$prefix"; exit 0; } ;;
+  tools) [ ! -f "$prefix/.tools-complete" ] || [ ! -f "$prefix/.shared-complete" ] || { echo "$prefix/bin"; exit 0; } ;;
+esac
 mkdir -p "$cache"
 exec 9>"$cache/llama.cpp-$version.lock"
 command -v flock >/dev/null 2>&1 && flock 9
@@ -67,7 +73,18 @@ configure() {
   cmake -S "$source_dir" -B "$build_dir" -G Ninja -DCMAKE_INSTALL_PREFIX="$prefix" "${flags[@]}" "$@" >&2
 }
 
+install_shared() {
+  [ -f "$prefix/.shared-complete" ] && return
+  fetch_source
+  local share=$prefix/share/llama.cpp
+  rm -rf "$share" && mkdir -p "$share/gguf-py"
+  cp -R "$source_dir/LICENSE" "$source_dir/convert_hf_to_gguf.py" "$source_dir/conversion" "$share/"
+  cp -R "$source_dir/gguf-py/gguf" "$source_dir/gguf-py/LICENSE" "$share/gguf-py/"
+  touch "$prefix/.shared-complete"
+}
+
 build_libs() {
+  install_shared
   [ -f "$prefix/.libs-complete" ] && return
   fetch_source
   say "building the libraries with $jobs jobs (about 7 minutes on 2 cores)"

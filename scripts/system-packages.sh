@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes sure that what the build needs from the operating system is there.
-# Usage: system-packages.sh [build|test|lint|fuzz]...   (default: build)
+# Usage: system-packages.sh [build|test|lint|pip|fuzz|package]...   (default: build)
 # On Debian and Ubuntu missing packages are installed with apt-get when we are root or may use sudo; otherwise the
 # list of what is missing is printed and the exit code is 1.
 set -euo pipefail
@@ -14,6 +14,7 @@ declare -A header_of=(
 declare -A command_of=(
   [build-essential]=g++ [cmake]=cmake [ninja-build]=ninja [git]=git [npm]=npm [python3]=python3
   [python3-pip]=pip3 [clang-format]=clang-format [clang-tidy]=clang-tidy
+  [dpkg-dev]=dpkg-shlibdeps [file]=file [debootstrap]=debootstrap [qemu-user]=qemu-x86_64
 )
 build=(build-essential cmake ninja-build git npm libsqlite3-dev nlohmann-json3-dev libcli11-dev libfmt-dev libssl-dev
        zlib1g-dev libboost-dev)
@@ -21,12 +22,14 @@ test=(libgtest-dev libgmock-dev librapidcheck-dev libglpk-dev python3)
 lint=(clang-format clang-tidy python3)
 pip=(python3 python3-pip)
 fuzz=(clang libclang-rt-dev)
+package=(dpkg-dev file)
+package_test=(debootstrap qemu-user)
 
 wanted=()
 for set_name in "${@:-build}"; do
   case "$set_name" in
-    build|test|lint|pip|fuzz) declare -n packages="$set_name"; wanted+=("${packages[@]}"); unset -n packages ;;
-    *) echo "system-packages.sh: unknown set '$set_name' (build, test, lint, pip, fuzz)" >&2; exit 2 ;;
+    build|test|lint|pip|fuzz|package|package_test) declare -n packages="$set_name"; wanted+=("${packages[@]}"); unset -n packages ;;
+    *) echo "system-packages.sh: unknown set '$set_name' (build, test, lint, pip, fuzz, package, package_test)" >&2; exit 2 ;;
   esac
 done
 

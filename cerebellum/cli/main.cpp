@@ -11,6 +11,7 @@
 #include "cerebellum/cli/commands.h"
 #include "cerebellum/cli/terminal.h"
 #include "cerebellum/core/error.h"
+#include "cerebellum/core/processor.h"
 #include "cerebellum/llama/log.h"
 #include "cerebellum/version.h"
 
@@ -70,6 +71,7 @@ void on_ggml_abort(const char* message) {
 
 int main(int argc, char** argv) {
     try {
+        cerebellum::require_instruction_sets(cerebellum::instruction_sets());
         cerebellum::silence_llama_log();
         cerebellum::cli::stop_on_signals();
         ggml_set_abort_callback(on_ggml_abort);

@@ -1,5 +1,5 @@
-# cmake -DBUILD_DIR= -DSOURCE_DIR= -DWORK_DIR= -DLLAMA_DIR= -DGENERATOR= -DCXX= -P run.cmake
-# Installs the build to an empty prefix, builds the consumer against it and checks what it prints.
+# cmake -DBUILD_DIR= -DSOURCE_DIR= -DWORK_DIR= -DGENERATOR= -DCXX= -P run.cmake
+# Installs the build to an empty prefix, builds the example against it, as somebody else's project would, and runs it.
 function(run)
   execute_process(COMMAND ${ARGN} RESULT_VARIABLE status OUTPUT_VARIABLE output ERROR_VARIABLE output)
   if(status)
@@ -20,11 +20,15 @@ file(GLOB_RECURSE strays ${WORK_DIR}/prefix/include/*_test* ${WORK_DIR}/prefix/i
 if(strays)
   message(FATAL_ERROR "installed, but should not be: ${strays}")
 endif()
-run(${CMAKE_COMMAND} -S ${SOURCE_DIR} -B ${WORK_DIR}/build -G ${GENERATOR} -DCMAKE_CXX_COMPILER=${CXX}
+run(${CMAKE_COMMAND} -S ${SOURCE_DIR}/examples -B ${WORK_DIR}/build -G ${GENERATOR} -DCMAKE_CXX_COMPILER=${CXX}
     -DCMAKE_BUILD_TYPE=Release -DCMAKE_PREFIX_PATH=${WORK_DIR}/prefix)
 run(${CMAKE_COMMAND} --build ${WORK_DIR}/build)
-run(${WORK_DIR}/build/consumer 11.5GiB)
-if(NOT output MATCHES "12348030976 bytes")
-  message(FATAL_ERROR "the consumer printed: ${output}")
+run(${WORK_DIR}/build/damage ${SOURCE_DIR}/models/wikicode-6.8M-f16.gguf 3.5MB ${WORK_DIR}/out.gguf 128 1)
+if(NOT output MATCHES "blk.0.attn_q.weight +q4_K +0\\.0[0-9]* " OR NOT output MATCHES "out.gguf: 3[0-9]+ bytes, predicted KLD 0\\.")
+  message(FATAL_ERROR "the example printed: ${output}")
+endif()
+file(SIZE ${WORK_DIR}/out.gguf bytes)
+if(bytes GREATER 3500000)
+  message(FATAL_ERROR "the example's file has ${bytes} bytes")
 endif()
 file(REMOVE_RECURSE ${WORK_DIR})
