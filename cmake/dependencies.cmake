@@ -9,6 +9,12 @@ find_package(SQLite3 REQUIRED)
 find_package(OpenSSL REQUIRED COMPONENTS Crypto)
 find_package(Boost 1.74 REQUIRED)  # headers only: Boost.Math
 find_package(ZLIB REQUIRED)
+# Debian's cpp-httplib comes without a CMake package. Its header has to be read with the options that its library was
+# compiled with, else the two disagree about the size of its classes: cmake/httplib.h.in.
+find_package(PkgConfig REQUIRED)
+pkg_check_modules(HTTPLIB REQUIRED cpp-httplib)
+list(TRANSFORM HTTPLIB_CFLAGS_OTHER REPLACE "^-D" "#define " OUTPUT_VARIABLE HTTPLIB_OPTIONS)
+list(JOIN HTTPLIB_OPTIONS "\n" HTTPLIB_OPTIONS)
 
 if(LLAMA_CPP_DIR)
   if(NOT EXISTS ${LLAMA_CPP_DIR}/include/llama.h)

@@ -38,7 +38,8 @@ for tool in "${tools[@]}"; do install -m 755 "$work/llama-build/bin/$tool" "$wor
 say "tools built"
 # ggml's package does not name the CUDA libraries that a static build of it needs.
 cuda=$(dirname "$(dirname "$(realpath "$(command -v nvcc)")")")/lib64
-cmake -S . -B "$work/build" -G Ninja "-DCMAKE_CXX_STANDARD_LIBRARIES=-L$cuda -L$cuda/stubs -lcudart -lcublas -lcuda" \
+export PKG_CONFIG_SYSROOT_DIR=$work/packages PKG_CONFIG_LIBDIR=$libraries/pkgconfig
+cmake -S . -B "$work/build" -G Ninja "-DPKG_CONFIG_EXECUTABLE=$work/packages/usr/bin/pkgconf" "-DCMAKE_CXX_STANDARD_LIBRARIES=-L$cuda -L$cuda/stubs -lcudart -lcublas -lcuda" \
       -DCMAKE_BUILD_TYPE=Release "-DCMAKE_PREFIX_PATH=$work/llama;$work/packages/usr" \
       -DCEREBELLUM_TESTS=OFF -DCEREBELLUM_DEVICE_CHECK=ON -DCEREBELLUM_WERROR=OFF \
       "-DSQLite3_INCLUDE_DIR=$work/packages/usr/include" "-DSQLite3_LIBRARY=$libraries/libsqlite3.a" >&2

@@ -21,5 +21,8 @@ Command add_compare(CLI::App& app);
 Command add_imatrix(CLI::App& app);
 Command add_explain(CLI::App& app);
 Command add_interactions(CLI::App& app);
+Command add_eval(CLI::App& app);
+Command add_memory(CLI::App& app);
+Command add_compare_evals(CLI::App& app);
 
 }  // namespace cerebellum::cli

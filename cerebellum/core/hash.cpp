@@ -4,6 +4,8 @@
 #include <openssl/evp.h>
 
 #include <array>
+#include <fstream>
+#include <vector>
 
 #include "cerebellum/core/error.h"
 
@@ -41,6 +43,23 @@ std::string Sha256::finish() {
 std::string sha256(std::string_view text) {
     Sha256 hash;
     hash.update(text);
+    return hash.finish();
+}
+
+std::string sha256_of_files(std::span<const std::filesystem::path> paths,
+                            const std::function<void(std::uint64_t done)>& read) {
+    Sha256 hash;
+    std::vector<char> piece(std::size_t{8} << 20);
+    std::uint64_t done = 0;
+    for (const auto& path : paths) {
+        std::ifstream file(path, std::ios::binary);
+        while (file.read(piece.data(), static_cast<std::streamsize>(piece.size())), file.gcount() > 0) {
+            const auto size = static_cast<std::size_t>(file.gcount());
+            hash.update(std::as_bytes(std::span(piece.data(), size)));
+            read(done += size);
+        }
+        if (!file.eof()) throw Error(fmt::format("cannot read {}", path.string()));
+    }
     return hash.finish();
 }
 

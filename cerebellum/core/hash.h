@@ -1,6 +1,9 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -27,5 +30,10 @@ class Sha256 {
 };
 
 std::string sha256(std::string_view text);
+
+/// Of whole files one behind the other, read in pieces; `read(done)` is called after each with the bytes so far. Throws
+/// Error naming the file where one cannot be read.
+std::string sha256_of_files(std::span<const std::filesystem::path> paths,
+                            const std::function<void(std::uint64_t done)>& read);
 
 }  // namespace cerebellum

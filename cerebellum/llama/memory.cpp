@@ -4,23 +4,13 @@
 #include <ggml-backend.h>
 #include <llama.h>
 
-#include <map>
 #include <memory>
 
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/ggml_device.h"
 #include "cerebellum/llama/context.h"
 #include "cerebellum/llama/log.h"
-
-// llama.cpp exports its account of memory but installs no header for it: these are the declarations of src/llama-ext.h
-// (v0.5.0).
-struct llama_memory_breakdown_data {
-    size_t model = 0;
-    size_t context = 0;
-    size_t compute = 0;
-};
-using llama_memory_breakdown = std::map<ggml_backend_buffer_type_t, llama_memory_breakdown_data>;
-LLAMA_API llama_memory_breakdown llama_get_memory_breakdown(const struct llama_context* ctx);
+#include "cerebellum/llama/memory_breakdown.h"
 
 namespace cerebellum {
 

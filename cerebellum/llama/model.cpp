@@ -29,12 +29,25 @@ void Model::Free::operator()(llama_model* model) const {
 }
 
 Model Model::load(const std::filesystem::path& path) {
-    initialise_once();
     auto params = llama_model_default_params();
     ggml_backend_dev_t no_devices[] = {nullptr};
     params.devices = no_devices;
     params.n_gpu_layers = 0;
     params.use_extra_bufts = false;
+    return load_with(path, params);
+}
+
+Model Model::load_to_run(const std::filesystem::path& path, int gpu_layers, bool repack) {
+    auto params = llama_model_default_params();
+    ggml_backend_dev_t no_devices[] = {nullptr};
+    if (gpu_layers == 0) params.devices = no_devices;
+    params.n_gpu_layers = gpu_layers;
+    params.use_extra_bufts = repack;
+    return load_with(path, params);
+}
+
+Model Model::load_with(const std::filesystem::path& path, const llama_model_params& params) {
+    initialise_once();
     Model result;
     result.path_ = path;
     {
@@ -77,6 +90,16 @@ Token Model::first_token() const {
 
 bool Model::ends_text(Token token) const {
     return llama_vocab_is_eog(llama_model_get_vocab(handle()), token);
+}
+
+std::vector<Token> Model::tokenize_from_start(std::string_view text) const {
+    auto tokens = tokenize(text);
+    if (adds_bos()) tokens.insert(tokens.begin(), first_token());
+    return tokens;
+}
+
+bool Model::is_recurrent() const {
+    return llama_model_is_recurrent(handle()) || llama_model_is_hybrid(handle());
 }
 
 std::vector<Token> Model::tokenize(std::string_view text) const {

@@ -10,6 +10,7 @@
 
 struct llama_model;
 struct llama_context;
+struct llama_model_params;
 struct ggml_tensor;
 
 namespace cerebellum {
@@ -27,6 +28,11 @@ class Model {
     /// Throws Error with libllama's reason where the file cannot be loaded, and for encoders and other models that do
     /// not predict a next token.
     static Model load(const std::filesystem::path& path);
+    /// To be run, its weights neither read nor replaced: `gpu_layers` of its layers on the devices of this build (0: no
+    /// device is used at all, −1: all), and weights repacked for this processor if `repack`, as llama.cpp's own
+    /// programs do by default. Repacking is faster, rounds otherwise, and in v0.5.0 ends the program for some types on
+    /// processors with AMX, llama.cpp's own programs too.
+    static Model load_to_run(const std::filesystem::path& path, int gpu_layers, bool repack);
 
     const std::filesystem::path& path() const { return path_; }
     int n_layers() const;
@@ -42,6 +48,11 @@ class Model {
 
     /// Tokens of a text, without BOS, special tokens not parsed. llama-perplexity tokenizes the same way.
     std::vector<Token> tokenize(std::string_view text) const;
+    /// The same behind BOS, where the model wants one.
+    std::vector<Token> tokenize_from_start(std::string_view text) const;
+    /// Whether the state of a sequence is more than a cache of its tokens, so that it cannot be cut back or be shared
+    /// token by token (recurrent and hybrid models).
+    bool is_recurrent() const;
     std::string text_of(std::span<const Token> tokens) const;
 
     llama_model* handle() const { return model_.get(); }
@@ -50,6 +61,8 @@ class Model {
     struct Free {
         void operator()(llama_model* model) const;
     };
+    static Model load_with(const std::filesystem::path& path, const llama_model_params& params);
+
     std::filesystem::path path_;
     std::unique_ptr<llama_model, Free> model_;
 };

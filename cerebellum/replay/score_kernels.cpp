@@ -75,6 +75,10 @@ inline float kld_term(float log_p, float log_q) {
 
 }  // namespace
 
+double log_sum_exp(const float* logits, std::int64_t n) {
+    return log_sum_exp(logits, n, row_max(logits, n));
+}
+
 void log_softmax_row(const float* logits, float* out, std::int64_t n) {
     const auto shift = static_cast<float>(log_sum_exp(logits, n, row_max(logits, n)));
     for (std::int64_t i = 0; i < n; ++i) out[i] = logits[i] - shift;

@@ -4,6 +4,9 @@
 
 namespace cerebellum {
 
+/// log Σ exp(logits), max-shifted, sums in double.
+double log_sum_exp(const float* logits, std::int64_t n);
+
 /// out[i] = logits[i] − log Σ exp(logits), max-shifted, float in and out, sums in double.
 void log_softmax_row(const float* logits, float* out, std::int64_t n);
 

@@ -58,6 +58,7 @@ class Program {
     Program(const Program&) = delete;
     Program& operator=(const Program&) = delete;
 
+    pid_t process() const { return pid_; }
     void send(int signal) const {
         if (pid_ > 0) ::kill(pid_, signal);
     }

@@ -1,0 +1,178 @@
+#include "cerebellum/evaluate/llama_server.h"
+
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <chrono>
+#include <csignal>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <sstream>
+#include <thread>
+#include <vector>
+
+#include "cerebellum/core/error.h"
+#include "cerebellum/httplib.h"
+#include "cerebellum/version.h"
+
+namespace cerebellum {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+fs::path find_executable(const fs::path& wanted) {
+    if (!wanted.empty()) {
+        if (access(wanted.c_str(), X_OK) != 0)
+            throw Error(fmt::format("{} cannot be run as llama-server: {}", wanted.string(), std::strerror(errno)));
+        return fs::absolute(wanted);
+    }
+    std::error_code error;
+    const auto own = fs::read_symlink("/proc/self/exe", error).parent_path() / "llama-server";
+    if (!error && access(own.c_str(), X_OK) == 0) return own;
+    std::istringstream folders(std::getenv("PATH") != nullptr ? std::getenv("PATH") : "");
+    for (std::string folder; std::getline(folders, folder, ':');)
+        if (const auto path = fs::path(folder) / "llama-server"; access(path.c_str(), X_OK) == 0) return path;
+    throw Error(
+        fmt::format("there is no llama-server beside this program or on the PATH; name one of llama.cpp {} by "
+                    "--llama-server, or a running one by --server",
+                    CEREBELLUM_LLAMA_VERSION));
+}
+
+std::vector<std::string> arguments_of(const fs::path& executable, const fs::path& model,
+                                      const LlamaServerSettings& settings, int port) {
+    std::vector<std::string> arguments = {executable.string(),
+                                          "--model",
+                                          model.string(),
+                                          "--host",
+                                          "127.0.0.1",
+                                          "--port",
+                                          std::to_string(port),
+                                          "--parallel",
+                                          std::to_string(settings.slots),
+                                          "--ctx-size",
+                                          std::to_string(settings.slots * settings.context_per_slot),
+                                          "--cache-type-k",
+                                          settings.cache_type,
+                                          "--cache-type-v",
+                                          settings.cache_type,
+                                          "--threads",
+                                          std::to_string(settings.threads),
+                                          "--gpu-layers",
+                                          std::to_string(settings.gpu_layers),
+                                          "--jinja"};
+    if (settings.gpu_layers == 0) arguments.insert(arguments.end(), {"--device", "none"});
+    if (!settings.repack) arguments.emplace_back("--no-repack");
+    if (!settings.thinking) arguments.insert(arguments.end(), {"--reasoning", "off"});
+    return arguments;
+}
+
+}  // namespace
+
+int free_port() {
+    const int socket_descriptor = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t size = sizeof(address);
+    const bool good = socket_descriptor >= 0 &&
+                      bind(socket_descriptor, reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0 &&
+                      getsockname(socket_descriptor, reinterpret_cast<sockaddr*>(&address), &size) == 0;
+    const int problem = errno;
+    if (socket_descriptor >= 0) close(socket_descriptor);
+    if (!good) throw Error(fmt::format("no port is free for llama-server: {}", std::strerror(problem)));
+    return ntohs(address.sin_port);
+}
+
+LlamaServer::LlamaServer(const fs::path& model, const LlamaServerSettings& settings, Progress& progress)
+    : executable_(find_executable(settings.executable)),
+      log_(fs::temp_directory_path() / fmt::format("cerebellum-llama-server-{}-{}.log", getpid(), free_port())),
+      port_(free_port()) {
+    start(model, settings);
+    try {
+        wait_until_ready(settings.start_timeout_s, progress);
+    } catch (...) {
+        kill(process_, SIGKILL);
+        waitpid(process_, nullptr, 0);
+        throw;
+    }
+}
+
+void LlamaServer::start(const fs::path& model, const LlamaServerSettings& settings) {
+    const auto arguments = arguments_of(executable_, model, settings, port_);
+    std::vector<char*> argv;
+    for (const auto& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
+    argv.push_back(nullptr);
+    const int log = open(log_.path().c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    if (log < 0) throw Error(fmt::format("cannot write {}: {}", log_.path().string(), std::strerror(errno)));
+    process_ = fork();
+    if (process_ == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        setpgid(0, 0);  // Ctrl-C is ours to handle
+        dup2(log, STDOUT_FILENO);
+        dup2(log, STDERR_FILENO);
+        execv(argv[0], argv.data());
+        _exit(127);
+    }
+    close(log);
+    if (process_ < 0) throw Error(fmt::format("cannot start {}: {}", executable_.string(), std::strerror(errno)));
+}
+
+void LlamaServer::wait_until_ready(int timeout_s, Progress& progress) {
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(timeout_s);
+    httplib::Client client(url());
+    client.set_connection_timeout(1);
+    while (std::chrono::steady_clock::now() < deadline) {
+        progress.check();
+        if (!running()) throw Error(fmt::format("{} could not serve the file: {}", executable_.string(), last_words()));
+        if (const auto result = client.Get("/health"); result && result->status == 200) return;
+        std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    }
+    throw Error(fmt::format("{} was not ready after {} s", executable_.string(), timeout_s));
+}
+
+LlamaServer::~LlamaServer() {
+    if (!running()) return;
+    kill(process_, SIGTERM);
+    for (int i = 0; i < 100 && running(); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    if (!running()) return;
+    kill(process_, SIGKILL);
+    waitpid(process_, nullptr, 0);
+}
+
+std::string LlamaServer::url() const {
+    return fmt::format("http://127.0.0.1:{}", port_);
+}
+
+bool LlamaServer::running() {
+    if (process_ > 0 && waitpid(process_, nullptr, WNOHANG) != 0) process_ = -1;
+    return process_ > 0;
+}
+
+std::uint64_t LlamaServer::peak_resident_bytes() const {
+    std::ifstream status(fmt::format("/proc/{}/status", process_));
+    for (std::string line; std::getline(status, line);)
+        if (line.starts_with("VmHWM:")) return std::stoull(line.substr(6)) * 1024;
+    return 0;
+}
+
+/// The last line of its log that speaks of an error; else the last one.
+std::string LlamaServer::last_words() const {
+    std::istringstream log(read_file(log_.path()));
+    std::string last, error;
+    for (std::string line; std::getline(log, line);) {
+        if (line.empty()) continue;
+        last = line;
+        if (line.find("error") != std::string::npos || line.find("failed") != std::string::npos) error = line;
+    }
+    return error.empty() ? last : error;
+}
+
+}  // namespace cerebellum
