@@ -14,6 +14,15 @@ install(TARGETS cerebellum-executable RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR
 install(FILES README.md CHANGELOG.md NOTICE DESTINATION ${doc_dir}/cerebellum COMPONENT runtime)
 install(FILES LICENSE RENAME copyright DESTINATION ${doc_dir}/cerebellum COMPONENT runtime)
 
+if(CEREBELLUM_CONVERTER_FILES)
+  install(FILES ${CEREBELLUM_CONVERTER_LIST} DESTINATION ${CMAKE_INSTALL_DATADIR}/cerebellum/converter COMPONENT runtime)
+  foreach(file IN LISTS CEREBELLUM_CONVERTER_FILES)
+    cmake_path(GET file PARENT_PATH folder)
+    install(FILES ${CEREBELLUM_CONVERTER_SOURCE}/${file} COMPONENT runtime
+            DESTINATION ${CMAKE_INSTALL_DATADIR}/cerebellum/converter/${folder})
+  endforeach()
+endif()
+
 # Licences of what is compiled into the executable. Debian keeps those of its packages in one place.
 get_filename_component(llama_prefix "${llama_DIR}/../../.." ABSOLUTE)
 if(LLAMA_CPP_DIR)
@@ -76,6 +85,7 @@ set(CPACK_DEBIAN_FILE_NAME DEB-DEFAULT)
 set(CPACK_DEBIAN_RUNTIME_PACKAGE_NAME cerebellum)
 set(CPACK_DEBIAN_RUNTIME_PACKAGE_SECTION science)
 set(CPACK_DEBIAN_RUNTIME_PACKAGE_SHLIBDEPS ON)
+set(CPACK_DEBIAN_RUNTIME_PACKAGE_RECOMMENDS "python3-venv")  # for `cerebellum convert`
 set(CPACK_DEBIAN_DEVELOPMENT_PACKAGE_NAME libcerebellum-dev)
 set(CPACK_DEBIAN_DEVELOPMENT_PACKAGE_SECTION libdevel)
 set(CPACK_DEBIAN_DEVELOPMENT_PACKAGE_DEPENDS

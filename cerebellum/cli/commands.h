@@ -13,6 +13,7 @@ Command add_ablate(CLI::App& app);
 Command add_allocate(CLI::App& app);
 Command add_import(CLI::App& app);
 Command add_build(CLI::App& app);
+Command add_convert(CLI::App& app);
 Command add_verify(CLI::App& app);
 Command add_inspect(CLI::App& app);
 Command add_frontier(CLI::App& app);

@@ -8,6 +8,7 @@
 #include "cerebellum/cli/options.h"
 #include "cerebellum/cli/terminal.h"
 #include "cerebellum/core/file.h"
+#include "cerebellum/pipeline/convert.h"
 #include "cerebellum/pipeline/quantize.h"
 #include "cerebellum/report/table.h"
 
@@ -60,6 +61,9 @@ Command add_quantize(CLI::App& app) {
         "  cerebellum quantize model-f16.gguf --vram 12GiB --ctx 16384 --kv q8_0 --parallel 4 -o model-12g.gguf\n\n"
         "Interrupt it at any time; the same command goes on where it stopped. Another --size reuses the measurements.");
     add_model(*command, values->common);
+    command->get_option("model")->description(
+        "The source: a GGUF model in high precision (F16, BF16, F32), or the folder of a Hugging Face model, which is "
+        "converted first ('cerebellum convert')");
     add_output(*command, values->common, values->output,
                "The file to write; recipe, type file, imatrix and results go beside it");
     add_measuring(*command, values->common);
@@ -96,8 +100,9 @@ Command add_quantize(CLI::App& app) {
         options.sequential = values->common.sequential;
         options.aim = aim_of(values->common);
         options.rounds = values->rounds;
-        const auto run = run_options(values->common, values->output);
         check_output_path(options.output, 0, options.overwrite);
+        values->common.model = gguf_of(values->common.model, options.output.parent_path(), progress).string();
+        const auto run = run_options(values->common, values->output);
         options.request.constraints = constraints_of(values->constraints, values->common.threads);
         Session session(run, progress);
         const auto result = quantize_model(session, options, progress);

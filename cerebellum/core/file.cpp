@@ -15,6 +15,7 @@
 #include <utility>
 
 #include "cerebellum/core/error.h"
+#include "cerebellum/core/temporary_name.h"
 
 namespace cerebellum {
 
@@ -69,9 +70,12 @@ int open_locked(const fs::path& path) {
 
 }  // namespace
 
-AtomicFile::AtomicFile(fs::path path) : path_(std::move(path)) {
-    temporary_ = path_;
-    temporary_ += fmt::format(".{}{}", ::getpid(), partial);
+fs::path temporary_name(fs::path path) {
+    path += fmt::format(".{}{}", ::getpid(), partial);
+    return path;
+}
+
+AtomicFile::AtomicFile(fs::path path) : path_(std::move(path)), temporary_(temporary_name(path_)) {
     remove_abandoned(path_);
     descriptor_ = open_locked(temporary_);
     if (descriptor_ < 0)

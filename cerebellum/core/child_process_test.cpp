@@ -1,0 +1,90 @@
+#include "cerebellum/core/child_process.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <csignal>
+#include <cstdlib>
+#include <thread>
+
+#include "cerebellum/core/error.h"
+
+namespace cerebellum {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+struct Said {
+    int code = 0;
+    std::vector<std::string> lines;
+};
+
+Said run_shell(const std::string& script, std::vector<std::string> environment = {}) {
+    NoProgress progress;
+    Said said;
+    said.code = run_child(
+        {{"sh", "-c", script}, std::move(environment)}, [&](std::string_view line) { said.lines.emplace_back(line); },
+        progress);
+    return said;
+}
+
+TEST(ChildProcess, GivesLinesOfBothStreamsAndTheExitCode) {
+    const auto said = run_shell("echo one; echo two >&2; printf '10%%\\r20%%\\rend'; exit 3");
+    EXPECT_EQ(said.code, 3);
+    EXPECT_THAT(said.lines, ElementsAre("one", "two", "10%", "20%", "end"));
+}
+
+TEST(ChildProcess, HasNoInputAndSaysWhichSignalEndedIt) {
+    EXPECT_EQ(run_shell("cat; kill -9 $$").code, 128 + SIGKILL);
+}
+
+TEST(ChildProcess, ChangesAndRemovesVariables) {
+    ::setenv("CEREBELLUM_TEST_KEPT", "kept", 1);
+    ::setenv("CEREBELLUM_TEST_GONE", "there", 1);
+    const auto said = run_shell("echo $CEREBELLUM_TEST_KEPT-$CEREBELLUM_TEST_GONE-$CEREBELLUM_TEST_NEW",
+                                {"CEREBELLUM_TEST_GONE", "CEREBELLUM_TEST_NEW=new"});
+    ::unsetenv("CEREBELLUM_TEST_KEPT");
+    ::unsetenv("CEREBELLUM_TEST_GONE");
+    EXPECT_THAT(said.lines, ElementsAre("kept--new"));
+}
+
+TEST(ChildProcess, NamesWhatCannotBeStarted) {
+    NoProgress progress;
+    try {
+        run_child(
+            {{"/no/such/program"}, {}}, [](std::string_view) {}, progress);
+        FAIL() << "started";
+    } catch (const Error& error) {
+        EXPECT_THAT(error.what(), HasSubstr("/no/such/program: No such file"));
+    }
+}
+
+TEST(ChildProcess, StoppingEndsTheProgramAndWhatItStarted) {
+    NoProgress progress;
+    pid_t grandchild = 0;
+    EXPECT_THROW(run_child(
+                     {{"sh", "-c", "sleep 60 & echo $!; wait"}, {}},
+                     [&](std::string_view line) {
+                         grandchild = std::stoi(std::string(line));
+                         Progress::stop_requested = true;
+                     },
+                     progress),
+                 Interrupted);
+    Progress::stop_requested = false;
+    ASSERT_GT(grandchild, 0);
+    // It may be a zombie for as long as nobody has fetched it, but it does not run on.
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+    const auto state = [&] {
+        const auto said = run_shell("sed 's/.*) //' /proc/" + std::to_string(grandchild) + "/stat 2>/dev/null || true");
+        return said.lines.empty() ? 'X' : said.lines.front().front();
+    };
+    while (state() != 'X' && state() != 'Z' && std::chrono::steady_clock::now() < deadline)
+        std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    EXPECT_THAT(state(), ::testing::AnyOf('X', 'Z'));
+}
+
+}  // namespace
+}  // namespace cerebellum
