@@ -30,6 +30,11 @@ if(LLAMA_CPP_DIR)
   add_subdirectory(${LLAMA_CPP_DIR} llama.cpp EXCLUDE_FROM_ALL SYSTEM)
   set(CEREBELLUM_GGML_TARGETS ggml)
 else()
+  if(CEREBELLUM_PYTHON AND NOT llama_DIR)  # pip passes no prefix on
+    execute_process(COMMAND bash ${CMAKE_CURRENT_SOURCE_DIR}/scripts/llama-cpp.sh libs COMMAND_ERROR_IS_FATAL ANY
+                    OUTPUT_VARIABLE llama_prefix OUTPUT_STRIP_TRAILING_WHITESPACE)
+    list(PREPEND CMAKE_PREFIX_PATH ${llama_prefix})
+  endif()
   find_package(llama REQUIRED CONFIG)
   set(CEREBELLUM_GGML_TARGETS ggml::ggml)
 endif()

@@ -1,7 +1,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "cerebellum/cli/commands.h"
@@ -11,52 +10,21 @@
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/core/size.h"
-#include "cerebellum/core/stats.h"
 #include "cerebellum/pipeline/sequential.h"
 #include "cerebellum/predict/damage.h"
+#include "cerebellum/predict/damage_rows.h"
 #include "cerebellum/report/table.h"
 
 namespace cerebellum::cli {
 
 namespace {
 
-nlohmann::json number(double value) {
-    return std::isfinite(value) ? nlohmann::json(value) : nlohmann::json();
-}
-
 nlohmann::json rows_of(const std::vector<Measurement>& measurements, const Session& session) {
-    std::map<std::pair<std::string, std::string>, const Measurement*> full, fast;
-    for (const auto& m : measurements) (m.tier == Tier::full ? full : fast)[{m.tensor, m.type}] = &m;
-    auto rows = nlohmann::json::array();
-    for (const auto& [tensor, damages] : predict_damage(measurements))
-        for (const auto& damage : damages) {
-            const auto interval = damage_interval(damage);
-            nlohmann::json row = {{"tensor", tensor},
-                                  {"type", damage.type},
-                                  {"tier", tier_name(damage.tier)},
-                                  {"kld", damage.kld},
-                                  {"kld_error", number(damage.error)},
-                                  {"kld_95", {number(interval.lower), number(interval.upper)}},
-                                  {"null_floor_kld", session.null_floor_kld()},
-                                  {"reference", session.reference_name()}};
-            const auto add = [&](const char* name, const std::vector<double>& sums, const std::vector<double>& counts) {
-                if (sums.empty()) return;
-                const auto estimate = clustered_mean(sums, counts);
-                row[name] = estimate.mean;
-                row[fmt::format("{}_error", name)] = number(estimate.error);
-            };
-            if (const auto m = full.find({tensor, damage.type}); m != full.end()) {
-                add("delta_nll", m->second->delta_nll, m->second->counts);
-                add("top1_agree", m->second->top1_agree, m->second->counts);
-                double tokens = 0.0;
-                for (const double count : m->second->counts) tokens += count;
-                row["tokens"] = tokens;
-                row["windows"] = m->second->counts.size();
-            }
-            if (const auto m = fast.find({tensor, damage.type}); m != fast.end())
-                add("local_energy", m->second->local_energy, m->second->local_counts);
-            rows.push_back(std::move(row));
-        }
+    auto rows = damage_rows(measurements);
+    for (auto& row : rows) {
+        row["null_floor_kld"] = session.null_floor_kld();
+        row["reference"] = session.reference_name();
+    }
     return rows;
 }
 

@@ -6,6 +6,7 @@
 
 #include "cerebellum/build/build_gguf.h"
 #include "cerebellum/build/preset_recipe.h"
+#include "cerebellum/build/recipe_build.h"
 #include "cerebellum/calibrate/imatrix_tools.h"
 #include "cerebellum/cli/commands.h"
 #include "cerebellum/cli/options.h"
@@ -14,9 +15,7 @@
 #include "cerebellum/core/file.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/core/size.h"
-#include "cerebellum/llama/presets.h"
 #include "cerebellum/report/table.h"
-#include "cerebellum/version.h"
 
 namespace cerebellum::cli {
 
@@ -39,10 +38,7 @@ Recipe find_recipe(const Values& values, const GgufFile& source, bool has_imatri
         options.tensor_order = std::move(preset.order);
         return std::move(preset.recipe);
     }
-    auto recipe = read_recipe(values.recipe);
-    options.file_type = preset_file_type(recipe);
-    options.tensor_order = dry_run(values.common.model, {.file_type = *file_type_of(GGML_TYPE_F16)}).order;
-    return recipe;
+    return read_recipe(values.recipe);
 }
 
 void warn_of_losses(const GgufFile& source, const Recipe& recipe, const Imatrix* imatrix, Progress& progress) {
@@ -120,17 +116,7 @@ int run(const Values& values) {
     const Imatrix* weights = imatrix ? &*imatrix : nullptr;
     auto recipe = find_recipe(values, source, imatrix.has_value(), options);
     keep_tensors(recipe, source, values.keep);
-    const auto name = recipe.provenance.find("imatrix");
-    options.imatrix_file = name != recipe.provenance.end() ? name->second : imatrix_file.string();
-    if (const auto metadata = recipe.provenance.find(metadata_key);
-        metadata != recipe.provenance.end() && metadata->second == "none")
-        options.provenance = Provenance::none;
-    if (const auto version = recipe.provenance.find("cerebellum");
-        version != recipe.provenance.end() && version->second != CEREBELLUM_VERSION)
-        progress.warn(
-            fmt::format("the recipe was made by version {} and this is {}: the file may differ from the one that it "
-                        "describes",
-                        version->second, CEREBELLUM_VERSION));
+    obey_recipe(recipe, values.common.model, imatrix_file, options, progress);
 
     const std::filesystem::path output = values.output.empty() ? "out.gguf" : values.output;
     const auto files = plan_build(source, recipe, weights, output, options);

@@ -8,28 +8,13 @@
 #include "cerebellum/cli/terminal.h"
 #include "cerebellum/core/file.h"
 #include "cerebellum/core/size.h"
-#include "cerebellum/evaluate/built_file.h"
-#include "cerebellum/pipeline/allocation.h"
-#include "cerebellum/pipeline/whole_prediction.h"
+#include "cerebellum/gguf/gguf_file.h"
+#include "cerebellum/pipeline/verify.h"
 #include "cerebellum/report/table.h"
 
 namespace cerebellum::cli {
 
 namespace {
-
-/// From the journal's measurements; empty where there are none, or some type of a file is not among them.
-std::vector<std::optional<WholePrediction>> predict_files(Session& session, const std::vector<GgufFile>& files) {
-    std::vector<std::optional<WholePrediction>> predictions(files.size());
-    if (session.journal().measurements().empty()) return predictions;
-    const auto problem = make_problem(session.source(), session.journal(), std::nullopt, 0);
-    const auto calibration = make_calibration(problem, session.journal());
-    for (std::size_t i = 0; i < files.size(); ++i) {
-        TypeMap types;
-        for (const auto& tensor : files[i].tensors()) types[tensor.name] = tensor.type;
-        predictions[i] = predict_whole(problem, calibration, types);
-    }
-    return predictions;
-}
 
 std::string describe(const std::optional<WholePrediction>& prediction) {
     if (!prediction) return "";
@@ -56,46 +41,23 @@ Command add_verify(CLI::App& app) {
     add_json(*command, values->common);
     return [values] {
         TerminalProgress progress(values->common.quiet, values->common.verbose);
-        std::vector<std::filesystem::path> files(values->files.begin(), values->files.end());
-        std::vector<GgufFile> opened;
-        for (const auto& file : files) opened.push_back(GgufFile::open(file));
+        for (const auto& file : values->files)
+            GgufFile::open(file);  // what cannot be read is known before the work begins
         Session session(run_options(values->common, ""), progress);
-        const auto scores = score_files(session.model(), files, session.text().test, session.threads(), progress);
-        const auto predictions = predict_files(session, opened);
-        auto json = nlohmann::json::array();
-        std::vector<std::vector<std::string>> rows;
-        for (std::size_t i = 0; i < files.size(); ++i) {
-            const auto f = summarize(scores[i]);
-            const double bpw =
-                8.0 * static_cast<double>(opened[i].file_size()) / static_cast<double>(opened[i].n_weights());
-            json.push_back({{"file", files[i].string()},
-                            {"bytes", opened[i].file_size()},
-                            {"bpw", bpw},
-                            {"kld", f.kld.mean},
-                            {"kld_error", f.kld.error},
-                            {"perplexity", f.perplexity},
-                            {"perplexity_error", f.perplexity_error},
-                            {"delta_nll", f.delta_nll.mean},
-                            {"delta_nll_error", f.delta_nll.error},
-                            {"top1_agree", f.top1_agree.mean},
-                            {"tokens", f.tokens}});
-            if (predictions[i]) {
-                json.back()["predicted_kld"] = predictions[i]->sum;
-                if (std::isfinite(predictions[i]->calibrated.error)) {
-                    json.back()["calibrated_kld"] = predictions[i]->calibrated.mean;
-                    json.back()["calibrated_kld_error"] = predictions[i]->calibrated.error;
-                }
-            }
-            rows.push_back({files[i].filename().string(), format_bytes(opened[i].file_size()),
-                            fmt::format("{:.2f}", bpw), fmt::format("{:.5f} ± {:.5f}", f.kld.mean, f.kld.error),
-                            fmt::format("{:.3f} ± {:.3f}", f.perplexity, f.perplexity_error),
-                            fmt::format("{:.2f} %", 100.0 * f.top1_agree.mean), describe(predictions[i])});
+        const auto files = verify_files(session, {values->files.begin(), values->files.end()}, progress);
+        if (values->common.json) {
+            fmt::print("{}\n", to_json(files).dump(2));
+            return 0;
         }
-        if (values->common.json)
-            fmt::print("{}\n", json.dump(2));
-        else
-            fmt::print("{}",
-                       format_table({"file", "size", "bpw", "KLD", "perplexity", "same top", "predicted KLD"}, rows));
+        std::vector<std::vector<std::string>> rows;
+        for (const auto& file : files) {
+            const auto& f = file.figures;
+            rows.push_back({file.path.filename().string(), format_bytes(file.bytes), fmt::format("{:.2f}", file.bpw),
+                            fmt::format("{:.5f} ± {:.5f}", f.kld.mean, f.kld.error),
+                            fmt::format("{:.3f} ± {:.3f}", f.perplexity, f.perplexity_error),
+                            fmt::format("{:.2f} %", 100.0 * f.top1_agree.mean), describe(file.prediction)});
+        }
+        fmt::print("{}", format_table({"file", "size", "bpw", "KLD", "perplexity", "same top", "predicted KLD"}, rows));
         return 0;
     };
 }
