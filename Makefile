@@ -26,7 +26,7 @@ find_tools = tools=$(abspath $(LLAMA_BIN))
 endif
 
 # The default target.
-.PHONY: help build demo demo-smollm2 test test-slow architectures asan lint format bench deb clean llama-bin
+.PHONY: help build demo demo-smollm2 test test-slow architectures asan lint format bench deb docs clean llama-bin
 
 define help_text
 Cerebellum: the best mixed-precision GGUF file that fits a byte budget, from measured damage.
@@ -47,6 +47,7 @@ Working on it (see CONTRIBUTING.md)
   make format          format the C++ sources in place
   make bench TEST_TEXT=wiki.test.raw [TEXT=train.txt] [SOURCE=MODEL.gguf] [BUDGETS="Q2_K_S 4000000"]
                        KLD of ours against the best stock file in the same bytes, judged by llama-perplexity
+  make docs            the documentation as a site with search: build/site/index.html
   make deb             Debian packages for any x86-64 with AVX2, or the compiler's default elsewhere: build-portable/*.deb
   make clean           remove build folders (the llama.cpp cache stays)
   make -s llama-bin    print the folder with llama-quantize, llama-perplexity and the other referee tools
@@ -142,6 +143,9 @@ deb:
 	rm -f build-portable/*.deb
 	cd build-portable && cpack -G DEB >&2
 	ls $(CURDIR)/build-portable/*.deb
+
+docs:
+	@bash scripts/docs.sh
 
 clean:
 	@rm -rf build build-asan build-dev build-portable demo
