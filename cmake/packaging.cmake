@@ -59,7 +59,7 @@ if(CEREBELLUM_BUNDLE_LLAMA)
   # The libraries are static and the headers beside them: nothing of it gets in the way of a llama.cpp of the system.
   install(DIRECTORY ${llama_prefix}/include ${llama_prefix}/lib DESTINATION ${llama_bundle_dir} COMPONENT development
           PATTERN pkgconfig EXCLUDE)
-  set(llama_search_path "\${PACKAGE_PREFIX_DIR}/${llama_bundle_dir}")
+  set(llama_search_path "\${CMAKE_CURRENT_LIST_DIR}/../../cerebellum/llama.cpp")  # other packages change PACKAGE_PREFIX_DIR
 else()
   set(llama_search_path ${llama_DIR})
 endif()
