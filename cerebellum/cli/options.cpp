@@ -2,6 +2,11 @@
 
 #include <fmt/format.h>
 
+#include <cmath>
+#include <cstdlib>
+#include <map>
+#include <string_view>
+
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/core/size.h"
@@ -123,6 +128,16 @@ std::uint64_t parse_bytes(const char* option, const std::string& text) {
     if (goal.unit != SizeGoal::Unit::bytes)
         throw UsageError(fmt::format("{} {} is no amount of memory; write it as 12GB or 11.5GiB", option, text));
     return goal.bytes(0);
+}
+
+double parse_seconds(const char* option, const std::string& text) {
+    char* end = nullptr;
+    const double value = std::strtod(text.c_str(), &end);
+    const std::map<std::string_view, double> units = {{"s", 1.0}, {"m", 60.0}, {"h", 3600.0}};
+    const auto unit = units.find(end);
+    if (end == text.c_str() || unit == units.end() || !std::isfinite(value) || !(value > 0.0))
+        throw UsageError(fmt::format("{} {} is no time; write it as 90s, 10m or 1h", option, text));
+    return value * unit->second;
 }
 
 fs::path default_journal(const std::string& model, const std::string& beside) {

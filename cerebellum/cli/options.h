@@ -46,6 +46,8 @@ RunOptions run_options(const CommonOptions& options, const std::string& beside);
 Aim aim_of(const CommonOptions& options);
 /// Bytes of an option's "12GB"; 0 where it was not given.
 std::uint64_t parse_bytes(const char* option, const std::string& text);
+/// Seconds of an option's "90s", "10m" or "1h".
+double parse_seconds(const char* option, const std::string& text);
 std::vector<ggml_type> parse_types(const std::string& list);
 /// The default journal of a model: in the folder of `beside`, named after the model.
 std::filesystem::path default_journal(const std::string& model, const std::string& beside);

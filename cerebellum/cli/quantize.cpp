@@ -42,6 +42,15 @@ std::string describe(const std::optional<WholePrediction>& prediction) {
                        prediction->calibrated.error, prediction->sum);
 }
 
+std::string describe(const TimedSearch& search) {
+    const auto& result = search.result;
+    auto text = fmt::format("Search: {} changes measured in {:.0f} s, {} of {} tests accepted", result.explored,
+                            search.seconds, result.accepted(), result.steps.size());
+    if (result.accepted() > 0)
+        text += fmt::format("; KLD on the held-out text lower by {:.5f} ± {:.5f}", search.gain.mean, search.gain.error);
+    return text + (result.exhausted ? "; nothing is left to try." : "; the time was up.");
+}
+
 }  // namespace
 
 Command add_quantize(CLI::App& app) {
@@ -52,6 +61,7 @@ Command add_quantize(CLI::App& app) {
         std::string output, imatrix_out;
         int window = 0;
         int rounds = 0;
+        std::string search;
     };
     auto values = std::make_shared<Values>();
     auto* command =
@@ -83,6 +93,11 @@ Command add_quantize(CLI::App& app) {
                      "Up to so many times measure promotions and demotions around the recipe and allocate again")
         ->check(CLI::NonNegativeNumber)
         ->capture_default_str();
+    command
+        ->add_option("--search", values->search,
+                     "For about so long, as 10m, 90s or 1h, try swaps of precision between tensors on text that the "
+                     "allocation has not seen, and keep those that are significantly better. Run again to go on")
+        ->type_name("TIME");
     add_json(*command, values->common);
     return [values] {
         TerminalProgress progress(values->common.quiet, values->common.verbose);
@@ -100,6 +115,7 @@ Command add_quantize(CLI::App& app) {
         options.sequential = values->common.sequential;
         options.aim = aim_of(values->common);
         options.rounds = values->rounds;
+        if (!values->search.empty()) options.search_seconds = parse_seconds("--search", values->search);
         check_output_path(options.output, 0, options.overwrite);
         values->common.model = gguf_of(values->common.model, options.output.parent_path(), progress).string();
         const auto run = run_options(values->common, values->output);
@@ -115,8 +131,9 @@ Command add_quantize(CLI::App& app) {
                    result.budget_bytes,
                    100.0 * static_cast<double>(result.recipe.file_bytes) / static_cast<double>(result.budget_bytes));
         for (const auto& remark : result.remarks) fmt::print("\n{}", remark);
-        if (result.delivered != "cerebellum")
+        if (result.delivered_kind != Contender::Kind::ours)
             fmt::print("; the stock mix {} was better and was delivered", result.delivered);
+        if (result.search) fmt::print("\n{}", describe(*result.search));
         fmt::print("\nKLD in nats per token from {}, ± one standard error, on text held out from every choice ({}).\n",
                    result.reference, result.text);
         // The floor of a bit-identical replay is rounding, far below anything that is shown.

@@ -281,6 +281,14 @@ void extend(Measurement& measurement, const Measurement& by) {
     measurement.wall_s += by.wall_s;
 }
 
+void extend(MixMeasurement& mix, const MixMeasurement& by) {
+    assert(mix.types == by.types);
+    for (const auto sums : {&MixMeasurement::counts, &MixMeasurement::kld, &MixMeasurement::nll,
+                            &MixMeasurement::reference_nll, &MixMeasurement::top1_agree})
+        (mix.*sums).insert((mix.*sums).end(), (by.*sums).begin(), (by.*sums).end());
+    mix.wall_s += by.wall_s;
+}
+
 struct Journal::State {
     fs::path path;
     bool writable = false;

@@ -51,18 +51,21 @@ void extend(Measurement& measurement, const Measurement& by);
 /// What a whole mix of types does on a part of the text. The vectors hold one entry per window, sums over its scored
 /// positions.
 struct MixMeasurement {
-    TypeMap types;                      ///< tensors that differ from the source; all others keep their type
-    std::string part;                   ///< of the text: "measured", "selection" or "test"
-    std::string kind;                   ///< why it was measured: "recipe", "contender", "interaction", "trial"
-    std::vector<double> counts;         ///< scored positions
-    std::vector<double> kld;            ///< Kullback-Leibler divergence from the reference, nats
-    std::vector<double> nll;            ///< negative log-likelihood, nats
+    TypeMap types;               ///< tensors that differ from the source; all others keep their type
+    std::string part;            ///< of the text: "measured", "search", "confirm", "selection" or "test"
+    std::string kind;            ///< why it was measured: "recipe", "contender", "interaction", "trial", "search"
+    std::vector<double> counts;  ///< scored positions
+    std::vector<double> kld;     ///< Kullback-Leibler divergence from the reference, nats
+    std::vector<double> nll;     ///< negative log-likelihood, nats
     std::vector<double> reference_nll;  ///< of the reference, nats
     std::vector<double> top1_agree;     ///< positions whose likeliest token is the reference's
     double wall_s = 0.0;
 
     bool operator==(const MixMeasurement&) const = default;
 };
+
+/// Adds what was measured on further windows to a mix's measurement.
+void extend(MixMeasurement& mix, const MixMeasurement& by);
 
 /// Measurements in an SQLite file, keyed by (tensor, type, tier), and those of whole mixes, by (part, types). Each call
 /// that writes is durable when it returns: not only kill -9 but also a power cut afterwards loses nothing of it

@@ -124,7 +124,7 @@ std::map<std::string, std::vector<double>> measure_parts(Session& session, const
     }
     std::vector<TypeMap> singles;
     for (const auto& [tensor, type] : missing) singles.push_back({{tensor, type}});
-    const auto measured = measure_mixes(session, singles, "measured", "interaction", progress);
+    const auto measured = measure_mixes(session, singles, TextPart::measured, "interaction", progress);
     for (std::size_t i = 0; i < singles.size(); ++i) parts[singles[i].begin()->first] = measured[i].kld;
     return parts;
 }
@@ -140,7 +140,7 @@ std::vector<Interaction> measure_groups(Session& session, const std::vector<Grou
         for (const auto* change : group.members) row.types[change->tensor] = change->type;
         mixes.push_back(row.types);
     }
-    const auto measured = measure_mixes(session, mixes, "measured", "interaction", progress);
+    const auto measured = measure_mixes(session, mixes, TextPart::measured, "interaction", progress);
     for (std::size_t i = 0; i < groups.size(); ++i) {
         std::vector<std::vector<double>> parts;
         for (const auto* change : groups[i].members) parts.push_back(alone.at(change->tensor));

@@ -93,6 +93,13 @@ std::filesystem::path reference_file(const RunOptions& options, const GgufFile& 
     return path;
 }
 
+template <typename Value>
+void spread(std::vector<Value>& values) {
+    std::vector<Value> ordered;
+    for (const auto i : spread_order(values.size())) ordered.push_back(std::move(values[i]));
+    values = std::move(ordered);
+}
+
 std::vector<Window> record(ReplayEngine& engine, const TokenWindows& windows) {
     std::vector<Window> recorded;
     for (const auto& window : windows) recorded.push_back(engine.prepare(window));
@@ -193,6 +200,9 @@ void Session::keep_text() {
         progress_.warn(fmt::format(
             "the text is shorter than asked for: {} windows to measure on instead of {}; error bars will be wider",
             (text_->calibration.size() + calibration_factor - 1) / calibration_factor, demand().test));
+    // Candidates are compared on its first windows first; these are to be spread over the text and its domains.
+    spread(text_->selection);
+    spread(text_->selection_domains);
     journal_->put_artifact("text", serialize(*text_));
 }
 

@@ -18,18 +18,6 @@ std::uint64_t smallest_bytes(const AllocationProblem& problem) {
     return bytes;
 }
 
-/// Both have sums of all kinds.
-void append(MixMeasurement& mix, const MixMeasurement& more) {
-    const auto add = [](std::vector<double>& to, const std::vector<double>& from) {
-        to.insert(to.end(), from.begin(), from.end());
-    };
-    add(mix.counts, more.counts);
-    add(mix.kld, more.kld);
-    add(mix.nll, more.nll);
-    add(mix.reference_nll, more.reference_nll);
-    add(mix.top1_agree, more.top1_agree);
-}
-
 /// How often the windows of the selection text count.
 std::vector<double> selection_weights(const Journal& journal, const Aim& aim) {
     const auto text = journal.get_artifact("text");
@@ -51,7 +39,7 @@ Calibration make_calibration(const AllocationProblem& problem, const Journal& jo
                 for (auto* sums : {&selection->counts, &selection->kld, &selection->nll, &selection->reference_nll,
                                    &selection->top1_agree})
                     weigh(*sums, weights);
-            append(mix, *selection);
+            extend(mix, *selection);
         }
         points.push_back({*sum, clustered_mean(mix.kld, mix.counts)});
     }
@@ -82,9 +70,9 @@ std::vector<MixMeasurement> measure_recipes(Session& session, AllocationProblem 
         problem.budget_bytes = budget;
         recipes.push_back(allocate(problem).types);
     }
-    auto measured = measure_mixes(session, recipes, "measured", "recipe", progress);
-    const auto selection = measure_mixes(session, recipes, "selection", "recipe", progress);
-    for (std::size_t i = 0; i < measured.size(); ++i) append(measured[i], selection[i]);
+    auto measured = measure_mixes(session, recipes, TextPart::measured, "recipe", progress);
+    const auto selection = measure_mixes(session, recipes, TextPart::selection, "recipe", progress);
+    for (std::size_t i = 0; i < measured.size(); ++i) extend(measured[i], selection[i]);
     return measured;
 }
 
