@@ -25,5 +25,6 @@ Command add_interactions(CLI::App& app);
 Command add_eval(CLI::App& app);
 Command add_memory(CLI::App& app);
 Command add_compare_evals(CLI::App& app);
+Command add_report(CLI::App& app);
 
 }  // namespace cerebellum::cli

@@ -36,7 +36,7 @@ int run(int argc, char** argv) {
                                      add_verify(app),   add_inspect(app), add_frontier(app), add_recipe(app),
                                      add_compare(app),  add_imatrix(app), add_explain(app),  add_interactions(app),
                                      add_import(app),   add_eval(app),    add_memory(app),   add_compare_evals(app),
-                                     add_convert(app)};
+                                     add_convert(app),  add_report(app)};
     try {
         app.parse(argc, argv);
     } catch (const CLI::Success& asked_for_help) {
