@@ -70,7 +70,7 @@ endif()
 install(TARGETS cerebellum-library EXPORT cerebellum-targets ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR}
         COMPONENT development)
 install(DIRECTORY ${CMAKE_CURRENT_SOURCE_DIR}/cerebellum DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} COMPONENT development
-        FILES_MATCHING PATTERN "*.h" PATTERN "*_test.h" EXCLUDE PATTERN "cli" EXCLUDE)
+        FILES_MATCHING PATTERN "*.h" PATTERN "*_test.h" EXCLUDE PATTERN "cli" EXCLUDE PATTERN "web" EXCLUDE)
 install(FILES ${CMAKE_CURRENT_BINARY_DIR}/generated/cerebellum/version.h
         DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/cerebellum COMPONENT development)
 install(FILES LICENSE RENAME copyright DESTINATION ${doc_dir}/libcerebellum-dev COMPONENT development)

@@ -41,7 +41,7 @@ cuda=$(dirname "$(dirname "$(realpath "$(command -v nvcc)")")")/lib64
 export PKG_CONFIG_SYSROOT_DIR=$work/packages PKG_CONFIG_LIBDIR=$libraries/pkgconfig
 cmake -S . -B "$work/build" -G Ninja "-DPKG_CONFIG_EXECUTABLE=$work/packages/usr/bin/pkgconf" "-DCMAKE_CXX_STANDARD_LIBRARIES=-L$cuda -L$cuda/stubs -lcudart -lcublas -lcuda" \
       -DCMAKE_BUILD_TYPE=Release "-DCMAKE_PREFIX_PATH=$work/llama;$work/packages/usr" \
-      -DCEREBELLUM_TESTS=OFF -DCEREBELLUM_DEVICE_CHECK=ON -DCEREBELLUM_WERROR=OFF \
+      -DCEREBELLUM_TESTS=OFF -DCEREBELLUM_DEVICE_CHECK=ON -DCEREBELLUM_WERROR=OFF -DCEREBELLUM_REPORT=OFF \
       "-DSQLite3_INCLUDE_DIR=$work/packages/usr/include" "-DSQLite3_LIBRARY=$libraries/libsqlite3.a" >&2
 cmake --build "$work/build" -j "$jobs" >&2
 install -m 755 "$work/build/cerebellum" "$work/build/tests/device/cerebellum-device-check" "$work/bin"

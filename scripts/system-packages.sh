@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes sure that what the build needs from the operating system is there.
-# Usage: system-packages.sh [build|test|lint|pip|fuzz|vulkan|package]...   (default: build)
+# Usage: system-packages.sh [build|test|lint|pip|fuzz|vulkan|package|web]...   (default: build)
 # On Debian and Ubuntu missing packages are installed with apt-get when we are root or may use sudo; otherwise the
 # list of what is missing is printed and the exit code is 1.
 set -euo pipefail
@@ -15,7 +15,7 @@ declare -A header_of=(
 )
 declare -A command_of=(
   [build-essential]=g++ [cmake]=cmake [ninja-build]=ninja [git]=git [npm]=npm [python3]=python3
-  [python3-pip]=pip3 [clang-format]=clang-format [clang-tidy]=clang-tidy
+  [python3-pip]=pip3 [chromium]=chromium [clang-format]=clang-format [clang-tidy]=clang-tidy
   [dpkg-dev]=dpkg-shlibdeps [file]=file [debootstrap]=debootstrap [qemu-user]=qemu-x86_64
   [bubblewrap]=bwrap [pkg-config]=pkg-config [glslc]=glslc
 )
@@ -28,12 +28,13 @@ fuzz=(clang libclang-rt-dev)
 vulkan=(glslc libvulkan-dev spirv-headers mesa-vulkan-drivers)
 package=(dpkg-dev file)
 package_test=(debootstrap qemu-user)
+web=(chromium)
 
 wanted=()
 for set_name in "${@:-build}"; do
   case "$set_name" in
-    build|test|lint|pip|fuzz|vulkan|package|package_test) declare -n packages="$set_name"; wanted+=("${packages[@]}"); unset -n packages ;;
-    *) echo "system-packages.sh: unknown set '$set_name' (build, test, lint, pip, fuzz, vulkan, package, package_test)" >&2; exit 2 ;;
+    build|test|lint|pip|fuzz|vulkan|package|package_test|web) declare -n packages="$set_name"; wanted+=("${packages[@]}"); unset -n packages ;;
+    *) echo "system-packages.sh: unknown set '$set_name' (build, test, lint, pip, fuzz, vulkan, package, package_test, web)" >&2; exit 2 ;;
   esac
 done
 

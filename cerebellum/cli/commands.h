@@ -29,5 +29,6 @@ Command add_show(CLI::App& app);
 Command add_doctor(CLI::App& app);
 Command add_completion(CLI::App& app);
 Command add_man(CLI::App& app);
+Command add_report(CLI::App& app);
 
 }  // namespace cerebellum::cli

@@ -10,6 +10,8 @@
 #include "cerebellum/core/file.h"
 #include "cerebellum/pipeline/convert.h"
 #include "cerebellum/pipeline/quantize.h"
+#include "cerebellum/pipeline/report_document.h"
+#include "cerebellum/report/html_report.h"
 #include "cerebellum/report/table.h"
 
 namespace cerebellum::cli {
@@ -58,7 +60,7 @@ Command add_quantize(CLI::App& app) {
         CommonOptions common;
         GoalOptions goal;
         ConstraintOptions constraints;
-        std::string output, imatrix_out;
+        std::string output, imatrix_out, report;
         int window = 0;
         int rounds = 0;
         std::string search;
@@ -81,6 +83,8 @@ Command add_quantize(CLI::App& app) {
         ->add_option("--imatrix-out", values->imatrix_out,
                      "Where the importance matrix goes (default: beside the output)")
         ->type_name("FILE");
+    command->add_option("--report", values->report, "Also write a page about the run, as 'report' does; replaced")
+        ->type_name("FILE.html");
     command
         ->add_option("--window", values->window,
                      "Tokens per window where --ctx says how the file will be run (with --vram or --gpu-size)")
@@ -117,11 +121,22 @@ Command add_quantize(CLI::App& app) {
         options.rounds = values->rounds;
         if (!values->search.empty()) options.search_seconds = parse_seconds("--search", values->search);
         check_output_path(options.output, 0, options.overwrite);
+        if (!values->report.empty()) {
+            check_output_path(values->report, 0, true);
+            report_page();  // throws where there is none
+        }
         values->common.model = gguf_of(values->common.model, options.output.parent_path(), progress).string();
         const auto run = run_options(values->common, values->output);
         options.request.constraints = constraints_of(values->constraints, values->common.threads);
         Session session(run, progress);
         const auto result = quantize_model(session, options, progress);
+        if (!values->report.empty())
+            write_report(values->report, {.journal = run.journal,
+                                          .model = run.model,
+                                          .recipe = recipe_path(options.output),
+                                          .results = {results_path(options.output)},
+                                          .aim = options.aim,
+                                          .constraints = options.request.constraints});
         if (values->common.json) {
             fmt::print("{}\n", to_json(result).dump(2));
             return 0;

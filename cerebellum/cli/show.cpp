@@ -95,7 +95,7 @@ Sizes sizes_of(const Values& values, const std::vector<TensorInfo>& tensors,
     Sizes sizes;
     for (const auto& tensor : tensors) sizes.weights += static_cast<double>(tensor.n_weights());
     if (values.model.empty()) {
-        sizes.points = points_of(solve_frontier(make_problem(tensors, measurements)));
+        sizes.points = points_of(solve_frontier(make_problem(tensors, 0, measurements, Objective::kld)));
         sizes.knees = knee_points(sizes.points);
         return sizes;
     }

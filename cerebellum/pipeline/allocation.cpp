@@ -32,8 +32,26 @@ std::map<std::string, std::vector<TypeCost>> costs_of(std::span<const Measuremen
     return costs;
 }
 
-AllocationProblem problem_of(std::span<const TensorInfo> tensors, std::uint64_t header_bytes,
-                             std::span<const Measurement> measurements, Objective objective) {
+}  // namespace
+
+AllocationProblem make_problem(const GgufFile& source, const Journal& journal,
+                               const std::optional<ImatrixInfo>& imatrix, std::uint64_t budget_bytes, const Aim& aim) {
+    const auto measurements = weighed_measurements(journal, aim);
+    if (measurements.empty())
+        throw Error(fmt::format("{} holds no measurements; run 'cerebellum ablate' first", journal.path().string()));
+    return make_problem(source, measurements, imatrix, budget_bytes, aim.objective);
+}
+
+AllocationProblem make_problem(const GgufFile& source, std::span<const Measurement> measurements,
+                               const std::optional<ImatrixInfo>& imatrix, std::uint64_t budget_bytes,
+                               Objective objective) {
+    auto problem = make_problem(source.tensors(), fixed_bytes(source, imatrix), measurements, objective);
+    problem.budget_bytes = budget_bytes;
+    return problem;
+}
+
+AllocationProblem make_problem(std::span<const TensorInfo> tensors, std::uint64_t header_bytes,
+                               std::span<const Measurement> measurements, Objective objective) {
     const auto costs = costs_of(measurements, objective);
     AllocationProblem problem;
     problem.fixed_bytes = header_bytes;
@@ -49,28 +67,6 @@ AllocationProblem problem_of(std::span<const TensorInfo> tensors, std::uint64_t 
         problem.tensors.push_back(std::move(choices));
     }
     return problem;
-}
-
-}  // namespace
-
-AllocationProblem make_problem(const GgufFile& source, const Journal& journal,
-                               const std::optional<ImatrixInfo>& imatrix, std::uint64_t budget_bytes, const Aim& aim) {
-    const auto measurements = weighed_measurements(journal, aim);
-    if (measurements.empty())
-        throw Error(fmt::format("{} holds no measurements; run 'cerebellum ablate' first", journal.path().string()));
-    return make_problem(source, measurements, imatrix, budget_bytes, aim.objective);
-}
-
-AllocationProblem make_problem(const GgufFile& source, std::span<const Measurement> measurements,
-                               const std::optional<ImatrixInfo>& imatrix, std::uint64_t budget_bytes,
-                               Objective objective) {
-    auto problem = problem_of(source.tensors(), fixed_bytes(source, imatrix), measurements, objective);
-    problem.budget_bytes = budget_bytes;
-    return problem;
-}
-
-AllocationProblem make_problem(std::span<const TensorInfo> tensors, std::span<const Measurement> measurements) {
-    return problem_of(tensors, 0, measurements, Objective::kld);
 }
 
 std::optional<double> predicted_kld(const AllocationProblem& problem, const TypeMap& types) {

@@ -25,8 +25,10 @@ AllocationProblem make_problem(const GgufFile& source, std::span<const Measureme
                                const std::optional<ImatrixInfo>& imatrix, std::uint64_t budget_bytes,
                                Objective objective = Objective::kld);
 
-/// The same for tensors without their file, as a journal describes them: sizes are those of the tensors' data alone.
-AllocationProblem make_problem(std::span<const TensorInfo> tensors, std::span<const Measurement> measurements);
+/// The same without the source itself: `tensors` are all of its, in its order, and `header_bytes` is what a file takes
+/// beside them.
+AllocationProblem make_problem(std::span<const TensorInfo> tensors, std::uint64_t header_bytes,
+                               std::span<const Measurement> measurements, Objective objective);
 
 /// Sum of the tensors' predicted damages under a map of types; empty where some type was not measured.
 std::optional<double> predicted_kld(const AllocationProblem& problem, const TypeMap& types);

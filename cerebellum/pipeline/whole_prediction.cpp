@@ -26,23 +26,40 @@ std::vector<double> selection_weights(const Journal& journal, const Aim& aim) {
     return window_weights(parse_profile(aim.profile, domains), domains);
 }
 
+void weigh_all(MixMeasurement& mix, std::span<const double> weights) {
+    if (weights.empty()) return;
+    for (auto* sums : {&mix.counts, &mix.kld, &mix.nll, &mix.reference_nll, &mix.top1_agree}) weigh(*sums, weights);
+}
+
 }  // namespace
+
+std::vector<MeasuredWhole> measured_wholes(const AllocationProblem& problem, const Journal& journal, const Aim& aim) {
+    std::vector<MeasuredWhole> wholes;
+    const auto weights = selection_weights(journal, aim);
+    const auto add = [&](const MixMeasurement& mix) {
+        if (const auto sum = predicted_kld(problem, mix.types))
+            wholes.push_back({mix.kind, mix.types, *sum, clustered_mean(mix.kld, mix.counts)});
+    };
+    for (auto& mix : weighed_mixes(journal, aim)) {
+        if (mix.kind != "recipe") continue;
+        if (auto selection = journal.find_mix("selection", mix.types)) {
+            weigh_all(*selection, weights);
+            extend(mix, *selection);
+        }
+        add(mix);
+    }
+    for (auto& mix : journal.mixes("selection")) {
+        if (mix.kind != "contender") continue;
+        weigh_all(mix, weights);
+        add(mix);
+    }
+    return wholes;
+}
 
 Calibration make_calibration(const AllocationProblem& problem, const Journal& journal, const Aim& aim) {
     std::vector<WholePoint> points;
-    const auto weights = selection_weights(journal, aim);
-    for (auto& mix : weighed_mixes(journal, aim)) {
-        const auto sum = predicted_kld(problem, mix.types);
-        if (mix.kind != "recipe" || !sum) continue;
-        if (auto selection = journal.find_mix("selection", mix.types)) {
-            if (!weights.empty())
-                for (auto* sums : {&selection->counts, &selection->kld, &selection->nll, &selection->reference_nll,
-                                   &selection->top1_agree})
-                    weigh(*sums, weights);
-            extend(mix, *selection);
-        }
-        points.push_back({*sum, clustered_mean(mix.kld, mix.counts)});
-    }
+    for (const auto& whole : measured_wholes(problem, journal, aim))
+        if (whole.kind == "recipe") points.push_back({whole.sum, whole.whole});
     return Calibration(points);
 }
 
