@@ -60,6 +60,22 @@ nlohmann::json rows_of(const std::vector<Measurement>& measurements, const Sessi
     return rows;
 }
 
+/// Makes all that measuring begins with, so that shards need not make it again and stand on the same.
+int prepare_journal(Session& session, bool json, Progress& progress) {
+    const auto plan = session.measurable_plan();
+    const auto items = session.work_items(plan);
+    if (json)
+        fmt::print("{}\n", nlohmann::json{{"journal", session.journal().path().string()},
+                                          {"windows", session.measured_windows().size()},
+                                          {"tensors", plan.size()},
+                                          {"parts", items.size()}}
+                               .dump(2));
+    progress.info(fmt::format("{} holds the text and the importance matrix; {} tensors are to be measured, in at most "
+                              "{} parts. Let every --shard begin with a copy of it.",
+                              session.journal().path().string(), plan.size(), items.size()));
+    return 0;
+}
+
 SweepSummary measure_for(Session& session, const std::vector<SizeGoal>& goals, Progress& progress) {
     SequentialOptions options;
     for (const auto& goal : goals) options.budgets_bytes.push_back(goal.bytes(session.source().n_weights()));
@@ -91,9 +107,11 @@ Command add_ablate(CLI::App& app) {
     auto common = std::make_shared<CommonOptions>();
     auto sizes = std::make_shared<std::vector<std::string>>();
     auto crush = std::make_shared<CrushValues>();
+    auto prepare = std::make_shared<bool>(false);
     auto* command = app.add_subcommand("ablate", "Only measure: what each tensor loses at each type");
     command->footer(
         "Examples:\n  cerebellum ablate model-f16.gguf --json > damage.json\n"
+        "  cerebellum ablate model-f16.gguf --shard 3/16 --journal shard-3.db\n"
         "  cerebellum ablate model-f16.gguf --baseline Q4_K_M --crush q2_K -o ablation_results.json\n"
         "  cerebellum ablate --base-gguf model-q4_k_m.gguf --tensors plan.json -o ablation_results.json\n\n"
         "Every figure is kept in the journal the moment it is made; run the command again to go on.");
@@ -109,22 +127,34 @@ Command add_ablate(CLI::App& app) {
         ->add_option("--size", *sizes,
                      "With --sequential: size of a file that the figures are for, as 12GB or 4.25bpw; repeatable")
         ->type_name("SIZE");
+    command
+        ->add_option("--shard", common->shard,
+                     "Measure only this of so many parts, as 3/16, which take about as long each; see 'cerebellum "
+                     "journal merge'")
+        ->type_name("I/N");
+    command->add_flag("--prepare", *prepare,
+                      "Only make the journal with the text and the importance matrix: what shards begin with");
     add_json(*command, *common);
-    return [common, sizes, crush] {
+    return [common, sizes, crush, prepare] {
         auto planned = take_plans(*common, *crush);
         if (crush->wanted()) {
             if (common->sequential || !sizes->empty())
                 throw UsageError("--sequential and --size: a classical sweep measures every tensor on all windows");
+            if (!common->shard.empty() || *prepare)
+                throw UsageError("--shard and --prepare: a classical sweep cannot be split; give it --tensors instead");
             return run_crush(*common, *crush, planned);
         }
         if (common->model.empty()) throw UsageError("model is required; see 'cerebellum ablate --help'");
         if (common->sequential == sizes->empty())
             throw UsageError("--sequential and --size go together: what is worth measuring depends on the size");
+        if (common->sequential && !common->shard.empty())
+            throw UsageError("--sequential and --shard: what is measured next depends on the figures of all shards");
         std::vector<SizeGoal> goals;
         for (const auto& size : *sizes) goals.push_back(parse_size(size));
         std::ranges::move(planned, std::back_inserter(common->tensors));
         TerminalProgress progress(common->quiet, common->verbose);
         Session session(run_options(*common, ""), progress);
+        if (*prepare) return prepare_journal(session, common->json, progress);
         const auto summary = common->sequential ? measure_for(session, goals, progress) : session.measure();
         const auto measurements = session.journal().measurements();
         if (common->json)

@@ -35,7 +35,8 @@ int run(int argc, char** argv) {
     std::vector<Command> commands = {add_quantize(app), add_ablate(app),  add_allocate(app), add_build(app),
                                      add_verify(app),   add_inspect(app), add_frontier(app), add_recipe(app),
                                      add_compare(app),  add_imatrix(app), add_explain(app),  add_interactions(app),
-                                     add_import(app),   add_eval(app),    add_memory(app),   add_compare_evals(app)};
+                                     add_import(app),   add_eval(app),    add_memory(app),   add_compare_evals(app),
+                                     add_journal(app)};
     try {
         app.parse(argc, argv);
     } catch (const CLI::Success& asked_for_help) {

@@ -375,8 +375,14 @@ std::vector<TensorPlan> Session::measurable_plan() {
     return wanted;
 }
 
+std::vector<WorkItem> Session::work_items(std::span<const TensorPlan> plan) {
+    if (!replays()) return split_plan(plan);
+    return split_plan(SweepMap(engine().topology()), plan, measured_windows().size());
+}
+
 SweepSummary Session::measure() {
-    return measure(measurable_plan());
+    const auto plan = measurable_plan();
+    return measure(options_.shard ? plan_of(items_of(*options_.shard, work_items(plan))) : plan);
 }
 
 SweepSummary Session::measure(std::span<const TensorPlan> wanted) {

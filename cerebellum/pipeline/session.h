@@ -17,6 +17,7 @@
 #include "cerebellum/replay/engine.h"
 #include "cerebellum/sweep/plan.h"
 #include "cerebellum/sweep/runner.h"
+#include "cerebellum/sweep/split.h"
 
 namespace cerebellum {
 
@@ -34,6 +35,7 @@ struct RunOptions {
     std::vector<ggml_type> types;                  // allowed types; none: all
     bool full = false;                             // measure every type in full
     std::vector<std::string> tensors;              // globs; only tensors that one of them matches; none: all
+    std::optional<Shard> shard;                    // measure only this part of what there is to measure
     /// What stands for the source when it runs: the source itself, or a copy of it in this type, smaller and faster,
     /// from which damage is then counted.
     std::optional<ggml_type> reference;
@@ -112,7 +114,10 @@ class Session {
     std::vector<TensorPlan> measurable_plan();
     /// The windows that changes are measured on, in the order in which they are taken.
     TokenWindows measured_windows() { return measured_of(text().calibration); }
-    /// Measures what the journal does not hold yet of measurable_plan(), or of another one.
+    /// The parts of a plan that can be measured apart from each other, on several machines.
+    std::vector<WorkItem> work_items(std::span<const TensorPlan> plan);
+    /// Measures what the journal does not hold yet of measurable_plan(), or of the options' shard of it, or of another
+    /// plan.
     SweepSummary measure();
     SweepSummary measure(std::span<const TensorPlan> wanted);
 

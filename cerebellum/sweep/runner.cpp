@@ -13,6 +13,7 @@
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/replay/change_probe.h"
+#include "cerebellum/sweep/sweep_map.h"
 
 namespace cerebellum {
 
@@ -68,24 +69,18 @@ struct Change {
     Extent fast, full;
 };
 
-/// Part of the graph between neighbouring cuts: a block, or what is in front of the first one.
-struct Range {
-    int begin = 0;
-    int end = 0;
-};
-
 class Sweep {
   public:
     Sweep(ReplayEngine& engine, std::span<const Window> windows, std::span<const TensorPlan> plan,
           const Quantizer& quantize, Journal& journal, Progress& progress)
         : engine_(engine),
           topology_(engine.topology()),
+          map_(topology_),
+          ranges_(map_.ranges()),
           windows_(windows),
           quantize_(quantize),
           journal_(journal),
           progress_(progress) {
-        const auto cuts = topology_.cuts();
-        for (std::size_t c = 0; c + 2 < cuts.size(); ++c) ranges_.push_back({cuts[c], cuts[c + 1]});
         plain_.resize(ranges_.size());
         work_.resize(ranges_.size() + 1);
         for (const auto& tensor : plan) sort_in(tensor);
@@ -125,20 +120,15 @@ class Sweep {
     }
 
     void sort_in(const TensorPlan& plan) {
-        const auto use = topology_.weights().find(plan.name);
-        if (use == topology_.weights().end() || !topology_.takes_any_type(plan.name)) {
+        const auto place = map_.place_of(plan.name);
+        if (!place) {
             summary_.unmeasured.push_back(plan.name);
             return;
         }
-        const auto at = static_cast<std::size_t>(
-            std::ranges::find_if(ranges_, [&](const Range& range) { return use->second.first < range.end; }) -
-            ranges_.begin());
-        const int block = topology_.span_of(plan.name);
         Work work;
         work.plan = &plan;
-        work.use = &use->second;
-        work.local = block >= 0 && at < ranges_.size() && use->second.last < ranges_[at].end;
-        const int first = use->second.first;
+        work.use = place->use;
+        work.local = place->local;
         const auto fast_windows = plan.fast_windows(windows_.size());
         for (const auto type : plan.types) {
             const auto wanted = [&](Tier tier, std::size_t n) {
@@ -160,11 +150,11 @@ class Sweep {
             else if (std::ranges::find(plan.anchors, type) != plan.anchors.end())
                 change.full = wanted(Tier::full, plan.anchor_windows(windows_.size()));
             if (change.fast.empty() && change.full.empty()) continue;
-            work_left_ += static_cast<double>(change.fast.size()) * cost_of(first, work.local ? ranges_[at].end : 0) +
-                          static_cast<double>(change.full.size()) * cost_of(first, topology_.n_nodes());
+            work_left_ += static_cast<double>(change.fast.size()) * map_.fast_cost(*place) +
+                          static_cast<double>(change.full.size()) * map_.full_cost(*place);
             work.changes.push_back(change);
         }
-        if (!work.changes.empty()) work_[at].push_back(std::move(work));
+        if (!work.changes.empty()) work_[place->range].push_back(std::move(work));
     }
 
     bool has_work_from(std::size_t range) const {
@@ -172,24 +162,8 @@ class Sweep {
                            [](const auto& works) { return !works.empty(); });
     }
 
-    /// Multiply-adds × 2 of the matrix products in a range of nodes, for one window.
-    double flops(int begin, int end) const {
-        double sum = 0.0;
-        const auto& graph = topology_.graph();
-        for (int i = begin; i < end; ++i) {
-            const auto& node = graph.tensors[static_cast<std::size_t>(i)];
-            if (node.op != GGML_OP_MUL_MAT && node.op != GGML_OP_MUL_MAT_ID) continue;
-            double elements = 1.0;
-            for (const auto n : node.shape) elements *= static_cast<double>(n);
-            sum +=
-                2.0 * elements * static_cast<double>(graph.tensors[static_cast<std::size_t>(node.sources[0])].shape[0]);
-        }
-        return sum;
-    }
-    double cost_of(int begin, int end) const { return flops(begin, std::max(begin, end)) + 1.0; }
-
     void account(int begin, int end, std::size_t runs, Clock::time_point start) {
-        summary_.replay_flops += flops(begin, end) * static_cast<double>(runs);
+        summary_.replay_flops += map_.flops(begin, end) * static_cast<double>(runs);
         summary_.replay_s += seconds_since(start);
     }
 
@@ -208,7 +182,7 @@ class Sweep {
         if (!engine_.memory_plan().resident) plain_[range].reset();
     }
 
-    void advance(Slice& slice, const Range& nodes, States& states) {
+    void advance(Slice& slice, const SweepRange& nodes, States& states) {
         const auto start = Clock::now();
         for (std::size_t w = 0; w < windows_.size(); ++w) {
             progress_.check();
@@ -217,7 +191,7 @@ class Sweep {
         }
         account(nodes.begin, nodes.end, windows_.size(), start);
     }
-    void advance(const Range& nodes, States& states) {
+    void advance(const SweepRange& nodes, States& states) {
         if (nodes.begin < nodes.end) advance(*engine_.slice(nodes.begin, nodes.end), nodes, states);
     }
 
@@ -285,7 +259,7 @@ class Sweep {
                     score(variants);
                     bytes = 0;
                 }
-                done(cost_of(topology_.head_cut(), topology_.n_nodes()) * static_cast<double>(change.full.size()),
+                done(map_.cost(topology_.head_cut(), topology_.n_nodes()) * static_cast<double>(change.full.size()),
                      work.plan->name);
             }
         score(variants);
@@ -333,7 +307,7 @@ class Sweep {
     }
 
     /// Takes the variants through a range of nodes.
-    void carry(Slice& plain, const Range& nodes, std::vector<Variant>& wave) {
+    void carry(Slice& plain, const SweepRange& nodes, std::vector<Variant>& wave) {
         for (auto& variant : wave) {
             const auto start = Clock::now();
             std::unique_ptr<Slice> changed;
@@ -350,7 +324,7 @@ class Sweep {
             }
             account(nodes.begin, nodes.end, variant.windows.size(), start);
             variant.measurement.wall_s += seconds_since(start);
-            done(cost_of(nodes.begin, nodes.end) * static_cast<double>(variant.windows.size()),
+            done(map_.cost(nodes.begin, nodes.end) * static_cast<double>(variant.windows.size()),
                  variant.measurement.tensor);
         }
     }
@@ -409,7 +383,7 @@ class Sweep {
                         const States& at_first_use, const States& at_end, std::vector<Variant>& entering) {
         const auto& name = work.plan->name;
         const auto type = change.type;
-        const Range nodes = {work.use->first, ranges_[r].end};
+        const SweepRange nodes = {work.use->first, ranges_[r].end};
         summary_.quantize_s += data.seconds;
         const auto start = Clock::now();
         ChangeProbe probe(topology_);
@@ -462,7 +436,7 @@ class Sweep {
             }
             entering.push_back(std::move(variant));
         }
-        done(cost_of(nodes.begin, nodes.end) * static_cast<double>(runs), name);
+        done(map_.cost(nodes.begin, nodes.end) * static_cast<double>(runs), name);
         return shows;
     }
 
@@ -519,11 +493,12 @@ class Sweep {
 
     ReplayEngine& engine_;
     const Topology& topology_;
+    const SweepMap map_;
+    const std::vector<SweepRange>& ranges_;
     std::span<const Window> windows_;
     const Quantizer& quantize_;
     Journal& journal_;
     Progress& progress_;
-    std::vector<Range> ranges_;                  // of the body, in order
     std::vector<std::unique_ptr<Slice>> plain_;  // by range, made when first asked for
     std::vector<std::vector<Work>> work_;        // by the range that first reads the tensor; the last one is the head's
     States at_head_;
