@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes sure that what the build needs from the operating system is there.
-# Usage: system-packages.sh [build|test|lint|pip|fuzz|package]...   (default: build)
+# Usage: system-packages.sh [build|test|lint|pip|fuzz|package|mpi]...   (default: build)
 # On Debian and Ubuntu missing packages are installed with apt-get when we are root or may use sudo; otherwise the
 # list of what is missing is printed and the exit code is 1.
 set -euo pipefail
@@ -17,6 +17,7 @@ declare -A command_of=(
   [python3-pip]=pip3 [clang-format]=clang-format [clang-tidy]=clang-tidy
   [dpkg-dev]=dpkg-shlibdeps [file]=file [debootstrap]=debootstrap [qemu-user]=qemu-x86_64
   [bubblewrap]=bwrap [pkg-config]=pkg-config
+  [libopenmpi-dev]=mpicxx [openmpi-bin]=mpirun
 )
 build=(build-essential cmake ninja-build git npm libsqlite3-dev nlohmann-json3-dev libcli11-dev libfmt-dev libssl-dev
        zlib1g-dev libboost-dev pkg-config libcpp-httplib-dev libbrotli-dev)
@@ -26,12 +27,13 @@ pip=(python3 python3-pip)
 fuzz=(clang libclang-rt-dev)
 package=(dpkg-dev file)
 package_test=(debootstrap qemu-user)
+mpi=(libopenmpi-dev openmpi-bin)  # 97 MB, so nothing installs it by itself: what wants it does without or skips
 
 wanted=()
 for set_name in "${@:-build}"; do
   case "$set_name" in
-    build|test|lint|pip|fuzz|package|package_test) declare -n packages="$set_name"; wanted+=("${packages[@]}"); unset -n packages ;;
-    *) echo "system-packages.sh: unknown set '$set_name' (build, test, lint, pip, fuzz, package, package_test)" >&2; exit 2 ;;
+    build|test|lint|pip|fuzz|package|package_test|mpi) declare -n packages="$set_name"; wanted+=("${packages[@]}"); unset -n packages ;;
+    *) echo "system-packages.sh: unknown set '$set_name' (build, test, lint, pip, fuzz, package, package_test, mpi)" >&2; exit 2 ;;
   esac
 done
 

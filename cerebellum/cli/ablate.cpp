@@ -12,6 +12,7 @@
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/core/size.h"
 #include "cerebellum/core/stats.h"
+#include "cerebellum/pipeline/member.h"
 #include "cerebellum/pipeline/sequential.h"
 #include "cerebellum/predict/damage.h"
 #include "cerebellum/report/table.h"
@@ -60,6 +61,19 @@ nlohmann::json rows_of(const std::vector<Measurement>& measurements, const Sessi
     return rows;
 }
 
+/// What the ranks other than 0 do. They say nothing to the user, rank 0 does.
+int assist(Group& group, const CommonOptions& common) {
+    NoProgress progress;
+    RunOptions options;
+    try {
+        options = options_of_rank(run_options(common, ""), group);
+    } catch (const Error& error) {
+        give_up(group, error.what());
+        return 1;
+    }
+    return take_part(group, std::move(options), progress) ? 0 : 1;
+}
+
 /// Makes all that measuring begins with, so that shards need not make it again and stand on the same.
 int prepare_journal(Session& session, bool json, Progress& progress) {
     const auto plan = session.measurable_plan();
@@ -70,9 +84,10 @@ int prepare_journal(Session& session, bool json, Progress& progress) {
                                           {"tensors", plan.size()},
                                           {"parts", items.size()}}
                                .dump(2));
-    progress.info(fmt::format("{} holds the text and the importance matrix; {} tensors are to be measured, in at most "
-                              "{} parts. Let every --shard begin with a copy of it.",
-                              session.journal().path().string(), plan.size(), items.size()));
+    progress.info(
+        fmt::format("{} holds the text and the importance matrix; {} tensors are to be measured, in at most "
+                    "{} parts. Let every --shard begin with a copy of it.",
+                    session.journal().path().string(), plan.size(), items.size()));
     return 0;
 }
 
@@ -142,8 +157,14 @@ Command add_ablate(CLI::App& app) {
                 throw UsageError("--sequential and --size: a classical sweep measures every tensor on all windows");
             if (!common->shard.empty() || *prepare)
                 throw UsageError("--shard and --prepare: a classical sweep cannot be split; give it --tensors instead");
+            if (launched_processes() > 1)
+                throw UsageError("mpirun: a classical sweep runs in one process; start it without");
             return run_crush(*common, *crush, planned);
         }
+        std::ranges::move(planned, std::back_inserter(common->tensors));
+        const auto group = Group::join();
+        if (group->rank() > 0) return assist(*group, *common);
+        GroupExecutor executor(*group);  // lets the other ranks go, whatever happens here
         if (common->model.empty()) throw UsageError("model is required; see 'cerebellum ablate --help'");
         if (common->sequential == sizes->empty())
             throw UsageError("--sequential and --size go together: what is worth measuring depends on the size");
@@ -151,10 +172,10 @@ Command add_ablate(CLI::App& app) {
             throw UsageError("--sequential and --shard: what is measured next depends on the figures of all shards");
         std::vector<SizeGoal> goals;
         for (const auto& size : *sizes) goals.push_back(parse_size(size));
-        std::ranges::move(planned, std::back_inserter(common->tensors));
         TerminalProgress progress(common->quiet, common->verbose);
-        Session session(run_options(*common, ""), progress);
+        Session session(options_of_rank(run_options(*common, ""), *group), progress);
         if (*prepare) return prepare_journal(session, common->json, progress);
+        if (group->size() > 1) session.distribute(executor);
         const auto summary = common->sequential ? measure_for(session, goals, progress) : session.measure();
         const auto measurements = session.journal().measurements();
         if (common->json)

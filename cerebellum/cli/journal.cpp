@@ -136,7 +136,8 @@ Command add_journal(CLI::App& app) {
 
     auto* merging = command->add_subcommand("merge", "Of several journals of the same settings, such as shards");
     merging->footer(
-        "The output is created, or added to where it is a journal already. Measurements that several journals hold must\n"
+        "The output is created, or added to where it is a journal already. Measurements that several journals hold "
+        "must\n"
         "agree. Where anything differs, settings, text or figures, the output stays as it was.");
     merging->add_option("output", values->output, "The journal that has everything afterwards")
         ->required()

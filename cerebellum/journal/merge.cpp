@@ -26,17 +26,17 @@ bool agree(const std::vector<double>& a, const std::vector<double>& b) {
 }
 
 template <typename Row, std::size_t n>
-bool agree(const Row& a, const Row& b, const std::vector<double> Row::* const (&columns)[n]) {
+bool agree(const Row& a, const Row& b, const std::vector<double> Row::*const (&columns)[n]) {
     return std::ranges::all_of(columns, [&](const auto column) {
         // A quantity that only one of them has is no beginning of the other.
         return (a.*column).empty() == (b.*column).empty() && agree(a.*column, b.*column);
     });
 }
 
-constexpr const std::vector<double> Measurement::* measurement_columns[] = {
+constexpr const std::vector<double> Measurement::*measurement_columns[] = {
     &Measurement::counts,     &Measurement::kld,          &Measurement::delta_nll,
     &Measurement::top1_agree, &Measurement::local_energy, &Measurement::local_counts};
-constexpr const std::vector<double> MixMeasurement::* mix_columns[] = {
+constexpr const std::vector<double> MixMeasurement::*mix_columns[] = {
     &MixMeasurement::counts, &MixMeasurement::kld, &MixMeasurement::nll, &MixMeasurement::reference_nll,
     &MixMeasurement::top1_agree};
 
@@ -69,9 +69,14 @@ class Merged {
                                   differs->field, differs->first, differs->second));
         for (const auto& name : journal.artifact_names()) add_artifact(name, *journal.get_artifact(name));
         for (const auto& [key, value] : journal.meta()) meta_.try_emplace(key, value);
-        for (auto& m : journal.measurements())
-            add(rows_, std::tuple(m.tensor, m.type, m.tier), std::move(m), measurement_columns, report);
-        for (auto& m : journal.mixes()) add(mixes_, std::tuple(m.part, m.types), std::move(m), mix_columns, report);
+        for (auto& m : journal.measurements()) {
+            const std::tuple key(m.tensor, m.type, m.tier);
+            add(rows_, key, std::move(m), measurement_columns, report);
+        }
+        for (auto& m : journal.mixes()) {
+            const std::tuple key(m.part, m.types);
+            add(mixes_, key, std::move(m), mix_columns, report);
+        }
         return report;
     }
 
@@ -111,8 +116,7 @@ class Merged {
 
     /// The journal that was read last does not go with an earlier one.
     [[noreturn]] void refuse(std::size_t earlier, const std::string& why) const {
-        throw Error(
-            fmt::format("cannot merge {} with {}: {}", paths_.back().string(), paths_[earlier].string(), why));
+        throw Error(fmt::format("cannot merge {} with {}: {}", paths_.back().string(), paths_[earlier].string(), why));
     }
 
     void add_artifact(const std::string& name, std::string bytes) {
@@ -127,7 +131,7 @@ class Merged {
     }
 
     template <typename Key, typename Row, std::size_t n>
-    void add(Rows<Key, Row>& rows, const Key& key, Row row, const std::vector<double> Row::* const (&columns)[n],
+    void add(Rows<Key, Row>& rows, const Key& key, Row row, const std::vector<double> Row::*const (&columns)[n],
              MergedJournal& report) {
         const auto known = rows.find(key);
         if (known == rows.end()) {

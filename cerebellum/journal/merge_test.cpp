@@ -120,7 +120,9 @@ TEST_F(MergeJournals, a_row_that_differs_is_refused_by_name_and_nothing_is_merge
     auto other = sample(2, 4);
     other.kld[1] += 1e-12;
     const auto a = make("a.db", {sample(2)}), b = make("b.db", {sample(5), other});
-    EXPECT_THAT(message_of([&] { merge({a, b}); }),
+    EXPECT_THAT(message_of([&] {
+                    merge({a, b});
+                }),
                 AllOf(HasSubstr("a.db"), HasSubstr("b.db"), HasSubstr("blk.2.ffn_down.weight"), HasSubstr("q4_K"),
                       HasSubstr("full")));
     EXPECT_FALSE(fs::exists(path("out.db")));
@@ -148,7 +150,9 @@ TEST_F(MergeJournals, other_settings_are_refused_by_name) {
     const auto a = make("a.db", {sample(1)});
     identity_.fields["context"] = "256";
     const auto b = make("b.db", {sample(2)});
-    EXPECT_THAT(message_of([&] { merge({a, b}); }),
+    EXPECT_THAT(message_of([&] {
+                    merge({a, b});
+                }),
                 AllOf(HasSubstr("context"), HasSubstr("\"512\""), HasSubstr("\"256\""), HasSubstr("b.db")));
     identity_.fields.erase("context");
     EXPECT_THAT(message_of([&] { merge({a, make("c.db", {})}); }), HasSubstr("nothing"));

@@ -10,6 +10,7 @@
 
 #include "cerebellum/calibrate/text.h"
 #include "cerebellum/core/progress.h"
+#include "cerebellum/distribute/executor.h"
 #include "cerebellum/gguf/gguf_file.h"
 #include "cerebellum/gguf/imatrix_file.h"
 #include "cerebellum/journal/journal.h"
@@ -121,8 +122,17 @@ class Session {
     SweepSummary measure();
     SweepSummary measure(std::span<const TensorPlan> wanted);
 
+    /// From now on all ranks of a group measure; they get the text and the importance matrix from here. The executor
+    /// must outlive the session.
+    void distribute(GroupExecutor& executor);
+    /// On another rank than 0, with a journal of its own that is still empty: takes over what rank 0 hands out and
+    /// measures what it deals. Throws Error where this rank's settings, or what it runs on, are not rank 0's.
+    void take_part(Group& group);
+
   private:
     JournalIdentity identity() const;
+    /// Measures a part of a plan, by replaying or through whole files. Keeps what its next call can use again.
+    Trial trial();
     /// Of the recorded graph, which need not be replayable; null where there is none.
     const Topology* topology();
     TextDemand demand() const;
@@ -135,6 +145,9 @@ class Session {
     std::unique_ptr<Journal> journal_;
     std::optional<TextParts> text_;
     std::unique_ptr<ReplayEngine> engine_;
+    GroupExecutor* executor_ = nullptr;
+    std::vector<Window> measured_;
+    std::unique_ptr<SweepWorker> worker_;
     std::optional<bool> replays_;
     struct Recorded;
     std::unique_ptr<Recorded> recorded_;  // where nothing is replayed

@@ -69,18 +69,31 @@ struct Change {
     Extent fast, full;
 };
 
+}  // namespace
+
+/// The source's live states that outlast a sweep, of the first windows.
+struct SourceStates {
+    States at_head;
+    /// At the begins of the ranges that were measured last: the next plan begins in one of them, or behind.
+    std::map<std::size_t, States> at_range;
+    bool kept = false;  // for another sweep
+};
+
+namespace {
+
 class Sweep {
   public:
     Sweep(ReplayEngine& engine, std::span<const Window> windows, std::span<const TensorPlan> plan,
-          const Quantizer& quantize, Journal& journal, Progress& progress)
+          const Quantizer& quantize, FigureStore& figures, Progress& progress, SourceStates& source)
         : engine_(engine),
           topology_(engine.topology()),
           map_(topology_),
           ranges_(map_.ranges()),
           windows_(windows),
           quantize_(quantize),
-          journal_(journal),
-          progress_(progress) {
+          figures_(figures),
+          progress_(progress),
+          source_(source) {
         plain_.resize(ranges_.size());
         work_.resize(ranges_.size() + 1);
         for (const auto& tensor : plan) sort_in(tensor);
@@ -92,8 +105,8 @@ class Sweep {
             progress_.begin("measuring", work_left_);
             prepare_baseline();
             measure_head();
-            States baseline(windows_.size());
-            for (std::size_t next = 0; next < ranges_.size();) next = run_wave(next, baseline);
+            auto [next, baseline] = first_states();
+            while (next < ranges_.size()) next = run_wave(next, baseline);
             progress_.end();
         }
         return summary_;
@@ -110,12 +123,12 @@ class Sweep {
 
     /// What the journal does not hold yet of the first `wanted` windows.
     Extent missing(const std::string& tensor, ggml_type type, Tier tier, std::size_t wanted) const {
-        const auto known = journal_.find(tensor, type_name(type), tier);
+        const auto known = figures_.find(tensor, type_name(type), tier);
         return {known ? known->windows() : 0, wanted};
     }
 
     bool known_to_show(const std::string& tensor, ggml_type type) const {
-        const auto known = journal_.find(tensor, type_name(type), Tier::fast);
+        const auto known = figures_.find(tensor, type_name(type), Tier::fast);
         return known && std::ranges::any_of(known->local_energy, [](double energy) { return energy > 0.0; });
     }
 
@@ -182,14 +195,15 @@ class Sweep {
         if (!engine_.memory_plan().resident) plain_[range].reset();
     }
 
-    void advance(Slice& slice, const SweepRange& nodes, States& states) {
+    /// Takes the source's states of the first windows through a range, from the one with number `first` on.
+    void advance(Slice& slice, const SweepRange& nodes, States& states, std::size_t first = 0) {
         const auto start = Clock::now();
-        for (std::size_t w = 0; w < windows_.size(); ++w) {
+        for (std::size_t w = first; w < windows_.size(); ++w) {
             progress_.check();
             slice.run(windows_[w].inputs, states[w]);
             states[w] = slice.live_out(states[w]);
         }
-        account(nodes.begin, nodes.end, windows_.size(), start);
+        account(nodes.begin, nodes.end, windows_.size() - first, start);
     }
     void advance(const SweepRange& nodes, States& states) {
         if (nodes.begin < nodes.end) advance(*engine_.slice(nodes.begin, nodes.end), nodes, states);
@@ -197,11 +211,37 @@ class Sweep {
 
     /// The source's live state at the head, which every score is made against.
     void prepare_baseline() {
-        at_head_.resize(windows_.size());
+        auto& states = source_.at_head;
+        const auto known = states.size();
+        if (known >= windows_.size()) return;
+        states.resize(windows_.size());
         for (std::size_t r = 0; r < ranges_.size(); ++r) {
-            advance(plain(r), ranges_[r], at_head_);
+            advance(plain(r), ranges_[r], states, known);
             release(r);
         }
+    }
+
+    /// The last known states of the source in front of all that is to be measured, and where they are.
+    std::pair<std::size_t, States> first_states() {
+        std::size_t first = 0;
+        while (first < ranges_.size() && work_[first].empty()) ++first;
+        if (first == ranges_.size()) return {first, {}};
+        for (auto known = source_.at_range.upper_bound(first); known != source_.at_range.begin();) {
+            --known;
+            if (known->second.size() < windows_.size()) continue;
+            States states(known->second.begin(), known->second.begin() + static_cast<std::ptrdiff_t>(windows_.size()));
+            return {known->first, std::move(states)};
+        }
+        return {0, States(windows_.size())};
+    }
+
+    void keep_states(std::size_t range, const States& states) {
+        if (!source_.kept) return;
+        source_.at_range[range] = states;
+        constexpr std::size_t at_most = 2;
+        while (source_.at_range.size() > at_most)
+            source_.at_range.erase(range == source_.at_range.begin()->first ? std::prev(source_.at_range.end())
+                                                                            : source_.at_range.begin());
     }
 
     Quantized quantized(const std::string& tensor, ggml_type type) const {
@@ -223,12 +263,12 @@ class Sweep {
     /// Records what was measured, added to what is known of earlier windows.
     void keep(const Measurement& measured) {
         summary_.tokens += static_cast<double>(measured.windows()) * static_cast<double>(engine_.n_tokens());
-        auto known = journal_.find(measured.tensor, measured.type, measured.tier);
+        auto known = figures_.find(measured.tensor, measured.type, measured.tier);
         if (known)
             extend(*known, measured);
         else
             known = measured;
-        journal_.record(*known);
+        figures_.record(*known);
     }
 
     static Variant new_variant(const Work& work, ggml_type type) {
@@ -249,7 +289,7 @@ class Sweep {
                 auto variant = new_variant(work, change.type);
                 for (std::size_t w = change.full.begin; w < change.full.end; ++w) {
                     variant.windows.push_back(w);
-                    variant.states.push_back(at_head_[w]);
+                    variant.states.push_back(source_.at_head[w]);
                 }
                 variant.weight = std::move(data.bytes);
                 variant.measurement.wall_s = data.seconds;
@@ -281,6 +321,7 @@ class Sweep {
             auto& range = plain(r);
             std::vector<Variant> entering;
             if (open) {
+                if (!work_[r].empty()) keep_states(r, baseline);
                 States at_end = baseline;
                 advance(range, ranges_[r], at_end);
                 measure_range(r, std::move(baseline), at_end, entering);
@@ -470,7 +511,7 @@ class Sweep {
                 if (found == variant.windows.end()) continue;
                 progress_.check();
                 if (!std::exchange(referenced, true)) {
-                    engine_.set_reference(windows_[w], at_head_[w]);
+                    engine_.set_reference(windows_[w], source_.at_head[w]);
                     ++heads;
                 }
                 const auto& state = variant.states[static_cast<std::size_t>(found - variant.windows.begin())];
@@ -497,12 +538,12 @@ class Sweep {
     const std::vector<SweepRange>& ranges_;
     std::span<const Window> windows_;
     const Quantizer& quantize_;
-    Journal& journal_;
+    FigureStore& figures_;
     Progress& progress_;
+    SourceStates& source_;
     std::vector<std::unique_ptr<Slice>> plain_;  // by range, made when first asked for
     std::vector<std::vector<Work>> work_;        // by the range that first reads the tensor; the last one is the head's
-    States at_head_;
-    std::size_t needed_windows_ = 0;  // the first so many of those given
+    std::size_t needed_windows_ = 0;             // the first so many of those given
     double work_left_ = 0.0;
     double work_done_ = 0.0;
     SweepSummary summary_;
@@ -512,7 +553,31 @@ class Sweep {
 
 SweepSummary run_sweep(ReplayEngine& engine, std::span<const Window> windows, std::span<const TensorPlan> plan,
                        const Quantizer& quantize, Journal& journal, Progress& progress) {
-    return Sweep(engine, windows, plan, quantize, journal, progress).run();
+    JournalFigures figures(journal);
+    SourceStates states;
+    return Sweep(engine, windows, plan, quantize, figures, progress, states).run();
+}
+
+void add(SweepSummary& sum, const SweepSummary& part) {
+    sum.fast_measured += part.fast_measured;
+    sum.full_measured += part.full_measured;
+    sum.resumed += part.resumed;
+    sum.tokens += part.tokens;
+    sum.unmeasured.insert(sum.unmeasured.end(), part.unmeasured.begin(), part.unmeasured.end());
+    sum.replay_flops += part.replay_flops;
+    sum.replay_s += part.replay_s;
+    sum.quantize_s += part.quantize_s;
+}
+
+SweepWorker::SweepWorker(ReplayEngine& engine, std::span<const Window> windows, Quantizer quantize)
+    : engine_(&engine), windows_(windows), quantize_(std::move(quantize)), states_(std::make_unique<SourceStates>()) {
+    states_->kept = true;
+}
+
+SweepWorker::~SweepWorker() = default;
+
+SweepSummary SweepWorker::measure(std::span<const TensorPlan> plan, FigureStore& figures, Progress& progress) {
+    return Sweep(*engine_, windows_, plan, quantize_, figures, progress, *states_).run();
 }
 
 }  // namespace cerebellum

@@ -65,8 +65,8 @@ TEST(SplitPlan, keeps_tensors_of_blocks_whole_and_others_by_type) {
     const Topology topology(recorder.graph());
     const SweepMap map(topology);
     std::vector<TensorPlan> plan;
-    for (const auto* name : {"token_embd.weight", "blk.0.attn_q.weight", "blk.4.attn_q.weight", "blk.9.none.weight",
-                             "output.weight"}) {
+    for (const auto* name :
+         {"token_embd.weight", "blk.0.attn_q.weight", "blk.4.attn_q.weight", "blk.9.none.weight", "output.weight"}) {
         TensorPlan tensor;
         tensor.name = name;
         tensor.types = {GGML_TYPE_Q6_K, GGML_TYPE_Q4_0, GGML_TYPE_Q2_K};

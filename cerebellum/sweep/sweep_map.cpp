@@ -17,8 +17,8 @@ std::optional<SweepMap::Place> SweepMap::place_of(const std::string& tensor) con
     place.range = static_cast<std::size_t>(
         std::ranges::find_if(ranges_, [&](const SweepRange& range) { return place.use->first < range.end; }) -
         ranges_.begin());
-    place.local = topology_->span_of(tensor) >= 0 && place.range < ranges_.size() &&
-                  place.use->last < ranges_[place.range].end;
+    place.local =
+        topology_->span_of(tensor) >= 0 && place.range < ranges_.size() && place.use->last < ranges_[place.range].end;
     return place;
 }
 

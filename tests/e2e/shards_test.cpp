@@ -24,10 +24,11 @@ class Shards : public ::testing::Test {
 
     std::string journal(const std::string& name) const { return (work_ / name).string(); }
 
-    testing::ProgramResult ablate(const std::string& name, const std::vector<std::string>& more) const {
+    testing::ProgramResult ablate(const std::string& name, const std::vector<std::string>& more,
+                                  const std::string& tokens = "128") const {
         std::vector<std::string> arguments = {"ablate",    small_model().string(),
                                               "--text",    (work_ / "text.txt").string(),
-                                              "--tokens",  "128",
+                                              "--tokens",  tokens,
                                               "--ctx",     "64",
                                               "--types",   "q2_K,q4_0",
                                               "--threads", "1",
@@ -82,7 +83,7 @@ TEST_F(Shards, merged_are_the_journal_of_one_machine) {
 
 TEST_F(Shards, of_other_settings_are_not_merged) {
     ASSERT_EQ(ablate("a.db", {"--prepare"}).code, 0);
-    ASSERT_EQ(ablate("b.db", {"--prepare", "--seed", "7", "--tokens", "192"}).code, 0);
+    ASSERT_EQ(ablate("b.db", {"--prepare"}, "192").code, 0);
     const auto result = merge("merged.db", {"a.db", "b.db"});
     EXPECT_EQ(result.code, 1);
     EXPECT_THAT(result.errors, AllOf(HasSubstr("tokens = \"192\""), HasSubstr("\"128\"")));
