@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes sure that what the build needs from the operating system is there.
-# Usage: system-packages.sh [build|test|lint|pip|fuzz|vulkan|package|web]...   (default: build)
+# Usage: system-packages.sh [build|test|lint|pip|fuzz|vulkan|package|web|mpi]...   (default: build)
 # On Debian and Ubuntu missing packages are installed with apt-get when we are root or may use sudo; otherwise the
 # list of what is missing is printed and the exit code is 1.
 set -euo pipefail
@@ -18,6 +18,7 @@ declare -A command_of=(
   [python3-pip]=pip3 [chromium]=chromium [clang-format]=clang-format [clang-tidy]=clang-tidy
   [dpkg-dev]=dpkg-shlibdeps [file]=file [debootstrap]=debootstrap [qemu-user]=qemu-x86_64
   [bubblewrap]=bwrap [pkg-config]=pkg-config [glslc]=glslc
+  [libopenmpi-dev]=mpicxx [openmpi-bin]=mpirun
 )
 build=(build-essential cmake ninja-build git npm libsqlite3-dev nlohmann-json3-dev libcli11-dev libfmt-dev libssl-dev
        zlib1g-dev libboost-dev pkg-config libcpp-httplib-dev libbrotli-dev)
@@ -29,12 +30,13 @@ vulkan=(glslc libvulkan-dev spirv-headers mesa-vulkan-drivers)
 package=(dpkg-dev file)
 package_test=(debootstrap qemu-user)
 web=(chromium)
+mpi=(libopenmpi-dev openmpi-bin)  # 97 MB, so nothing installs it by itself: what wants it does without or skips
 
 wanted=()
 for set_name in "${@:-build}"; do
   case "$set_name" in
-    build|test|lint|pip|fuzz|vulkan|package|package_test|web) declare -n packages="$set_name"; wanted+=("${packages[@]}"); unset -n packages ;;
-    *) echo "system-packages.sh: unknown set '$set_name' (build, test, lint, pip, fuzz, vulkan, package, package_test, web)" >&2; exit 2 ;;
+    build|test|lint|pip|fuzz|vulkan|package|package_test|web|mpi) declare -n packages="$set_name"; wanted+=("${packages[@]}"); unset -n packages ;;
+    *) echo "system-packages.sh: unknown set '$set_name' (build, test, lint, pip, fuzz, vulkan, package, package_test, web, mpi)" >&2; exit 2 ;;
   esac
 done
 

@@ -12,6 +12,7 @@ Command add_quantize(CLI::App& app);
 Command add_ablate(CLI::App& app);
 Command add_allocate(CLI::App& app);
 Command add_import(CLI::App& app);
+Command add_journal(CLI::App& app);
 Command add_build(CLI::App& app);
 Command add_convert(CLI::App& app);
 Command add_verify(CLI::App& app);

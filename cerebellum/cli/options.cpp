@@ -2,10 +2,12 @@
 
 #include <fmt/format.h>
 
+#include <charconv>
 #include <cmath>
 #include <cstdlib>
 #include <map>
 #include <string_view>
+#include <system_error>
 
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/quant_type.h"
@@ -158,6 +160,20 @@ void add_text(const std::string& text, RunOptions& run) {
     run.texts.emplace_back(labelled ? text.substr(equals + 1) : text);
 }
 
+/// "3/16".
+Shard parse_shard(const std::string& text) {
+    const auto slash = text.find('/');
+    Shard shard;
+    const auto number = [&](std::string_view digits, std::size_t& value) {
+        const auto [end, failure] = std::from_chars(digits.begin(), digits.end(), value);
+        return failure == std::errc() && end == digits.end();
+    };
+    if (slash == std::string::npos || !number(std::string_view(text).substr(0, slash), shard.index) ||
+        !number(std::string_view(text).substr(slash + 1), shard.count) || shard.index < 1 || shard.index > shard.count)
+        throw UsageError(fmt::format("--shard {}: write which of how many, as 3/16 (from 1/16 to 16/16)", text));
+    return shard;
+}
+
 }  // namespace
 
 RunOptions run_options(const CommonOptions& options, const std::string& beside) {
@@ -174,6 +190,7 @@ RunOptions run_options(const CommonOptions& options, const std::string& beside) 
     run.full = options.full;
     run.no_replay = options.no_replay;
     run.tensors = options.tensors;
+    if (!options.shard.empty()) run.shard = parse_shard(options.shard);
     if (!options.reference.empty() && options.reference != "source") {
         run.reference = parse_type(options.reference);
         if (run.reference != GGML_TYPE_Q8_0)

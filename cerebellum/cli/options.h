@@ -23,6 +23,7 @@ struct CommonOptions {
     std::uint64_t seed = 1;
     bool full = false;
     bool sequential = false;
+    std::string shard;
     bool no_replay = false;
     std::vector<std::string> tensors;
     std::string reference;

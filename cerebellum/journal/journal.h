@@ -1,6 +1,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -18,6 +19,12 @@ struct JournalIdentity {
     std::map<std::string, std::string> fields;
     bool operator==(const JournalIdentity&) const = default;
 };
+
+/// A field in which two identities differ; the values as text for a message: in quotes, or "nothing".
+struct IdentityDifference {
+    std::string field, first, second;
+};
+std::optional<IdentityDifference> difference(const JournalIdentity& first, const JournalIdentity& second);
 
 /// fast: damage seen at the layer's output, times a gain; full: a replay to the end of the model.
 enum class Tier { fast, full };
@@ -99,19 +106,26 @@ class Journal {
     /// All of them, sorted by tensor, type and tier (fast before full).
     std::vector<Measurement> measurements() const;
 
+    /// Does several writes as one: they are all there afterwards, durably, or, where one fails, none. Not to be nested.
+    void in_one_step(const std::function<void()>& writes);
+
     /// Stores a mix's measurement, in the place of an earlier one of the same part and types.
     void record(const MixMeasurement& measurement);
     std::optional<MixMeasurement> find_mix(std::string_view part, const TypeMap& types) const;
     /// All of a part, in the order in which they were recorded.
     std::vector<MixMeasurement> mixes(std::string_view part) const;
+    /// Of all parts, likewise.
+    std::vector<MixMeasurement> mixes() const;
 
     /// Named byte strings that go with the measurements (tokens, importance matrix, ...); at most 1 GB each.
     void put_artifact(std::string_view name, std::string_view bytes);
     std::optional<std::string> get_artifact(std::string_view name) const;
+    std::vector<std::string> artifact_names() const;
 
     /// Named remarks (when, where, with which settings) that are not part of the identity.
     void put_meta(std::string_view key, std::string_view value);
     std::optional<std::string> get_meta(std::string_view key) const;
+    std::map<std::string, std::string> meta() const;
 
   private:
     struct State;
