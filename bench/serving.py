@@ -104,7 +104,7 @@ def main():
     parser.add_argument("--probe", type=int, nargs=2, default=[8192, 65536], help="contexts from whose memory the largest is worked out")
     parser.add_argument("--port", type=int, default=18080)
     parser.add_argument("--log", default="serving.log")
-    parser.add_argument("--threads", type=int, default=4)
+    parser.add_argument("--threads", type=int, default=4, help="of the server, for what stays on the CPU")
     parser.add_argument("--json", type=pathlib.Path, default=pathlib.Path("serving.json"))
     options = parser.parse_args()
     amount, unit = re.fullmatch(r"([\d.]+)(\w+)", options.limit).groups()
