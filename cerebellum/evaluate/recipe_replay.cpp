@@ -8,42 +8,44 @@ namespace cerebellum {
 
 namespace {
 
-/// Bytes of a block's weights in the types that the recipes ask for, made when first asked for.
+ggml_type source_type(const Topology& topology, const std::string& name) {
+    const auto& tensors = topology.graph().tensors;
+    const auto weight = std::ranges::find_if(
+        tensors, [&](const RecordedTensor& t) { return t.kind == TensorKind::weight && t.name == name; });
+    return weight->type;
+}
+
+/// What a recipe changes in a range of the graph.
+TypeMap changed_within(const Topology& topology, const TypeMap& recipe, int begin, int end) {
+    TypeMap changed;
+    for (const auto& [name, use] : topology.weights()) {
+        if (!use.read_within(begin, end)) continue;
+        const auto wanted = recipe.find(name);
+        if (wanted != recipe.end() && wanted->second.type != source_type(topology, name)) changed.insert(*wanted);
+    }
+    return changed;
+}
+
+/// Bytes of a block's weights in the encodings that the recipes ask for, made when first asked for.
 class QuantizedWeights {
   public:
     explicit QuantizedWeights(const Quantizer& quantize) : quantize_(quantize) {}
 
-    Substitutions substitutes(const Topology& topology, const TypeMap& recipe, int begin, int end) {
+    Substitutions substitutes(const TypeMap& changed) {
         Substitutions result;
-        for (const auto& [name, use] : topology.weights()) {
-            if (!use.read_within(begin, end)) continue;
-            const auto wanted = recipe.find(name);
-            if (wanted == recipe.end() || wanted->second == source_type(topology, name)) continue;
-            auto& bytes = known_[{name, wanted->second}];
-            if (bytes.empty()) bytes = quantize_(name, wanted->second);
-            result[name] = {wanted->second, bytes};
+        for (const auto& [name, encoding] : changed) {
+            auto& bytes = known_[{name, encoding}];
+            if (bytes.empty()) bytes = quantize_(name, encoding);
+            result[name] = {encoding.type, bytes};
         }
         return result;
     }
     void clear() { known_.clear(); }
 
   private:
-    static ggml_type source_type(const Topology& topology, const std::string& name) {
-        const auto& tensors = topology.graph().tensors;
-        const auto weight = std::ranges::find_if(
-            tensors, [&](const RecordedTensor& t) { return t.kind == TensorKind::weight && t.name == name; });
-        return weight->type;
-    }
-
     const Quantizer& quantize_;
-    std::map<std::pair<std::string, ggml_type>, std::vector<std::byte>> known_;
+    std::map<std::pair<std::string, Encoding>, std::vector<std::byte>> known_;
 };
-
-TypeMap types_of(const Substitutions& substitutes) {
-    TypeMap types;
-    for (const auto& [name, substitute] : substitutes) types[name] = substitute.type;
-    return types;
-}
 
 }  // namespace
 
@@ -70,14 +72,15 @@ std::vector<std::vector<WindowScore>> replay_recipes(ReplayEngine& engine, std::
         for (std::size_t r = 0; r < all.size(); ++r) {
             progress.check();
             progress.advance(++done, "blocks");
-            Slice::Options options;
-            options.substitutes = weights.substitutes(topology, all[r], cuts[c], cuts[c + 1]);
-            const auto [known, is_new] = done_by.try_emplace({same_as[r], types_of(options.substitutes)}, r);
+            const auto changed = changed_within(topology, all[r], cuts[c], cuts[c + 1]);
+            const auto [known, is_new] = done_by.try_emplace({same_as[r], changed}, r);
             same_as[r] = known->second;
             if (!is_new) {
                 states[r] = states[same_as[r]];
                 continue;
             }
+            Slice::Options options;
+            options.substitutes = weights.substitutes(changed);
             const auto range = engine.slice(cuts[c], cuts[c + 1], options);
             for (std::size_t w = 0; w < windows.size(); ++w) {
                 range->run(windows[w].inputs, states[r][w]);
@@ -90,13 +93,13 @@ std::vector<std::vector<WindowScore>> replay_recipes(ReplayEngine& engine, std::
     for (std::size_t r = 0; r < recipes.size(); ++r) {
         progress.check();
         progress.advance(++done, "heads");
-        const auto substitutes = weights.substitutes(topology, recipes[r], topology.head_cut(), topology.n_nodes());
-        const auto [known, is_new] = scored.try_emplace({same_as[r + 1], types_of(substitutes)}, r);
+        const auto changed = changed_within(topology, recipes[r], topology.head_cut(), topology.n_nodes());
+        const auto [known, is_new] = scored.try_emplace({same_as[r + 1], changed}, r);
         if (!is_new) {
             scores[r] = scores[known->second];
             continue;
         }
-        const auto head = engine.make_head(substitutes);
+        const auto head = engine.make_head(weights.substitutes(changed));
         for (std::size_t w = 0; w < windows.size(); ++w) {
             engine.set_reference(windows[w], states[0][w]);
             scores[r].push_back(engine.score(*head, windows[w], states[r + 1][w]));
