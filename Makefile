@@ -96,7 +96,8 @@ test: quick-checks build-tests asan
 	@ctest --test-dir build --output-on-failure --label-exclude slow
 
 test-slow: build-tests
-	@ctest --test-dir build --output-on-failure --label-regex slow
+	@bash scripts/system-packages.sh web
+	ctest --test-dir build --output-on-failure --label-regex slow
 
 # The list comes from the slow tests and never from anybody's hand.
 architectures:

@@ -7,7 +7,8 @@ A budget is a number of bytes or the name of a preset, whose file's exact size i
 ours is built (one journal for all budgets: only the first run measures); then every preset of llama-quantize whose
 file is at most as large, made with the importance matrix of our run, is judged on the test text, and the best one is
 the comparator. Where no preset fits, it is the best of `--pure T --token-embedding-type E` over all (T, E) that fit.
-The comparator is picked by the very figures it is compared by, which is to its advantage.
+The comparator is picked by the very figures it is compared by, which is to its advantage. Where ours has found that a
+stock mix does less damage and delivered that, the budget scores a ratio of 1, and such budgets are counted.
 
 Everything made is kept in --work and reused: a second run with the same source, text and importance matrix is quick.
 """
@@ -19,6 +20,7 @@ import json
 import os
 import pathlib
 import re
+import statistics
 import subprocess
 import sys
 
@@ -206,6 +208,54 @@ def try_build(stock, plan):
         return None
 
 
+class Comparison:
+    """Ours against stock files of one source, on one test text. Use it as a context manager."""
+
+    def __init__(self, options, work, first_size):
+        """`first_size`: bytes of the first file of ours, whose importance matrix the stock files are made with."""
+        self.options, self.work = options, work
+        digest = file_digest(options.source)[:12]
+        work.mkdir(parents=True, exist_ok=True)
+        imatrix = pathlib.Path(options.imatrix) if options.imatrix else work / "imatrix.gguf"
+        if not options.imatrix and not options.stock_only and not imatrix.is_file():
+            quantize_ours(options, work, first_size, imatrix)
+        self.stock = Stock(options.bin, options.source, imatrix, work / f"stock-{digest}-{file_digest(imatrix)[:12]}",
+                           options.threads or os.cpu_count() or 1)
+        text_key = f"{digest}-{file_digest(options.test_text)[:12]}-{options.ctx}-{options.flash_attn}"
+
+        def make_scores(chunks):
+            base = None if chunks != options.chunks else options.base
+            return Scores(work / f"scores-{text_key}-{chunks}.json",
+                          lambda: Judge(options.source, options.test_text, options.bin, options.ctx, chunks,
+                                        options.threads, base, options.flash_attn))
+
+        self.scores, self.screen = make_scores(options.chunks), make_scores(options.screen_chunks)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.scores.close()
+        self.screen.close()
+
+    def size_of(self, budget):
+        """Bytes of a budget: a number, or the size of a preset's file."""
+        return int(budget) if budget.isdigit() else self.stock.build(self.stock.plan(budget)).stat().st_size
+
+    def compare(self, budget):
+        size, ours, delivered = self.size_of(budget), None, None
+        if not self.options.stock_only:
+            out = quantize_ours(self.options, self.work, size, self.work / "imatrix-again.gguf")
+            ours = self.scores.of(out)
+            report = json.loads(out.with_suffix(".results.json").read_text())
+            delivered = {"name": report["delivered"], "stock": report["delivered_kind"] != "ours"}
+        comparator, candidates = find_comparator(self.stock, self.scores, self.screen, size, self.options)
+        judged = ours["kld_mean"] / comparator["kld_mean"] if ours and comparator else None
+        ratio = 1.0 if judged and delivered["stock"] else judged
+        return {"budget": budget, "budget_bytes": size, "ours": ours, "delivered": delivered, "comparator": comparator,
+                "candidates": candidates, "judged_ratio": judged, "ratio": ratio}
+
+
 def print_result(result):
     comparator = result["comparator"]
     print(f"\nbudget {result['budget']} = {result['budget_bytes']:,} bytes")
@@ -218,15 +268,25 @@ def print_result(result):
         used = 100.0 * result["ours"]["size_bytes"] / result["budget_bytes"]
         over = "  OVER BUDGET" if result["ours"]["size_bytes"] > result["budget_bytes"] else ""
         print(f"  budget used {used:.3f} %{over}")
+    if result["ours"] and result["delivered"]["stock"]:
+        print(f"  delivered was the stock mix {result['delivered']['name']}: this budget scores a ratio of 1")
     if result["ours"] and comparator:
-        print(f"  KLD ours / best stock {result['ratio']:.4f}: {100.0 * (1.0 - result['ratio']):.1f} % lower "
+        print(f"  KLD ours / best stock {result['judged_ratio']:.4f}: {100.0 * (1.0 - result['judged_ratio']):.1f} % lower "
               f"(best of {result['candidates']})")
     if not comparator:
         print("  llama-quantize has nothing that fits")
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def print_summary(results):
+    ratios = [result["ratio"] for result in results if result["ratio"] is not None]
+    if not ratios:
+        return
+    stock = sum(result["delivered"]["stock"] for result in results if result["delivered"])
+    print(f"\n{len(ratios)} budgets: median {100.0 * (1.0 - statistics.median(ratios)):.1f} % lower, least "
+          f"{100.0 * (1.0 - max(ratios)):.1f} % lower; a stock mix had to be delivered at {stock}")
+
+
+def add_quality_options(parser):
     parser.add_argument("--source", required=True, help="high-precision GGUF")
     add_judge_options(parser)
     parser.add_argument("--test-text", required=True, help="text to judge on; .gz and .bz2 are unpacked")
@@ -235,11 +295,24 @@ def main():
     parser.add_argument("--imatrix", help="use this importance matrix, in ours too, instead of the one ours makes")
     parser.add_argument("--option", action="append", default=[], help="passed on to cerebellum quantize, as --option=--seed=1")
     parser.add_argument("--work", help="where files are kept (default build/quality/<source>)")
-    parser.add_argument("--stock-only", action="store_true", help="only find the comparators (needs --imatrix)")
     parser.add_argument("--pure", action="store_true", help="compare with --pure combinations though presets fit")
     parser.add_argument("--all-pairs", action="store_true", help="judge every (T, E) that fits, not three E for each T")
     parser.add_argument("--screen-chunks", type=int, default=4, help="windows to pick the four best combinations on")
     parser.add_argument("--json", metavar="FILE", help="write the results as JSON here")
+
+
+def check_files(options):
+    for path in [options.source, options.test_text, *options.text, *([options.imatrix] if options.imatrix else [])]:
+        if not pathlib.Path(path).is_file():
+            raise JudgeError(f"{path} is not there")
+    if not options.stock_only and not os.access(options.cerebellum, os.X_OK):
+        raise JudgeError(f"{options.cerebellum} is not there; run 'make build' first")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_quality_options(parser)
+    parser.add_argument("--stock-only", action="store_true", help="only find the comparators (needs --imatrix)")
     parser.add_argument("budgets", nargs="+", metavar="BUDGET", help="bytes, or a preset's name")
     options = parser.parse_args()
     for budget in options.budgets:
@@ -247,52 +320,20 @@ def main():
             parser.error(f"{budget} is neither a number of bytes nor a preset ({' '.join(PRESETS)})")
     if options.stock_only and not options.imatrix:
         parser.error("--stock-only needs --imatrix")
-    for path in [options.source, options.test_text, *([options.imatrix] if options.imatrix else [])]:
-        if not pathlib.Path(path).is_file():
-            raise JudgeError(f"{path} is not there")
-    if not options.stock_only and not os.access(options.cerebellum, os.X_OK):
-        raise JudgeError(f"{options.cerebellum} is not there; run 'make build' first")
-
-    digest = file_digest(options.source)[:12]
+    check_files(options)
+    # Half the source is a budget that always fits.
+    numbers = [int(budget) for budget in options.budgets if budget.isdigit()]
+    first = numbers[0] if numbers else pathlib.Path(options.source).stat().st_size // 2
     work = pathlib.Path(options.work or f"build/quality/{pathlib.Path(options.source).stem}").absolute()
-    work.mkdir(parents=True, exist_ok=True)
-    imatrix = pathlib.Path(options.imatrix) if options.imatrix else work / "imatrix.gguf"
-    if not options.imatrix and not options.stock_only:
-        # The first run of ours makes the importance matrix that the stock files are made with, and their sizes may be
-        # the budgets. Half the source is a budget that always fits.
-        numbers = [int(budget) for budget in options.budgets if budget.isdigit()]
-        first = numbers[0] if numbers else pathlib.Path(options.source).stat().st_size // 2
-        quantize_ours(options, work, first, imatrix)
-    stock = Stock(options.bin, options.source, imatrix, work / f"stock-{digest}-{file_digest(imatrix)[:12]}",
-                  options.threads or os.cpu_count() or 1)
-
-    text_key = f"{digest}-{file_digest(options.test_text)[:12]}-{options.ctx}-{options.flash_attn}"
-
-    def make_scores(chunks):
-        base = None if chunks != options.chunks else options.base
-        return Scores(work / f"scores-{text_key}-{chunks}.json",
-                      lambda: Judge(options.source, options.test_text, options.bin, options.ctx, chunks,
-                                    options.threads, base, options.flash_attn))
-
-    scores, screen = make_scores(options.chunks), make_scores(options.screen_chunks)
     results = []
-    try:
+    with Comparison(options, work, first) as comparison:
         for budget in options.budgets:
-            size = int(budget) if budget.isdigit() else stock.build(stock.plan(budget)).stat().st_size
-            ours = None
-            if not options.stock_only:
-                ours = scores.of(quantize_ours(options, work, size, work / "imatrix-again.gguf"))
-            comparator, candidates = find_comparator(stock, scores, screen, size, options)
-            ratio = ours["kld_mean"] / comparator["kld_mean"] if ours and comparator else None
-            results.append({"budget": budget, "budget_bytes": size, "ours": ours, "comparator": comparator,
-                            "candidates": candidates, "ratio": ratio})
+            results.append(comparison.compare(budget))
             print_result(results[-1])
             sys.stdout.flush()
             if options.json:
                 pathlib.Path(options.json).write_text(json.dumps(results, indent=1) + "\n")
-    finally:
-        scores.close()
-        screen.close()
+    print_summary(results)
 
 
 if __name__ == "__main__":

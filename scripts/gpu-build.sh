@@ -4,7 +4,8 @@
 # Usage: gpu-build.sh [BUNDLE [WORK]]   (defaults: build-gpu/bundle, build-gpu). Prints the folder with cerebellum, its
 #        device check and llama.cpp's tools.
 # Flash attention's kernels are left out: they take most of CUDA's build time, and measuring switches flash attention off.
-# CUDA_FLASH_ATTENTION=ON builds them.
+# CUDA_FLASH_ATTENTION=ON builds them: a quantized cache (bench/serving.py) needs them.
+# TOOLS names llama.cpp's programs to build; CEREBELLUM=OFF leaves ours out.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bundle=$(realpath "${1:-build-gpu/bundle}")
@@ -31,17 +32,18 @@ configure -DLLAMA_BUILD_COMMON=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_TOOLS=O
 cmake --build "$work/llama-build" -j "$jobs" >&2
 cmake --install "$work/llama-build" >/dev/null
 say "libraries built"
-tools=(llama-quantize llama-perplexity llama-bench llama-batched-bench llama-server test-llama-archs)
+read -ra tools <<< "${TOOLS:-llama-quantize llama-perplexity llama-bench llama-batched-bench llama-server test-llama-archs}"
 configure -DLLAMA_BUILD_COMMON=ON -DLLAMA_BUILD_TESTS=ON -DLLAMA_BUILD_TOOLS=ON -DLLAMA_BUILD_SERVER=ON
 cmake --build "$work/llama-build" -j "$jobs" --target "${tools[@]}" >&2
 for tool in "${tools[@]}"; do install -m 755 "$work/llama-build/bin/$tool" "$work/bin/$tool"; done
 say "tools built"
+[ "${CEREBELLUM:-ON}" = ON ] || { echo "$work/bin"; exit; }
 # ggml's package does not name the CUDA libraries that a static build of it needs.
 cuda=$(dirname "$(dirname "$(realpath "$(command -v nvcc)")")")/lib64
 export PKG_CONFIG_SYSROOT_DIR=$work/packages PKG_CONFIG_LIBDIR=$libraries/pkgconfig
 cmake -S . -B "$work/build" -G Ninja "-DPKG_CONFIG_EXECUTABLE=$work/packages/usr/bin/pkgconf" "-DCMAKE_CXX_STANDARD_LIBRARIES=-L$cuda -L$cuda/stubs -lcudart -lcublas -lcuda" \
       -DCMAKE_BUILD_TYPE=Release "-DCMAKE_PREFIX_PATH=$work/llama;$work/packages/usr" \
-      -DCEREBELLUM_TESTS=OFF -DCEREBELLUM_DEVICE_CHECK=ON -DCEREBELLUM_WERROR=OFF \
+      -DCEREBELLUM_TESTS=OFF -DCEREBELLUM_DEVICE_CHECK=ON -DCEREBELLUM_WERROR=OFF -DCEREBELLUM_REPORT=OFF \
       "-DSQLite3_INCLUDE_DIR=$work/packages/usr/include" "-DSQLite3_LIBRARY=$libraries/libsqlite3.a" >&2
 cmake --build "$work/build" -j "$jobs" >&2
 install -m 755 "$work/build/cerebellum" "$work/build/tests/device/cerebellum-device-check" "$work/bin"

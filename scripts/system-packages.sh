@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes sure that what the build needs from the operating system is there.
-# Usage: system-packages.sh [build|test|lint|pip|fuzz|package]...   (default: build)
+# Usage: system-packages.sh [build|test|lint|pip|fuzz|vulkan|package|web|mpi]...   (default: build)
 # On Debian and Ubuntu missing packages are installed with apt-get when we are root or may use sudo; otherwise the
 # list of what is missing is printed and the exit code is 1.
 set -euo pipefail
@@ -10,13 +10,15 @@ declare -A header_of=(
   [libeigen3-dev]=eigen3/Eigen/Core [libfmt-dev]=fmt/format.h [libgtest-dev]=gtest/gtest.h
   [libssl-dev]=openssl/evp.h [libcpp-httplib-dev]=httplib.h [libbrotli-dev]=brotli/decode.h
   [zlib1g-dev]=zlib.h [libboost-dev]=boost/math/distributions/students_t.hpp
+  [libvulkan-dev]=vulkan/vulkan.h [spirv-headers]=spirv/unified1/spirv.h
   [libgmock-dev]=gmock/gmock.h [librapidcheck-dev]=rapidcheck.h [libglpk-dev]=glpk.h
 )
 declare -A command_of=(
   [build-essential]=g++ [cmake]=cmake [ninja-build]=ninja [git]=git [npm]=npm [python3]=python3
-  [python3-pip]=pip3 [clang-format]=clang-format [clang-tidy]=clang-tidy
+  [python3-pip]=pip3 [chromium]=chromium [clang-format]=clang-format [clang-tidy]=clang-tidy
   [dpkg-dev]=dpkg-shlibdeps [file]=file [debootstrap]=debootstrap [qemu-user]=qemu-x86_64
-  [bubblewrap]=bwrap [pkg-config]=pkg-config
+  [bubblewrap]=bwrap [pkg-config]=pkg-config [glslc]=glslc
+  [libopenmpi-dev]=mpicxx [openmpi-bin]=mpirun
 )
 build=(build-essential cmake ninja-build git npm libsqlite3-dev nlohmann-json3-dev libcli11-dev libeigen3-dev libfmt-dev
        libssl-dev zlib1g-dev libboost-dev pkg-config libcpp-httplib-dev libbrotli-dev)
@@ -24,14 +26,17 @@ test=(libgtest-dev libgmock-dev librapidcheck-dev libglpk-dev python3 bubblewrap
 lint=(clang-format clang-tidy python3)
 pip=(python3 python3-pip)
 fuzz=(clang libclang-rt-dev)
+vulkan=(glslc libvulkan-dev spirv-headers mesa-vulkan-drivers)
 package=(dpkg-dev file)
 package_test=(debootstrap qemu-user)
+web=(chromium)
+mpi=(libopenmpi-dev openmpi-bin)  # 97 MB, so nothing installs it by itself: what wants it does without or skips
 
 wanted=()
 for set_name in "${@:-build}"; do
   case "$set_name" in
-    build|test|lint|pip|fuzz|package|package_test) declare -n packages="$set_name"; wanted+=("${packages[@]}"); unset -n packages ;;
-    *) echo "system-packages.sh: unknown set '$set_name' (build, test, lint, pip, fuzz, package, package_test)" >&2; exit 2 ;;
+    build|test|lint|pip|fuzz|vulkan|package|package_test|web|mpi) declare -n packages="$set_name"; wanted+=("${packages[@]}"); unset -n packages ;;
+    *) echo "system-packages.sh: unknown set '$set_name' (build, test, lint, pip, fuzz, vulkan, package, package_test, web, mpi)" >&2; exit 2 ;;
   esac
 done
 
@@ -39,6 +44,7 @@ has_package() {
   local package=$1
   case "$package" in
     clang) ls /usr/bin/clang++* >/dev/null 2>&1; return ;;
+    mesa-vulkan-drivers) ls /usr/share/vulkan/icd.d/lvp_icd*.json >/dev/null 2>&1; return ;;
     libclang-rt-dev) ls /usr/lib/llvm-*/lib/clang/*/lib/*/*fuzzer*.a >/dev/null 2>&1; return ;;
   esac
   if [ -n "${command_of[$package]:-}" ]; then

@@ -18,11 +18,30 @@
 // is found, which is then the optimum, or until δ reaches the gap of a greedy solution, which is then the optimum. Each
 // search lists the Pareto-optimal partial assignments of two halves of the core (Horowitz & Sahni 1974), pruned by the
 // linear relaxation of the groups still open (Dyer, Riha & Walker 1995), and joins the halves in one pass.
+//
+// report/web/src/knapsack.js is the same in JavaScript, operation by operation, so that a report gives the same
+// answers: keep the two in step. Hence doubles only, and no fused multiply-add (CMakeLists.txt).
 
 namespace cerebellum {
 namespace {
 
 constexpr double infinity = std::numeric_limits<double>::infinity();
+
+/// A sum that loses next to nothing to rounding, the same on every machine (Ogita, Rump & Oishi 2005, "Accurate sum and
+/// dot product").
+class PreciseSum {
+  public:
+    void add(double value) {
+        const double sum = high_ + value;
+        const double rounded = sum - high_;
+        low_ += (high_ - (sum - rounded)) + (value - rounded);
+        high_ = sum;
+    }
+    double value() const { return high_ + low_; }
+
+  private:
+    double high_ = 0.0, low_ = 0.0;
+};
 
 /// An option that no other of its group dominates. Bytes are counted from the group's smallest option in units of the
 /// problem's common divisor.
@@ -226,18 +245,19 @@ class Solver {
             base_[step.group] = step.item;
         }
         // Σ min (cost + λ·bytes) − λ·budget, written around the base solution so that no large products cancel.
-        long double bound = 0.0L;
+        PreciseSum bound;
         double scale = 0.0;
         for (std::size_t g = 0; g < groups_.size(); ++g) {
             double least = infinity;
             const Item& base = groups_[g][base_[g]];
             for (const Item& item : groups_[g])
                 least = std::min(least, item.cost + lambda_ * static_cast<double>(item.bytes - base.bytes));
-            bound += static_cast<long double>(least);
+            bound.add(least);
             scale += std::abs(base.cost);
         }
         const double waste = lambda_ * static_cast<double>(slack_);
-        lagrangian_ = static_cast<double>(bound - static_cast<long double>(waste));
+        bound.add(-waste);
+        lagrangian_ = bound.value();
         // Costs nearer than this are equal: beyond it only the order of summation would decide.
         tolerance_ = 1e-15 * (scale + waste);
         return waste <= tolerance_;
@@ -251,9 +271,10 @@ class Solver {
 
     /// Cost above the bound.
     double excess_of(const std::vector<std::size_t>& items) const {
-        long double total = 0.0L;
-        for (std::size_t g = 0; g < items.size(); ++g) total += static_cast<long double>(groups_[g][items[g]].cost);
-        return static_cast<double>(total - static_cast<long double>(lagrangian_));
+        PreciseSum total;
+        for (std::size_t g = 0; g < items.size(); ++g) total.add(groups_[g][items[g]].cost);
+        total.add(-lagrangian_);
+        return total.value();
     }
 
     /// Spends the base solution's slack, the largest saving first.
@@ -469,14 +490,14 @@ class Solver {
         solution.exact = exact;
         solution.resolution_bytes = exact ? 1 : resolution_;
         solution.choice.reserve(groups_.size());
-        long double cost = 0.0L;
+        PreciseSum cost;
         for (std::size_t g = 0; g < groups_.size(); ++g) {
             const std::size_t index = groups_[g][best_[g]].index;
             solution.choice.push_back(index);
             solution.bytes += problem_.groups[g][index].bytes;
-            cost += static_cast<long double>(problem_.groups[g][index].cost);
+            cost.add(problem_.groups[g][index].cost);
         }
-        solution.cost = static_cast<double>(cost);
+        solution.cost = cost.value();
         assert(solution.bytes <= problem_.budget_bytes);
         // Rounding may lift the bound above the optimum by an ulp or two; a bound is never above what it bounds.
         solution.lower_bound = std::min(solution.cost, exact ? lagrangian_ : lagrangian_ + excluded_);

@@ -38,36 +38,49 @@ double price(const TypeChoice& smaller, const TypeChoice& larger) {
     return (smaller.kld - larger.kld) / (bytes_of(larger) - bytes_of(smaller));
 }
 
-}  // namespace
-
-std::vector<Move> marginal_moves(const AllocationProblem& problem, const TypeMap& types) {
-    struct Neighbours {
+/// A recipe's choices, and the next ones on the hull.
+struct Neighbourhood {
+    struct Entry {
         const TypeChoice* now = nullptr;
         std::optional<std::size_t> up, down;
     };
-    std::vector<Neighbours> all;
-    double best_promotion = 0.0, best_demotion = 0.0;
-    for (const auto& tensor : problem.tensors) {
-        auto& entry = all.emplace_back();
-        entry.now = &*std::ranges::find(tensor.choices, types.at(tensor.name), &TypeChoice::type);
-        for (const auto i : hull(tensor.choices)) {
-            if (tensor.choices[i].bytes > entry.now->bytes && !entry.up) entry.up = i;
-            if (tensor.choices[i].bytes < entry.now->bytes) entry.down = i;
+    std::vector<Entry> tensors;
+    double byte_price = 0.0;
+
+    Neighbourhood(const AllocationProblem& problem, const TypeMap& types) {
+        double best_promotion = 0.0, best_demotion = 0.0;
+        for (const auto& tensor : problem.tensors) {
+            auto& entry = tensors.emplace_back();
+            entry.now = &*std::ranges::find(tensor.choices, types.at(tensor.name), &TypeChoice::type);
+            for (const auto i : hull(tensor.choices)) {
+                if (tensor.choices[i].bytes > entry.now->bytes && !entry.up) entry.up = i;
+                if (tensor.choices[i].bytes < entry.now->bytes) entry.down = i;
+            }
+            if (entry.up) best_promotion = std::max(best_promotion, price(*entry.now, tensor.choices[*entry.up]));
+            if (!entry.down) continue;
+            const double demotion = price(tensor.choices[*entry.down], *entry.now);
+            if (demotion > 0.0 && (best_demotion == 0.0 || demotion < best_demotion)) best_demotion = demotion;
         }
-        if (entry.up) best_promotion = std::max(best_promotion, price(*entry.now, tensor.choices[*entry.up]));
-        if (!entry.down) continue;
-        const double demotion = price(tensor.choices[*entry.down], *entry.now);
-        if (demotion > 0.0 && (best_demotion == 0.0 || demotion < best_demotion)) best_demotion = demotion;
+        byte_price = best_promotion > 0.0 && best_demotion > 0.0 ? std::sqrt(best_promotion * best_demotion)
+                                                                 : std::max(best_promotion, best_demotion);
     }
-    const double byte_price = best_promotion > 0.0 && best_demotion > 0.0 ? std::sqrt(best_promotion * best_demotion)
-                                                                          : std::max(best_promotion, best_demotion);
+};
+
+}  // namespace
+
+double byte_price(const AllocationProblem& problem, const TypeMap& types) {
+    return Neighbourhood(problem, types).byte_price;
+}
+
+std::vector<Move> marginal_moves(const AllocationProblem& problem, const TypeMap& types) {
+    const Neighbourhood all(problem, types);
     std::vector<Move> moves;
-    for (std::size_t t = 0; t < all.size(); ++t)
-        for (const auto& to : {all[t].up, all[t].down}) {
+    for (std::size_t t = 0; t < all.tensors.size(); ++t)
+        for (const auto& to : {all.tensors[t].up, all.tensors[t].down}) {
             if (!to) continue;
             const auto& choice = problem.tensors[t].choices[*to];
-            moves.push_back(
-                {t, *to, choice.kld - all[t].now->kld + byte_price * (bytes_of(choice) - bytes_of(*all[t].now))});
+            const auto& now = *all.tensors[t].now;
+            moves.push_back({t, *to, choice.kld - now.kld + all.byte_price * (bytes_of(choice) - bytes_of(now))});
         }
     std::ranges::stable_sort(moves, {}, &Move::penalty);
     return moves;

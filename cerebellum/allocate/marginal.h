@@ -15,9 +15,12 @@ struct Move {
         0.0;  // cost it adds at the recipe's own price of a byte; the smaller, the nearer to being worth it
 };
 
+/// The price of a byte at a recipe, damage per byte: between what the best promotion gains for one and what the
+/// cheapest demotion costs, along the lower convex hulls. `types` names every tensor of the problem.
+double byte_price(const AllocationProblem& problem, const TypeMap& types);
+
 /// For each tensor the next larger and the next smaller choice on the lower convex hull of cost over bytes, by rising
-/// penalty. The price of a byte lies between what promotions gain for one and what demotions cost. `types` names every
-/// tensor of the problem.
+/// penalty. `types` names every tensor of the problem.
 std::vector<Move> marginal_moves(const AllocationProblem& problem, const TypeMap& types);
 
 }  // namespace cerebellum

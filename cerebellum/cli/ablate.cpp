@@ -10,6 +10,8 @@
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/core/size.h"
+#include "cerebellum/core/stats.h"
+#include "cerebellum/pipeline/member.h"
 #include "cerebellum/pipeline/sequential.h"
 #include "cerebellum/predict/damage.h"
 #include "cerebellum/predict/damage_rows.h"
@@ -26,6 +28,36 @@ nlohmann::json rows_of(const std::vector<Measurement>& measurements, const Sessi
         row["reference"] = session.reference_name();
     }
     return rows;
+}
+
+/// What the ranks other than 0 do. They say nothing to the user, rank 0 does.
+int assist(Group& group, const CommonOptions& common) {
+    NoProgress progress;
+    RunOptions options;
+    try {
+        options = options_of_rank(run_options(common, ""), group);
+    } catch (const Error& error) {
+        give_up(group, error.what());
+        return 1;
+    }
+    return take_part(group, std::move(options), progress) ? 0 : 1;
+}
+
+/// Makes all that measuring begins with, so that shards need not make it again and stand on the same.
+int prepare_journal(Session& session, bool json, Progress& progress) {
+    const auto plan = session.measurable_plan();
+    const auto items = session.work_items(plan);
+    if (json)
+        fmt::print("{}\n", nlohmann::json{{"journal", session.journal().path().string()},
+                                          {"windows", session.measured_windows().size()},
+                                          {"tensors", plan.size()},
+                                          {"parts", items.size()}}
+                               .dump(2));
+    progress.info(
+        fmt::format("{} holds the text and the importance matrix; {} tensors are to be measured, in at most "
+                    "{} parts. Let every --shard begin with a copy of it.",
+                    session.journal().path().string(), plan.size(), items.size()));
+    return 0;
 }
 
 SweepSummary measure_for(Session& session, const std::vector<SizeGoal>& goals, Progress& progress) {
@@ -59,9 +91,11 @@ Command add_ablate(CLI::App& app) {
     auto common = std::make_shared<CommonOptions>();
     auto sizes = std::make_shared<std::vector<std::string>>();
     auto crush = std::make_shared<CrushValues>();
+    auto prepare = std::make_shared<bool>(false);
     auto* command = app.add_subcommand("ablate", "Only measure: what each tensor loses at each type");
     command->footer(
         "Examples:\n  cerebellum ablate model-f16.gguf --json > damage.json\n"
+        "  cerebellum ablate model-f16.gguf --shard 3/16 --journal shard-3.db\n"
         "  cerebellum ablate model-f16.gguf --baseline Q4_K_M --crush q2_K -o ablation_results.json\n"
         "  cerebellum ablate --base-gguf model-q4_k_m.gguf --tensors plan.json -o ablation_results.json\n\n"
         "Every figure is kept in the journal the moment it is made; run the command again to go on.");
@@ -77,22 +111,45 @@ Command add_ablate(CLI::App& app) {
         ->add_option("--size", *sizes,
                      "With --sequential: size of a file that the figures are for, as 12GB or 4.25bpw; repeatable")
         ->type_name("SIZE");
+    command
+        ->add_option("--shard", common->shard,
+                     "Measure only this of so many parts, as 3/16, which take about as long each; see 'cerebellum "
+                     "journal merge'")
+        ->type_name("I/N");
+    command->add_flag("--prepare", *prepare,
+                      "Only make the journal with the text and the importance matrix: what shards begin with");
     add_json(*command, *common);
-    return [common, sizes, crush] {
+    return [common, sizes, crush, prepare] {
         auto planned = take_plans(*common, *crush);
         if (crush->wanted()) {
             if (common->sequential || !sizes->empty())
                 throw UsageError("--sequential and --size: a classical sweep measures every tensor on all windows");
+            if (!common->shard.empty() || *prepare)
+                throw UsageError("--shard and --prepare: a classical sweep cannot be split; give it --tensors instead");
+            if (launched_processes() > 1)
+                throw UsageError("mpirun: a classical sweep runs in one process; start it without");
             return run_crush(*common, *crush, planned);
         }
+        std::ranges::move(planned, std::back_inserter(common->tensors));
+        if (common->rounding != "ggml" && (!common->shard.empty() || *prepare || launched_processes() > 1))
+            throw UsageError(fmt::format(
+                "--rounding {}: the second moments that it needs are collected by one process, which then measures all; "
+                "leave out --shard, --prepare and mpirun, or use --rounding ggml",
+                common->rounding));
+        const auto group = Group::join();
+        if (group->rank() > 0) return assist(*group, *common);
+        GroupExecutor executor(*group);  // lets the other ranks go, whatever happens here
         if (common->model.empty()) throw UsageError("model is required; see 'cerebellum ablate --help'");
         if (common->sequential == sizes->empty())
             throw UsageError("--sequential and --size go together: what is worth measuring depends on the size");
+        if (common->sequential && !common->shard.empty())
+            throw UsageError("--sequential and --shard: what is measured next depends on the figures of all shards");
         std::vector<SizeGoal> goals;
         for (const auto& size : *sizes) goals.push_back(parse_size(size));
-        std::ranges::move(planned, std::back_inserter(common->tensors));
         TerminalProgress progress(common->quiet, common->verbose);
-        Session session(run_options(*common, ""), progress);
+        Session session(options_of_rank(run_options(*common, ""), *group), progress);
+        if (*prepare) return prepare_journal(session, common->json, progress);
+        if (group->size() > 1) session.distribute(executor);
         const auto summary = common->sequential ? measure_for(session, goals, progress) : session.measure();
         const auto measurements = session.journal().measurements();
         if (common->json)

@@ -12,6 +12,7 @@ Command add_quantize(CLI::App& app);
 Command add_ablate(CLI::App& app);
 Command add_allocate(CLI::App& app);
 Command add_import(CLI::App& app);
+Command add_journal(CLI::App& app);
 Command add_build(CLI::App& app);
 Command add_convert(CLI::App& app);
 Command add_verify(CLI::App& app);
@@ -25,5 +26,10 @@ Command add_interactions(CLI::App& app);
 Command add_eval(CLI::App& app);
 Command add_memory(CLI::App& app);
 Command add_compare_evals(CLI::App& app);
+Command add_show(CLI::App& app);
+Command add_doctor(CLI::App& app);
+Command add_completion(CLI::App& app);
+Command add_man(CLI::App& app);
+Command add_report(CLI::App& app);
 
 }  // namespace cerebellum::cli

@@ -142,14 +142,7 @@ std::vector<Evidence> gather(const Journal& journal, const std::vector<Measureme
                 fmt::format("{} has figures of {}, which its model does not have", journal.path().string(), name));
     ClassOptions options;
     options.crushed_bits = bits;
-    const auto classes = classify(
-        measurements,
-        [&](const std::string& name, ggml_type type) {
-            const auto& tensor = *by_name.at(name);
-            return static_cast<double>(tensor.size_bytes) -
-                   static_cast<double>(type_size_bytes(type, tensor.row_length(), tensor.n_rows()));
-        },
-        options);
+    const auto classes = classify(measurements, bytes_saved_of(tensors), options);
     std::map<std::string, Evidence> found;
     for (const auto& glob : globs) {
         bool matches = false;

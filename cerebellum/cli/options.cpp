@@ -2,6 +2,13 @@
 
 #include <fmt/format.h>
 
+#include <charconv>
+#include <cmath>
+#include <cstdlib>
+#include <map>
+#include <string_view>
+#include <system_error>
+
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/core/size.h"
@@ -140,6 +147,16 @@ std::uint64_t parse_bytes(const char* option, const std::string& text) {
     return goal.bytes(0);
 }
 
+double parse_seconds(const char* option, const std::string& text) {
+    char* end = nullptr;
+    const double value = std::strtod(text.c_str(), &end);
+    const std::map<std::string_view, double> units = {{"s", 1.0}, {"m", 60.0}, {"h", 3600.0}};
+    const auto unit = units.find(end);
+    if (end == text.c_str() || unit == units.end() || !std::isfinite(value) || !(value > 0.0))
+        throw UsageError(fmt::format("{} {} is no time; write it as 90s, 10m or 1h", option, text));
+    return value * unit->second;
+}
+
 fs::path default_journal(const std::string& model, const std::string& beside) {
     return fs::path(beside).parent_path() / (fs::path(model).stem().string() + ".cerebellum.db");
 }
@@ -156,6 +173,20 @@ void add_text(const std::string& text, RunOptions& run) {
         throw UsageError(fmt::format("--text {}: label all texts or none", text));
     if (labelled) run.domains.push_back(text.substr(0, equals));
     run.texts.emplace_back(labelled ? text.substr(equals + 1) : text);
+}
+
+/// "3/16".
+Shard parse_shard(const std::string& text) {
+    const auto slash = text.find('/');
+    Shard shard;
+    const auto number = [&](std::string_view digits, std::size_t& value) {
+        const auto [end, failure] = std::from_chars(digits.begin(), digits.end(), value);
+        return failure == std::errc() && end == digits.end();
+    };
+    if (slash == std::string::npos || !number(std::string_view(text).substr(0, slash), shard.index) ||
+        !number(std::string_view(text).substr(slash + 1), shard.count) || shard.index < 1 || shard.index > shard.count)
+        throw UsageError(fmt::format("--shard {}: write which of how many, as 3/16 (from 1/16 to 16/16)", text));
+    return shard;
 }
 
 }  // namespace
@@ -175,6 +206,7 @@ RunOptions run_options(const CommonOptions& options, const std::string& beside) 
     run.full = options.full;
     run.no_replay = options.no_replay;
     run.tensors = options.tensors;
+    if (!options.shard.empty()) run.shard = parse_shard(options.shard);
     if (!options.reference.empty() && options.reference != "source") {
         run.reference = parse_type(options.reference);
         if (run.reference != GGML_TYPE_Q8_0)

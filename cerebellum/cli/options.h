@@ -24,6 +24,7 @@ struct CommonOptions {
     std::uint64_t seed = 1;
     bool full = false;
     bool sequential = false;
+    std::string shard;
     bool no_replay = false;
     std::vector<std::string> tensors;
     std::string reference;
@@ -51,6 +52,8 @@ Aim aim_of(const CommonOptions& options);
 std::uint64_t parse_bytes(const char* option, const std::string& text);
 /// Throws UsageError.
 RoundingChoice parse_rounding(const std::string& name);
+/// Seconds of an option's "90s", "10m" or "1h".
+double parse_seconds(const char* option, const std::string& text);
 std::vector<ggml_type> parse_types(const std::string& list);
 /// The default journal of a model: in the folder of `beside`, named after the model.
 std::filesystem::path default_journal(const std::string& model, const std::string& beside);

@@ -10,6 +10,8 @@
 #include "cerebellum/core/file.h"
 #include "cerebellum/pipeline/convert.h"
 #include "cerebellum/pipeline/quantize.h"
+#include "cerebellum/pipeline/report_document.h"
+#include "cerebellum/report/html_report.h"
 #include "cerebellum/report/table.h"
 
 namespace cerebellum::cli {
@@ -42,6 +44,15 @@ std::string describe(const std::optional<WholePrediction>& prediction) {
                        prediction->calibrated.error, prediction->sum);
 }
 
+std::string describe(const TimedSearch& search) {
+    const auto& result = search.result;
+    auto text = fmt::format("Search: {} changes measured in {:.0f} s, {} of {} tests accepted", result.explored,
+                            search.seconds, result.accepted(), result.steps.size());
+    if (result.accepted() > 0)
+        text += fmt::format("; KLD on the held-out text lower by {:.5f} ± {:.5f}", search.gain.mean, search.gain.error);
+    return text + (result.exhausted ? "; nothing is left to try." : "; the time was up.");
+}
+
 }  // namespace
 
 Command add_quantize(CLI::App& app) {
@@ -49,9 +60,10 @@ Command add_quantize(CLI::App& app) {
         CommonOptions common;
         GoalOptions goal;
         ConstraintOptions constraints;
-        std::string output, imatrix_out;
+        std::string output, imatrix_out, report;
         int window = 0;
         int rounds = 0;
+        std::string search;
     };
     auto values = std::make_shared<Values>();
     auto* command =
@@ -71,6 +83,8 @@ Command add_quantize(CLI::App& app) {
         ->add_option("--imatrix-out", values->imatrix_out,
                      "Where the importance matrix goes (default: beside the output)")
         ->type_name("FILE");
+    command->add_option("--report", values->report, "Also write a page about the run, as 'report' does; replaced")
+        ->type_name("FILE.html");
     command
         ->add_option("--window", values->window,
                      "Tokens per window where --ctx says how the file will be run (with --vram or --gpu-size)")
@@ -83,6 +97,11 @@ Command add_quantize(CLI::App& app) {
                      "Up to so many times measure promotions and demotions around the recipe and allocate again")
         ->check(CLI::NonNegativeNumber)
         ->capture_default_str();
+    command
+        ->add_option("--search", values->search,
+                     "For about so long, as 10m, 90s or 1h, try swaps of precision between tensors on text that the "
+                     "allocation has not seen, and keep those that are significantly better. Run again to go on")
+        ->type_name("TIME");
     add_json(*command, values->common);
     return [values] {
         TerminalProgress progress(values->common.quiet, values->common.verbose);
@@ -100,12 +119,24 @@ Command add_quantize(CLI::App& app) {
         options.sequential = values->common.sequential;
         options.aim = aim_of(values->common);
         options.rounds = values->rounds;
+        if (!values->search.empty()) options.search_seconds = parse_seconds("--search", values->search);
         check_output_path(options.output, 0, options.overwrite);
+        if (!values->report.empty()) {
+            check_output_path(values->report, 0, true);
+            report_page();  // throws where there is none
+        }
         values->common.model = gguf_of(values->common.model, options.output.parent_path(), progress).string();
         const auto run = run_options(values->common, values->output);
         options.request.constraints = constraints_of(values->constraints, values->common.threads);
         Session session(run, progress);
         const auto result = quantize_model(session, options, progress);
+        if (!values->report.empty())
+            write_report(values->report, {.journal = run.journal,
+                                          .model = run.model,
+                                          .recipe = recipe_path(options.output),
+                                          .results = {results_path(options.output)},
+                                          .aim = options.aim,
+                                          .constraints = options.request.constraints});
         if (values->common.json) {
             fmt::print("{}\n", to_json(result).dump(2));
             return 0;
@@ -115,8 +146,9 @@ Command add_quantize(CLI::App& app) {
                    result.budget_bytes,
                    100.0 * static_cast<double>(result.recipe.file_bytes) / static_cast<double>(result.budget_bytes));
         for (const auto& remark : result.remarks) fmt::print("\n{}", remark);
-        if (result.delivered != "cerebellum")
+        if (result.delivered_kind != Contender::Kind::ours)
             fmt::print("; the stock mix {} was better and was delivered", result.delivered);
+        if (result.search) fmt::print("\n{}", describe(*result.search));
         fmt::print("\nKLD in nats per token from {}, ± one standard error, on text held out from every choice ({}).\n",
                    result.reference, result.text);
         // The floor of a bit-identical replay is rounding, far below anything that is shown.

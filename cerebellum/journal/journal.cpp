@@ -273,12 +273,32 @@ std::string_view tier_name(Tier tier) {
     return tier == Tier::fast ? "fast" : "full";
 }
 
+std::optional<IdentityDifference> difference(const JournalIdentity& first, const JournalIdentity& second) {
+    const auto value = [](const JournalIdentity& of, const std::string& field) {
+        const auto found = of.fields.find(field);
+        return found == of.fields.end() ? std::string("nothing") : fmt::format("\"{}\"", found->second);
+    };
+    for (const auto* of : {&second, &first})
+        for (const auto& [field, ignored] : of->fields)
+            if (const auto a = value(first, field), b = value(second, field); a != b)
+                return IdentityDifference{field, a, b};
+    return std::nullopt;
+}
+
 void extend(Measurement& measurement, const Measurement& by) {
     assert(measurement.tensor == by.tensor && measurement.type == by.type && measurement.tier == by.tier);
     for (const auto sums : {&Measurement::counts, &Measurement::kld, &Measurement::delta_nll, &Measurement::top1_agree,
                             &Measurement::local_energy, &Measurement::local_counts})
         (measurement.*sums).insert((measurement.*sums).end(), (by.*sums).begin(), (by.*sums).end());
     measurement.wall_s += by.wall_s;
+}
+
+void extend(MixMeasurement& mix, const MixMeasurement& by) {
+    assert(mix.types == by.types);
+    for (const auto sums : {&MixMeasurement::counts, &MixMeasurement::kld, &MixMeasurement::nll,
+                            &MixMeasurement::reference_nll, &MixMeasurement::top1_agree})
+        (mix.*sums).insert((mix.*sums).end(), (by.*sums).begin(), (by.*sums).end());
+    mix.wall_s += by.wall_s;
 }
 
 struct Journal::State {
@@ -288,8 +308,8 @@ struct Journal::State {
     // Members go in reverse order: statements before their database, the lock last.
     std::unique_ptr<WriterLock> lock;
     Database database;
-    Statement record, has, one, all, put_artifact, get_artifact, put_meta, get_meta;
-    Statement record_mix, find_mix, all_mixes;  // the latter two empty in an old journal that is only read
+    Statement record, has, one, all, put_artifact, get_artifact, artifact_names, put_meta, get_meta, all_meta;
+    Statement record_mix, find_mix, part_mixes, all_mixes;  // but for the first, empty in an old journal only read
 
     Statement prepare(std::string_view sql) const {
         sqlite3_stmt* statement = nullptr;
@@ -371,10 +391,13 @@ struct Journal::State {
         one = prepare(columns + "WHERE tensor = ? AND type = ? AND tier = ?");
         all = prepare(columns + "ORDER BY tensor, type, tier");
         get_artifact = prepare("SELECT bytes FROM artifact WHERE name = ?");
+        artifact_names = prepare("SELECT name FROM artifact ORDER BY name");
         get_meta = prepare("SELECT value FROM meta WHERE key = ?");
+        all_meta = prepare("SELECT key, value FROM meta");
         if (integer("SELECT count(*) FROM sqlite_master WHERE name = 'mix'") > 0) {
             find_mix = prepare(fmt::format("SELECT {} FROM mix WHERE part = ? AND types = ?", mix_columns));
-            all_mixes = prepare(fmt::format("SELECT {} FROM mix WHERE part = ? ORDER BY id", mix_columns));
+            part_mixes = prepare(fmt::format("SELECT {} FROM mix WHERE part = ? ORDER BY id", mix_columns));
+            all_mixes = prepare(fmt::format("SELECT {} FROM mix ORDER BY id", mix_columns));
         }
         if (!writable) return;
         record_mix =
@@ -387,20 +410,11 @@ struct Journal::State {
     }
 
     void expect_identity(const JournalIdentity& wanted) const {
-        const auto compare = [&](const std::string& field) {
-            const auto value = [&](const JournalIdentity& of) {
-                const auto found = of.fields.find(field);
-                return found == of.fields.end() ? std::string("nothing") : fmt::format("\"{}\"", found->second);
-            };
-            const std::string theirs = value(identity), ours = value(wanted);
-            if (theirs != ours)
-                throw Error(
-                    fmt::format("journal {}: it was measured with {} = {}, this run has {}; pass another --journal or "
-                                "remove it to measure again",
-                                path.string(), field, theirs, ours));
-        };
-        for (const auto& [field, value] : wanted.fields) compare(field);
-        for (const auto& [field, value] : identity.fields) compare(field);
+        if (const auto differs = difference(identity, wanted))
+            throw Error(
+                fmt::format("journal {}: it was measured with {} = {}, this run has {}; pass another --journal or "
+                            "remove it to measure again",
+                            path.string(), differs->field, differs->first, differs->second));
     }
 };
 
@@ -502,6 +516,20 @@ std::vector<Measurement> Journal::measurements() const {
     return all;
 }
 
+void Journal::in_one_step(const std::function<void()>& writes) {
+    state_->expect_writable();
+    state_->execute("BEGIN IMMEDIATE");
+    try {
+        writes();
+        state_->execute("COMMIT");
+    } catch (...) {
+        // A full disk may have rolled back by itself already; either way nothing of it stays.
+        if (sqlite3_get_autocommit(state_->database.get()) == 0)
+            sqlite3_exec(state_->database.get(), "ROLLBACK", nullptr, nullptr, nullptr);
+        throw;
+    }
+}
+
 void Journal::record(const MixMeasurement& m) {
     state_->expect_writable();
     for ([[maybe_unused]] const auto* sums : {&m.kld, &m.nll, &m.reference_nll, &m.top1_agree})
@@ -524,9 +552,16 @@ std::optional<MixMeasurement> Journal::find_mix(std::string_view part, const Typ
 
 std::vector<MixMeasurement> Journal::mixes(std::string_view part) const {
     std::vector<MixMeasurement> all;
-    if (!state_->all_mixes) return all;
-    Query row = state_->query(state_->all_mixes);
+    if (!state_->part_mixes) return all;
+    Query row = state_->query(state_->part_mixes);
     for (row.text(part); row.step();) all.push_back(read_mix(state_->path, row));
+    return all;
+}
+
+std::vector<MixMeasurement> Journal::mixes() const {
+    std::vector<MixMeasurement> all;
+    if (!state_->all_mixes) return all;
+    for (Query row = state_->query(state_->all_mixes); row.step();) all.push_back(read_mix(state_->path, row));
     return all;
 }
 
@@ -539,6 +574,12 @@ std::optional<std::string> Journal::get_artifact(std::string_view name) const {
     return state_->look_up(state_->get_artifact, name);
 }
 
+std::vector<std::string> Journal::artifact_names() const {
+    std::vector<std::string> names;
+    for (Query row = state_->query(state_->artifact_names); row.step();) names.push_back(row.bytes(0));
+    return names;
+}
+
 void Journal::put_meta(std::string_view key, std::string_view value) {
     state_->expect_writable();
     state_->query(state_->put_meta).text(key).text(value).step();
@@ -546,6 +587,12 @@ void Journal::put_meta(std::string_view key, std::string_view value) {
 
 std::optional<std::string> Journal::get_meta(std::string_view key) const {
     return state_->look_up(state_->get_meta, key);
+}
+
+std::map<std::string, std::string> Journal::meta() const {
+    std::map<std::string, std::string> all;
+    for (Query row = state_->query(state_->all_meta); row.step();) all.emplace(row.bytes(0), row.bytes(1));
+    return all;
 }
 
 }  // namespace cerebellum

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -18,6 +19,12 @@ struct JournalIdentity {
     std::map<std::string, std::string> fields;
     bool operator==(const JournalIdentity&) const = default;
 };
+
+/// A field in which two identities differ; the values as text for a message: in quotes, or "nothing".
+struct IdentityDifference {
+    std::string field, first, second;
+};
+std::optional<IdentityDifference> difference(const JournalIdentity& first, const JournalIdentity& second);
 
 /// fast: damage seen at the layer's output, times a gain; full: a replay to the end of the model.
 enum class Tier { fast, full };
@@ -51,18 +58,21 @@ void extend(Measurement& measurement, const Measurement& by);
 /// What a whole mix of types does on a part of the text. The vectors hold one entry per window, sums over its scored
 /// positions.
 struct MixMeasurement {
-    TypeMap types;                      ///< tensors that differ from the source; all others keep their type
-    std::string part;                   ///< of the text: "measured", "selection" or "test"
-    std::string kind;                   ///< why it was measured: "recipe", "contender", "interaction", "trial"
-    std::vector<double> counts;         ///< scored positions
-    std::vector<double> kld;            ///< Kullback-Leibler divergence from the reference, nats
-    std::vector<double> nll;            ///< negative log-likelihood, nats
+    TypeMap types;               ///< tensors that differ from the source; all others keep their type
+    std::string part;            ///< of the text: "measured", "search", "confirm", "selection" or "test"
+    std::string kind;            ///< why it was measured: "recipe", "contender", "interaction", "trial", "search"
+    std::vector<double> counts;  ///< scored positions
+    std::vector<double> kld;     ///< Kullback-Leibler divergence from the reference, nats
+    std::vector<double> nll;     ///< negative log-likelihood, nats
     std::vector<double> reference_nll;  ///< of the reference, nats
     std::vector<double> top1_agree;     ///< positions whose likeliest token is the reference's
     double wall_s = 0.0;
 
     bool operator==(const MixMeasurement&) const = default;
 };
+
+/// Adds what was measured on further windows to a mix's measurement.
+void extend(MixMeasurement& mix, const MixMeasurement& by);
 
 /// Measurements in an SQLite file, keyed by (tensor, type, tier), and those of whole mixes, by (part, types). Each call
 /// that writes is durable when it returns: not only kill -9 but also a power cut afterwards loses nothing of it
@@ -96,19 +106,26 @@ class Journal {
     /// All of them, sorted by tensor, type and tier (fast before full).
     std::vector<Measurement> measurements() const;
 
+    /// Does several writes as one: they are all there afterwards, durably, or, where one fails, none. Not to be nested.
+    void in_one_step(const std::function<void()>& writes);
+
     /// Stores a mix's measurement, in the place of an earlier one of the same part and types.
     void record(const MixMeasurement& measurement);
     std::optional<MixMeasurement> find_mix(std::string_view part, const TypeMap& types) const;
     /// All of a part, in the order in which they were recorded.
     std::vector<MixMeasurement> mixes(std::string_view part) const;
+    /// Of all parts, likewise.
+    std::vector<MixMeasurement> mixes() const;
 
     /// Named byte strings that go with the measurements (tokens, importance matrix, ...); at most 1 GB each.
     void put_artifact(std::string_view name, std::string_view bytes);
     std::optional<std::string> get_artifact(std::string_view name) const;
+    std::vector<std::string> artifact_names() const;
 
     /// Named remarks (when, where, with which settings) that are not part of the identity.
     void put_meta(std::string_view key, std::string_view value);
     std::optional<std::string> get_meta(std::string_view key) const;
+    std::map<std::string, std::string> meta() const;
 
   private:
     struct State;

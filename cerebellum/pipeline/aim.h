@@ -1,9 +1,11 @@
 #pragma once
 
+#include <span>
 #include <string>
 #include <vector>
 
 #include "cerebellum/core/encoding.h"
+#include "cerebellum/core/stats.h"
 #include "cerebellum/evaluate/figures.h"
 #include "cerebellum/journal/journal.h"
 #include "cerebellum/predict/objective.h"
@@ -28,5 +30,10 @@ std::vector<MixMeasurement> weighed_mixes(const Journal& journal, const Aim& aim
 /// The same for scores of a part of the text whose windows have these labels.
 std::vector<WindowScore> weigh(std::vector<WindowScore> scores, const Aim& aim,
                                const std::vector<std::string>& domains);
+
+/// Damage as an objective has it, per token: KLD, ΔNLL, or the share of positions whose likeliest token is another.
+Estimate mean_cost(std::span<const WindowScore> scores, Objective objective);
+/// That of `a` minus that of `b` on the same windows, paired.
+Estimate cost_difference(std::span<const WindowScore> a, std::span<const WindowScore> b, Objective objective);
 
 }  // namespace cerebellum

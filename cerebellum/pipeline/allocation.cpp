@@ -77,11 +77,18 @@ AllocationProblem make_problem(const GgufFile& source, const Journal& journal,
 AllocationProblem make_problem(const GgufFile& source, std::span<const Measurement> measurements,
                                const std::optional<ImatrixInfo>& imatrix, std::uint64_t budget_bytes,
                                Objective objective, RoundingChoice rounding) {
+    auto problem = make_problem(source.tensors(), fixed_bytes(source, imatrix), measurements, objective, rounding);
+    problem.budget_bytes = budget_bytes;
+    return problem;
+}
+
+AllocationProblem make_problem(std::span<const TensorInfo> tensors, std::uint64_t header_bytes,
+                               std::span<const Measurement> measurements, Objective objective,
+                               RoundingChoice rounding) {
     const auto costs = costs_of(measurements, objective, rounding);
     AllocationProblem problem;
-    problem.budget_bytes = budget_bytes;
-    problem.fixed_bytes = fixed_bytes(source, imatrix);
-    for (const auto& tensor : source.tensors()) {
+    problem.fixed_bytes = header_bytes;
+    for (const auto& tensor : tensors) {
         const auto measured = costs.find(tensor.name);
         if (measured == costs.end()) {
             problem.fixed_bytes += tensor_bytes(tensor, tensor.type);

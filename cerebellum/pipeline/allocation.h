@@ -29,6 +29,12 @@ AllocationProblem make_problem(const GgufFile& source, std::span<const Measureme
 /// Names the second moments that the journal's figures were made with in a recipe that rounds with feedback.
 void note_moments(const Journal& journal, Recipe& recipe);
 
+/// The same without the source itself: `tensors` are all of its, in its order, and `header_bytes` is what a file takes
+/// beside them.
+AllocationProblem make_problem(std::span<const TensorInfo> tensors, std::uint64_t header_bytes,
+                               std::span<const Measurement> measurements, Objective objective,
+                               RoundingChoice rounding = RoundingChoice::automatic);
+
 /// Sum of the tensors' predicted damages under a map of types; empty where some type was not measured.
 std::optional<double> predicted_kld(const AllocationProblem& problem, const TypeMap& types);
 

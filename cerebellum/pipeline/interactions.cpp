@@ -64,6 +64,16 @@ std::string short_name(const std::string& tensor) {
     return tensor.substr(begin, end - begin);
 }
 
+std::string pair_name(int layer, const std::string& a, const std::string& b) {
+    return fmt::format("blk.{}: {} + {}", layer, short_name(a), short_name(b));
+}
+std::string layer_name(int layer) {
+    return fmt::format("blk.{}", layer);
+}
+std::string ladder_name(std::size_t n) {
+    return fmt::format("{} most demotable", n);
+}
+
 /// `n` of them, evenly spread.
 std::vector<int> spread_out(const std::vector<int>& layers, int n) {
     std::vector<int> chosen;
@@ -85,27 +95,32 @@ std::vector<Group> make_groups(const std::vector<Change>& changes, const Interac
             const auto& members = by_layer[layer];
             for (std::size_t a = 0; a < members.size(); ++a)
                 for (std::size_t b = a + 1; b < members.size(); ++b)
-                    groups.push_back({"pair",
-                                      fmt::format("blk.{}: {} + {}", layer, short_name(members[a]->tensor),
-                                                  short_name(members[b]->tensor)),
-                                      {members[a], members[b]}});
+                    groups.push_back(
+                        {"pair", pair_name(layer, members[a]->tensor, members[b]->tensor), {members[a], members[b]}});
         }
     if (options.layers)
         for (const auto& [layer, members] : by_layer)
-            if (members.size() > 1) groups.push_back({"layer", fmt::format("blk.{}", layer), members});
+            if (members.size() > 1) groups.push_back({"layer", layer_name(layer), members});
     if (options.ladders) {
         std::vector<const Change*> order;
         for (const auto& change : changes) order.push_back(&change);
         std::ranges::stable_sort(order, {}, &Change::damage_per_byte);
         for (std::size_t k = 2; !order.empty(); k *= 2) {
             const auto n = std::min(k, order.size());
-            groups.push_back({"ladder",
-                              fmt::format("{} most demotable", n),
-                              {order.begin(), order.begin() + static_cast<std::ptrdiff_t>(n)}});
+            groups.push_back(
+                {"ladder", ladder_name(n), {order.begin(), order.begin() + static_cast<std::ptrdiff_t>(n)}});
             if (n == order.size()) break;
         }
     }
     return groups;
+}
+
+/// Figures of several changes together and of each alone, the windows of all the same.
+void compare(Interaction& row, const MixMeasurement& together, const std::vector<std::vector<double>>& parts) {
+    row.whole = clustered_mean(together.kld, together.counts);
+    row.ratio = interaction_ratio(together.kld, parts);
+    row.parts = 0.0;
+    for (const auto& part : parts) row.parts += clustered_mean(part, together.counts).mean;
 }
 
 /// KLD per window of each change alone. Where the journal has a figure from all windows it is taken, else the change is
@@ -126,7 +141,7 @@ std::map<std::string, std::vector<double>> measure_parts(Session& session, const
     }
     std::vector<TypeMap> singles;
     for (const auto& [tensor, type] : missing) singles.push_back({{tensor, type}});
-    const auto measured = measure_mixes(session, singles, "measured", "interaction", progress);
+    const auto measured = measure_mixes(session, singles, TextPart::measured, "interaction", progress);
     for (std::size_t i = 0; i < singles.size(); ++i) parts[singles[i].begin()->first] = measured[i].kld;
     return parts;
 }
@@ -142,13 +157,11 @@ std::vector<Interaction> measure_groups(Session& session, const std::vector<Grou
         for (const auto* change : group.members) row.types[change->tensor] = change->type;
         mixes.push_back(row.types);
     }
-    const auto measured = measure_mixes(session, mixes, "measured", "interaction", progress);
+    const auto measured = measure_mixes(session, mixes, TextPart::measured, "interaction", progress);
     for (std::size_t i = 0; i < groups.size(); ++i) {
         std::vector<std::vector<double>> parts;
         for (const auto* change : groups[i].members) parts.push_back(alone.at(change->tensor));
-        result[i].whole = clustered_mean(measured[i].kld, measured[i].counts);
-        result[i].ratio = interaction_ratio(measured[i].kld, parts);
-        for (const auto& part : parts) result[i].parts += clustered_mean(part, measured[i].counts).mean;
+        compare(result[i], measured[i], parts);
     }
     return result;
 }
@@ -183,6 +196,36 @@ InteractionResult measure_interactions(Session& session, const InteractionOption
         row.sum = predicted_kld(problem, mix.types).value_or(std::nan(""));
         row.whole = clustered_mean(mix.kld, mix.counts);
         row.ratio = row.whole.mean / row.sum;
+    }
+    return result;
+}
+
+std::vector<Interaction> stored_interactions(const Journal& journal) {
+    const auto alone = [&](const std::string& tensor, const Encoding& type, std::size_t windows) {
+        if (const auto row = journal.find(tensor, type_name(type), Tier::full); row && row->kld.size() == windows)
+            return row->kld;
+        const auto mix = journal.find_mix("measured", {{tensor, type}});
+        return mix && mix->kld.size() == windows ? mix->kld : std::vector<double>();
+    };
+    std::vector<Interaction> result;
+    for (const auto& mix : journal.mixes("measured")) {
+        if (mix.kind != "interaction" || mix.types.size() < 2) continue;
+        std::vector<std::vector<double>> parts;
+        std::set<int> layers;
+        for (const auto& [tensor, type] : mix.types) {
+            parts.push_back(alone(tensor, type, mix.kld.size()));
+            layers.insert(layer_of(tensor));
+        }
+        if (std::ranges::any_of(parts, [](const auto& part) { return part.empty(); })) continue;
+        auto& row = result.emplace_back();
+        row.types = mix.types;
+        const int layer = *layers.begin();
+        const bool in_one = layers.size() == 1 && layer >= 0;
+        row.kind = !in_one ? "ladder" : mix.types.size() == 2 ? "pair" : "layer";
+        row.name = !in_one              ? ladder_name(mix.types.size())
+                   : row.kind == "pair" ? pair_name(layer, mix.types.begin()->first, mix.types.rbegin()->first)
+                                        : layer_name(layer);
+        compare(row, mix, parts);
     }
     return result;
 }

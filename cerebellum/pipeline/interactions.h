@@ -47,6 +47,10 @@ struct InteractionResult {
 /// Measures what the journal does not hold yet: first the single damages, then everything asked for.
 InteractionResult measure_interactions(Session& session, const InteractionOptions& options, Progress& progress);
 
+/// The interactions that a journal holds with all their parts, in the order in which they were measured. Their kinds
+/// and names follow from their tensors: two or more of one block are a pair or a layer, all others a ladder.
+std::vector<Interaction> stored_interactions(const Journal& journal);
+
 nlohmann::json to_json(const InteractionResult& result);
 
 }  // namespace cerebellum

@@ -50,7 +50,7 @@ std::vector<std::vector<WindowScore>> score_through_files(const FileTrials& tria
 }
 
 SweepSummary measure_through_files(const FileTrials& trials, std::span<const TensorPlan> plan,
-                                   const TokenWindows& windows, Journal& journal, Progress& progress) {
+                                   const TokenWindows& windows, FigureStore& figures, Progress& progress) {
     SweepSummary summary;
     struct Pair {
         std::string tensor;
@@ -60,7 +60,7 @@ SweepSummary measure_through_files(const FileTrials& trials, std::span<const Ten
     std::vector<Pair> pairs;
     for (const auto& tensor : plan)
         for (const auto type : tensor.types) {
-            const auto known = journal.find(tensor.name, type_name(type), Tier::full);
+            const auto known = figures.find(tensor.name, type_name(type), Tier::full);
             const std::size_t begin = known ? known->windows() : 0, end = tensor.fast_windows(windows.size());
             if (begin >= end)
                 ++summary.resumed;
@@ -90,7 +90,7 @@ SweepSummary measure_through_files(const FileTrials& trials, std::span<const Ten
             measurement.tensor = group[i].tensor;
             measurement.type = type_name(group[i].type);
             measurement.tier = Tier::full;
-            if (const auto known = journal.find(measurement.tensor, measurement.type, Tier::full)) measurement = *known;
+            if (const auto known = figures.find(measurement.tensor, measurement.type, Tier::full)) measurement = *known;
             measurement.wall_s += seconds.count() / static_cast<double>(group.size());
             for (const auto& score : scores[i]) {
                 measurement.counts.push_back(score.count);
@@ -98,7 +98,7 @@ SweepSummary measure_through_files(const FileTrials& trials, std::span<const Ten
                 measurement.delta_nll.push_back(score.nll - score.reference_nll);
                 measurement.top1_agree.push_back(score.same_top);
             }
-            journal.record(measurement);
+            figures.record(measurement);
             ++summary.full_measured;
         }
         summary.tokens += static_cast<double>(size * part.size() * part.front().size());

@@ -10,8 +10,8 @@
 #include "cerebellum/core/recipe.h"
 #include "cerebellum/gguf/gguf_file.h"
 #include "cerebellum/gguf/imatrix_file.h"
-#include "cerebellum/journal/journal.h"
 #include "cerebellum/llama/model.h"
+#include "cerebellum/sweep/figure_store.h"
 #include "cerebellum/sweep/runner.h"
 
 namespace cerebellum {
@@ -32,10 +32,10 @@ struct FileTrials {
 std::vector<std::vector<WindowScore>> score_through_files(const FileTrials& trials, std::span<const TypeMap> mixes,
                                                           const TokenWindows& windows, Progress& progress);
 
-/// Measures everything of the plan that the journal does not hold yet by changing one tensor at a time in a whole file:
+/// Measures everything of the plan that is not known yet by changing one tensor at a time in a whole file:
 /// the slow way, for models that cannot be replayed. All figures are of the full tier and, where replay is possible,
 /// the same as its.
 SweepSummary measure_through_files(const FileTrials& trials, std::span<const TensorPlan> plan,
-                                   const TokenWindows& windows, Journal& journal, Progress& progress);
+                                   const TokenWindows& windows, FigureStore& figures, Progress& progress);
 
 }  // namespace cerebellum

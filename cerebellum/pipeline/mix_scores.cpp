@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <map>
 #include <set>
 
 #include "cerebellum/core/error.h"
@@ -16,17 +17,24 @@ namespace {
 
 /// Every mix on its way holds its live state for every window; bound what is held at once, and what an interrupted run
 /// has to do again.
-std::size_t mixes_at_once(const Topology& topology, std::size_t n_windows) {
+std::size_t mixes_at_once(const Topology& topology, std::size_t n_windows, std::size_t n_all_windows) {
     std::size_t state_bytes = 1;
     for (const auto& layer : topology.layers()) state_bytes = std::max(state_bytes, topology.live_bytes(layer.begin));
-    constexpr std::size_t most_bytes = std::size_t{256} << 20, most = 24;
-    return std::clamp<std::size_t>(most_bytes / (state_bytes * std::max<std::size_t>(1, n_windows)), 1, most);
+    constexpr std::size_t most_bytes = std::size_t{256} << 20, most_on_all = 24;
+    return std::clamp<std::size_t>(most_bytes / (state_bytes * n_windows), 1, most_on_all * n_all_windows / n_windows);
 }
 
-TokenWindows windows_of(Session& session, std::string_view part) {
-    if (part == "selection") return session.text().selection;
-    if (part == "test") return session.text().test;
-    return session.measured_windows();
+/// Of what belongs to the calibration part's windows those that are not measured on: one in each group goes to
+/// `search`, the others to `confirm`.
+template <typename Value>
+std::vector<Value> unmeasured_of(const std::vector<Value>& calibration, TextPart part) {
+    std::vector<Value> values;
+    for (std::size_t i = 0; i < calibration.size(); ++i) {
+        const auto place = i % calibration_factor;
+        if (place != 0 && (place == calibration_factor / 2) == (part == TextPart::search))
+            values.push_back(calibration[i]);
+    }
+    return values;
 }
 
 MixMeasurement to_measurement(std::span<const WindowScore> scores) {
@@ -52,40 +60,114 @@ TypeMap changed_types(const GgufFile& source, const TypeMap& types) {
     return changed;
 }
 
-std::vector<MixMeasurement> measure_mixes(Session& session, std::span<const TypeMap> mixes, std::string_view part,
-                                          std::string_view kind, Progress& progress) {
+std::string_view part_name(TextPart part) {
+    switch (part) {
+        case TextPart::measured:
+            return "measured";
+        case TextPart::search:
+            return "search";
+        case TextPart::confirm:
+            return "confirm";
+        case TextPart::selection:
+            return "selection";
+        case TextPart::test:
+            return "test";
+    }
+    return "";
+}
+
+TokenWindows windows_of(Session& session, TextPart part) {
+    const auto& text = session.text();
+    switch (part) {
+        case TextPart::measured:
+            return session.measured_windows();
+        case TextPart::selection:
+            return text.selection;
+        case TextPart::test:
+            return text.test;
+        case TextPart::search:
+        case TextPart::confirm:
+            return unmeasured_of(text.calibration, part);
+    }
+    return {};
+}
+
+std::vector<std::string> domains_of(Session& session, TextPart part) {
+    const auto& text = session.text();
+    switch (part) {
+        case TextPart::measured:
+            return measured_of(text.calibration_domains);
+        case TextPart::selection:
+            return text.selection_domains;
+        case TextPart::test:
+            return text.test_domains;
+        case TextPart::search:
+        case TextPart::confirm:
+            return unmeasured_of(text.calibration_domains, part);
+    }
+    return {};
+}
+
+std::vector<MixMeasurement> measure_mixes(Session& session, std::span<const TypeMap> mixes, TextPart part,
+                                          std::string_view kind, Progress& progress, std::size_t n_windows) {
     auto& journal = session.journal();
-    std::vector<TypeMap> wanted, missing;
+    const auto part_windows = windows_of(session, part);
+    n_windows = std::min(n_windows, part_windows.size());
+    std::vector<TypeMap> wanted;
+    std::map<std::size_t, std::vector<TypeMap>> missing;  // by how many windows there are already
     std::set<TypeMap> seen;
     for (const auto& mix : mixes) {
         wanted.push_back(changed_types(session.source(), mix));
-        if (!journal.find_mix(part, wanted.back()) && seen.insert(wanted.back()).second)
-            missing.push_back(wanted.back());
+        const auto known = journal.find_mix(part_name(part), wanted.back());
+        const auto windows = known ? known->counts.size() : 0;
+        if (windows < n_windows && seen.insert(wanted.back()).second) missing[windows].push_back(wanted.back());
     }
-    if (!missing.empty()) {
-        const auto part_windows = windows_of(session, part);
-        const auto at_once = session.replays() ? mixes_at_once(session.engine().topology(), part_windows.size()) : 1;
-        const auto windows = session.replays() ? session.prepare(part_windows) : std::vector<Window>();
-        for (std::size_t begin = 0; begin < missing.size(); begin += at_once) {
-            const auto group = std::span(missing).subspan(begin, std::min(at_once, missing.size() - begin));
+    for (const auto& [known_windows, types] : missing) {
+        const TokenWindows tokens(part_windows.begin() + static_cast<std::ptrdiff_t>(known_windows),
+                                  part_windows.begin() + static_cast<std::ptrdiff_t>(n_windows));
+        const auto at_once =
+            session.replays() ? mixes_at_once(session.engine().topology(), tokens.size(), part_windows.size()) : 1;
+        const auto windows = session.replays() ? session.prepare(tokens) : std::vector<Window>();
+        for (std::size_t begin = 0; begin < types.size(); begin += at_once) {
+            const auto group = std::span(types).subspan(begin, std::min(at_once, types.size() - begin));
             const auto start = std::chrono::steady_clock::now();
             const auto scores = session.replays()
                                     ? replay_recipes(session.engine(), windows, group, session.quantizer(), progress)
-                                    : score_through_files(session.file_trials(), group, part_windows, progress);
+                                    : score_through_files(session.file_trials(), group, tokens, progress);
             const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
             for (std::size_t i = 0; i < group.size(); ++i) {
                 auto mix = to_measurement(scores[i]);
                 mix.types = group[i];
-                mix.part = part;
+                mix.part = part_name(part);
                 mix.kind = kind;
                 mix.wall_s = seconds.count() / static_cast<double>(group.size());
+                if (auto known = journal.find_mix(mix.part, mix.types)) {
+                    extend(*known, mix);
+                    mix = std::move(*known);
+                }
                 journal.record(mix);
             }
         }
     }
     std::vector<MixMeasurement> result;
-    for (const auto& types : wanted) result.push_back(journal.find_mix(part, types).value());
+    for (const auto& types : wanted) {
+        auto& mix = result.emplace_back(journal.find_mix(part_name(part), types).value());
+        for (auto* sums : {&mix.counts, &mix.kld, &mix.nll, &mix.reference_nll, &mix.top1_agree})
+            sums->resize(n_windows);
+    }
     return result;
+}
+
+std::vector<std::vector<WindowScore>> measure_scores(Session& session, std::span<const TypeMap> mixes, TextPart part,
+                                                     std::string_view kind, const Aim& aim, Progress& progress,
+                                                     std::size_t n_windows) {
+    auto domains = domains_of(session, part);
+    std::vector<std::vector<WindowScore>> scores;
+    for (const auto& mix : measure_mixes(session, mixes, part, kind, progress, n_windows)) {
+        if (!domains.empty()) domains.resize(mix.counts.size());
+        scores.push_back(weigh(window_scores(mix), aim, domains));
+    }
+    return scores;
 }
 
 std::vector<WindowScore> window_scores(const MixMeasurement& mix) {

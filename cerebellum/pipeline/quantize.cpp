@@ -12,7 +12,6 @@
 #include "cerebellum/core/file.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/evaluate/built_file.h"
-#include "cerebellum/llama/presets.h"
 #include "cerebellum/pipeline/allocation.h"
 #include "cerebellum/pipeline/mix_scores.h"
 #include "cerebellum/pipeline/sequential.h"
@@ -29,97 +28,6 @@ fs::path beside(const fs::path& output, std::string_view ending) {
     path.replace_extension();
     path += ending;
     return path;
-}
-
-/// Measures the types of several contenders on a part of the text.
-void replay_scores(Session& session, std::span<Contender*> contenders, std::string_view part, const Aim& aim,
-                   std::vector<WindowScore> Contender::*where, Progress& progress) {
-    std::vector<TypeMap> mixes;
-    for (const auto* contender : contenders) mixes.push_back(contender->types);
-    const auto measured = measure_mixes(session, mixes, part, "contender", progress);
-    const auto& domains = part == "test" ? session.text().test_domains : session.text().selection_domains;
-    for (std::size_t i = 0; i < contenders.size(); ++i)
-        contenders[i]->*where = weigh(window_scores(measured[i]), aim, domains);
-}
-
-/// Whether ggml can make these types from this source and importance matrix; mixes that llama-quantize would refuse are
-/// no contenders.
-bool can_be_built(Session& session, const TypeMap& types) {
-    try {
-        check_recipe(session.source(),
-                     {.types = types,
-                      .source_fingerprint = {},
-                      .source_name = {},
-                      .file_bytes = 0,
-                      .predicted_kld = 0.0,
-                      .provenance = {}},
-                     &session.imatrix());
-        return true;
-    } catch (const Error&) {
-        return false;
-    }
-}
-
-/// The stock mixes to compare with: every one of at most the budget and the next larger one. Where none fits, the
-/// uniform files `--pure T --token-embedding-type E` that fit, the few with the least predicted damage.
-std::vector<Contender> find_contenders(Session& session, const AllocationProblem& problem, std::uint64_t budget_bytes) {
-    const auto& source = session.source();
-    const auto stock_bytes = [&](const TypeMap& types) {
-        return predicted_file_bytes(source, types, std::nullopt, Provenance::none);
-    };
-    std::vector<Contender> all;
-    for (const auto& preset : stock_presets()) {
-        Contender contender;
-        contender.name = preset.name;
-        contender.types = dry_run(source.path(), {.file_type = preset.file_type, .has_imatrix = true}).types;
-        if (!can_be_built(session, contender.types)) continue;
-        contender.bytes = stock_bytes(contender.types);
-        contender.fits = contender.bytes <= budget_bytes;
-        all.push_back(std::move(contender));
-    }
-    std::ranges::stable_sort(all, {}, &Contender::bytes);
-    const auto larger = std::ranges::find(all, false, &Contender::fits);
-    if (larger != all.end()) all.erase(larger + 1, all.end());
-    if (!all.empty() && all.front().fits) return all;
-
-    std::vector<std::pair<double, Contender>> pure;
-    const auto offer = [&](ggml_type type, std::optional<ggml_type> embedding) {
-        const auto file_type = file_type_of(type);
-        if (!file_type) return;
-        Contender contender;
-        contender.kind = Contender::Kind::pure;
-        contender.name = fmt::format("pure {}", type_name(type)) +
-                         (embedding ? fmt::format(", embedding {}", type_name(*embedding)) : "");
-        contender.types =
-            dry_run(source.path(),
-                    {.file_type = *file_type, .has_imatrix = true, .pure = true, .token_embedding_type = embedding})
-                .types;
-        contender.bytes = stock_bytes(contender.types);
-        contender.fits = contender.bytes <= budget_bytes;
-        if (!contender.fits || !can_be_built(session, contender.types)) return;
-        if (std::ranges::any_of(pure, [&](const auto& known) { return known.second.types == contender.types; })) return;
-        pure.emplace_back(predicted_kld(problem, contender.types).value_or(0.0), std::move(contender));
-    };
-    const auto* embedding_tensor = source.find("token_embd.weight");
-    for (const auto type : default_types()) {
-        offer(type, std::nullopt);
-        for (const auto embedding : default_types())
-            if (embedding_tensor != nullptr && type_fits_row(embedding, embedding_tensor->row_length()))
-                offer(type, embedding);
-    }
-    std::ranges::stable_sort(pure, {}, [](const auto& entry) { return entry.first; });
-    constexpr std::size_t replayed = 6;
-    if (pure.size() > replayed) pure.resize(replayed);
-    for (auto& [prediction, contender] : pure) all.push_back(std::move(contender));
-    std::ranges::stable_sort(all, {}, &Contender::bytes);
-    return all;
-}
-
-/// Damage on the selection text, as the objective has it.
-double selection_cost(const Contender& contender, Objective objective) {
-    const auto figures = summarize(contender.selection);
-    if (objective == Objective::nll) return figures.delta_nll.mean;
-    return objective == Objective::top1 ? 1.0 - figures.top1_agree.mean : figures.kld.mean;
 }
 
 /// A budget below the smallest possible file is refused before anything is measured.
@@ -172,12 +80,15 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
 
     if (fs::exists(options.output) && fs::equivalent(options.output, source.path()))
         throw Error(fmt::format("the output {} is the source itself; choose another name", options.output.string()));
-    if (sized) check_budget(session, result.budget_bytes);
     if (options.rounds > 0 && (options.aim.objective != Objective::kld || !sized || !request.constraints.empty()))
         throw UsageError("--rounds goes with a size, without constraints, and with --objective kld only");
+    if (options.search_seconds > 0.0 && (options.aim.objective != Objective::kld || !sized))
+        throw UsageError("--search goes with a size and with --objective kld only");
+    if (sized) check_budget(session, result.budget_bytes);
     if (request.goal.kind == AllocationGoal::Kind::max_kld && options.aim.objective != Objective::kld)
         throw UsageError("--max-kld goes with --objective kld only");
     parse_profile(options.aim.profile, session.text().calibration_domains);
+    if (options.search_seconds > 0.0) check_search_text(session);
 
     if (options.sequential)
         progress.info(describe(measure_sequentially(session, {.budgets_bytes = {result.budget_bytes}}, progress)));
@@ -211,7 +122,7 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
         constexpr double margin = 0.98;
         for (int round = 0;; ++round) {
             Contender* alone[] = {&ours};
-            replay_scores(session, alone, "selection", options.aim, &Contender::selection, progress);
+            replay_scores(session, alone, TextPart::selection, options.aim, progress);
             const double measured = selection_cost(ours, Objective::kld);
             if (measured <= options.request.goal.max_kld) break;
             if (round == most_rounds)
@@ -234,49 +145,67 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
         return other.fits && (request.constraints.empty() || is_allowed(allowed, other.types)) &&
                reaches_goal(source, other.types, request.goal);
     };
-    auto others = find_contenders(session, problem, result.budget_bytes);
-
-    Contender before = ours, refined = ours;
+    // Ours as it was allocated, and what rounds and search have made of it.
+    std::vector<Contender> versions = {ours};
+    const auto add_version = [&](const TypeMap& types, const char* without) {
+        if (changed_types(source, types) == changed_types(source, versions.back().types)) return;
+        versions.push_back(versions.back());
+        versions[versions.size() - 2].name = fmt::format("cerebellum without {}", without);
+        versions.back().types = complete_types(source, types);
+        versions.back().bytes = predicted_file_bytes(source, versions.back().types, imatrix_file, Provenance::full);
+    };
     if (options.rounds > 0) {
         auto refinement = refine(session, kld_problem, ours.types, options.rounds, in_kld, progress);
-        refined.types = std::move(refinement.types);
         result.rounds = std::move(refinement.rounds);
-        Contender* both[] = {&before, &refined};
-        replay_scores(session, both, "selection", options.aim, &Contender::selection, progress);
-        replay_scores(session, both, "test", options.aim, &Contender::test, progress);
-        result.rounds_gain = kld_difference(before.test, refined.test);
-        if (selection_cost(refined, Objective::kld) < selection_cost(before, Objective::kld)) {
-            ours = refined;
-            result.recipe.types = ours.types;
-            result.recipe.file_bytes = ours.bytes =
-                predicted_file_bytes(source, ours.types, imatrix_file, Provenance::full);
-            result.recipe.provenance["optimal"] = "measured around an earlier recipe";
-            result.recipe.provenance["rounds"] = std::to_string(result.rounds.size());
-            note_prediction(kld_problem, calibration, result.recipe);
-        }
+        add_version(refinement.types, "rounds");
     }
+    const auto n_before_search = versions.size();
+    if (options.search_seconds > 0.0) {
+        result.search =
+            search_for(session, allowed, versions.back().types, options.search_seconds, options.aim, progress);
+        add_version(result.search->result.types, "search");
+    }
+    auto others = find_contenders(session, result.budget_bytes, options.aim, progress);
 
-    std::vector<Contender*> everyone = {&ours};
+    std::vector<Contender*> everyone;
+    for (auto& version : versions) everyone.push_back(&version);
     for (auto& other : others) everyone.push_back(&other);
-    replay_scores(session, everyone, "selection", options.aim, &Contender::selection, progress);
-    replay_scores(session, everyone, "test", options.aim, &Contender::test, progress);
+    replay_scores(session, everyone, TextPart::selection, options.aim, progress);
+    replay_scores(session, everyone, TextPart::test, options.aim, progress);
+    if (!result.rounds.empty())
+        result.rounds_gain = kld_difference(versions.front().test, versions[n_before_search - 1].test);
+    if (result.search) result.search->gain = kld_difference(versions[n_before_search - 1].test, versions.back().test);
 
-    // Never worse: the choice is made on the selection text alone.
+    // Never worse: the choice is made on the selection text alone. Among equals the one that took least effort.
     const auto objective = options.aim.objective;
-    Contender* winner = &ours;
-    for (auto& other : others)
-        if (selection_cost(other, objective) < selection_cost(*winner, objective) && may_be_delivered(other))
-            winner = &other;
+    std::vector<Contender*> deliverable;
+    for (auto* contender : everyone)
+        if (contender->kind == Contender::Kind::ours || may_be_delivered(*contender)) deliverable.push_back(contender);
+    std::ranges::stable_sort(deliverable, {}, [&](const Contender* c) { return selection_cost(*c, objective); });
+    Contender* const winner = deliverable.front();
+    if (deliverable.size() > 1)
+        result.choice = {deliverable[1]->name,
+                         cost_difference(deliverable[1]->selection, winner->selection, objective)};
     result.delivered = winner->name;
+    result.delivered_kind = winner->kind;
     Provenance provenance = Provenance::full;
-    if (winner != &ours) {
-        progress.warn(
-            fmt::format("{} does less damage on the selection text ({:.5f} against {:.5f}), so that mix "
-                        "is delivered",
-                        winner->name, selection_cost(*winner, objective), selection_cost(ours, objective)));
+    if (winner != &versions.front()) {
         result.recipe.types = winner->types;
         note_prediction(kld_problem, calibration, result.recipe);
         result.recipe.file_bytes = predicted_file_bytes(source, winner->types, imatrix_file, Provenance::full);
+    }
+    if (winner->kind == Contender::Kind::ours && winner != &versions.front()) {
+        result.recipe.provenance["optimal"] = "measured around an earlier recipe";
+        if (options.rounds > 0) result.recipe.provenance["rounds"] = std::to_string(result.rounds.size());
+        if (result.search && winner == &versions.back())
+            result.recipe.provenance.merge(search_provenance(result.search->result));
+    }
+    if (winner->kind != Contender::Kind::ours) {
+        const auto best = std::ranges::find(deliverable, Contender::Kind::ours, &Contender::kind);
+        progress.warn(
+            fmt::format("{} does less damage on the selection text ({:.5f} against {:.5f}), so that mix "
+                        "is delivered",
+                        winner->name, selection_cost(*winner, objective), selection_cost(**best, objective)));
         if (result.recipe.file_bytes > result.budget_bytes) {
             provenance = Provenance::none;
             result.recipe.provenance[metadata_key] = "none";
@@ -342,13 +271,13 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
     original.name = session.options().reference ? session.reference_name() : "source";
     original.bytes = fs::file_size(session.model().path());
     original.types = complete_types(source, {});
-    original.test = ours.test;
+    original.test = versions.front().test;
     for (auto& window : original.test)
         window = {window.count, 0.0, window.reference_nll, window.reference_nll, window.count};
     original.fits = original.bytes <= result.budget_bytes;
     result.contenders.push_back(std::move(original));
     for (auto& other : others) result.contenders.push_back(std::move(other));
-    result.contenders.push_back(std::move(ours));
+    for (auto& version : versions) result.contenders.push_back(std::move(version));
     std::stable_sort(result.contenders.begin() + 1, result.contenders.end(),
                      [](const Contender& a, const Contender& b) { return a.bytes < b.bytes; });
 
@@ -373,6 +302,7 @@ nlohmann::json to_json(const QuantizeResult& result) {
         const auto figures = summarize(contender.test);
         nlohmann::json row = {
             {"name", contender.name},
+            {"kind", kind_name(contender.kind)},
             {"bytes", contender.bytes},
             {"bpw", bpw(contender.bytes)},
             {"fits", contender.fits},
@@ -394,6 +324,11 @@ nlohmann::json to_json(const QuantizeResult& result) {
                           {"changed", round.changed},
                           {"kld_gain", estimate(round.gain)},
                           {"taken", round.taken}});
+    nlohmann::json choice = {{"rule", "least damage on the selection text, of all that fit and are allowed"}};
+    if (!result.choice.next_best.empty()) {
+        choice["next_best"] = result.choice.next_best;
+        choice["difference"] = estimate(result.choice.difference);
+    }
     return {{"cerebellum", CEREBELLUM_VERSION},
             {"llama.cpp", CEREBELLUM_LLAMA_VERSION},
             {"output", result.output.string()},
@@ -401,10 +336,13 @@ nlohmann::json to_json(const QuantizeResult& result) {
             {"file_bytes", result.recipe.file_bytes},
             {"budget_used", static_cast<double>(result.recipe.file_bytes) / static_cast<double>(result.budget_bytes)},
             {"delivered", result.delivered},
+            {"delivered_kind", kind_name(result.delivered_kind)},
+            {"choice", choice},
             {"predicted_kld", result.recipe.predicted_kld},
             {"calibrated_kld", calibrated},
             {"rounds", rounds},
             {"rounds_gain", estimate(result.rounds_gain)},
+            {"search", result.search ? to_json(*result.search) : nlohmann::json()},
             {"text", result.text},
             {"reference", result.reference},
             {"null_floor_kld", result.null_floor_kld},

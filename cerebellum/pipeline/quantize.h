@@ -9,24 +9,19 @@
 #include "cerebellum/build/recipe.h"
 #include "cerebellum/evaluate/figures.h"
 #include "cerebellum/pipeline/aim.h"
+#include "cerebellum/pipeline/contenders.h"
 #include "cerebellum/pipeline/goal.h"
 #include "cerebellum/pipeline/rounds.h"
 #include "cerebellum/pipeline/session.h"
+#include "cerebellum/pipeline/timed_search.h"
 #include "cerebellum/pipeline/whole_prediction.h"
 
 namespace cerebellum {
 
-/// One file, built or not, in the comparison.
-struct Contender {
-    enum class Kind { source, ours, preset, pure };
-    Kind kind = Kind::preset;
-    std::string name;         // "Q4_K_M", "pure Q4_0, embedding Q8_0", …
-    TypeMap types;            // of every tensor
-    std::uint64_t bytes = 0;  // of the file as it is delivered (ours) or as llama-quantize writes it (all others)
-    bool fits = false;        // at most the budget
-    std::vector<WindowScore> selection;  // replayed
-    std::vector<WindowScore> test;       // replayed, or as libllama runs the built file
-    bool built = false;                  // test figures are of a file loaded by libllama
+/// Which file was chosen, and how clearly.
+struct Choice {
+    std::string next_best;  // the best of the others that might have been delivered; empty where there was none
+    Estimate difference;    // on the selection text, damage of the next best minus that of the chosen, paired by window
 };
 
 struct QuantizeResult {
@@ -37,12 +32,15 @@ struct QuantizeResult {
     std::optional<WholePrediction> prediction;  // of the delivered file; empty where a type was not measured
     std::vector<std::string> remarks;           // on how the goal was reached
     std::string delivered;                      // name of the contender that was delivered
-    std::vector<Contender> contenders;          // the source first, then by size
-    std::string text;                           // description
-    std::string reference;                      // what damage is counted from
-    std::vector<Round> rounds;                  // that were made around the recipe
-    Estimate rounds_gain;                       // KLD on the test text without them minus with them, paired by window
-    double null_floor_kld = 0.0;                // what no change at all appears to cost, nats per token
+    Contender::Kind delivered_kind = Contender::Kind::ours;
+    Choice choice;
+    std::vector<Contender> contenders;  // the source first, then by size
+    std::string text;                   // description
+    std::string reference;              // what damage is counted from
+    std::vector<Round> rounds;          // that were made around the recipe
+    Estimate rounds_gain;               // KLD on the test text without them minus with them, paired by window
+    std::optional<TimedSearch> search;  // around the recipe, after the rounds
+    double null_floor_kld = 0.0;        // what no change at all appears to cost, nats per token
 };
 
 struct QuantizeOptions {
@@ -52,12 +50,14 @@ struct QuantizeOptions {
     std::filesystem::path imatrix_out;  // empty: beside the output
     bool sequential = false;            // measure no more windows than the recipe hangs on
     Aim aim;
-    int rounds = 0;  // of measuring again around the recipe; see refine()
+    int rounds = 0;               // of measuring again around the recipe; see refine()
+    double search_seconds = 0.0;  // for search_for(); 0: no search
 };
 
 /// The main job: measure, allocate, build, verify. Writes the output and, beside it, the recipe, the llama-quantize
-/// type file, the importance matrix and the results. If a stock mix of at most the size does less damage on the
-/// selection text, that mix is delivered instead, and the result says so; but never one that a constraint forbids.
+/// type file, the importance matrix and the results. Of our recipe as it was allocated, after rounds and after a
+/// search, and of all stock mixes of at most the size, that is delivered which does least damage on the selection text,
+/// and the result says which; but never one that a constraint forbids.
 ///
 /// A goal of a largest KLD is verified on the selection text: a file that misses it there is allocated anew, with as
 /// much less damage predicted as it missed by.

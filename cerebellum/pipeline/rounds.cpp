@@ -20,9 +20,7 @@ constexpr std::size_t most_trials = 64;
 class Refiner {
   public:
     Refiner(Session& session, const AllocationProblem& problem, const Aim& aim, Progress& progress)
-        : session_(session), problem_(problem), aim_(aim), progress_(progress) {
-        if (!aim.profile.empty()) domains_ = measured_domains(session.journal());
-    }
+        : session_(session), problem_(problem), aim_(aim), progress_(progress) {}
 
     /// One round; `types` becomes the new recipe where it is taken.
     Round run(TypeMap& types) {
@@ -58,10 +56,7 @@ class Refiner {
     }
 
     std::vector<Scores> measure(const std::vector<TypeMap>& mixes) {
-        std::vector<Scores> scores;
-        for (const auto& mix : measure_mixes(session_, mixes, "measured", "trial", progress_))
-            scores.push_back(weigh(window_scores(mix), aim_, domains_));
-        return scores;
+        return measure_scores(session_, mixes, TextPart::measured, "trial", aim_, progress_);
     }
 
     /// Every tensor's present type at no cost, and what was measured at what it changes. scores[0] is the recipe's.
@@ -85,7 +80,6 @@ class Refiner {
     const AllocationProblem& problem_;
     const Aim& aim_;
     Progress& progress_;
-    std::vector<std::string> domains_;
 };
 
 }  // namespace

@@ -329,17 +329,6 @@ std::pair<double, double> tokens_of(const SequentialDesign& design, const State&
     return {windows * design.tokens_per_window, fixed * design.tokens_per_window};
 }
 
-void add(SweepSummary& sum, const SweepSummary& part) {
-    sum.fast_measured += part.fast_measured;
-    sum.full_measured += part.full_measured;
-    sum.resumed += part.resumed;
-    sum.tokens += part.tokens;
-    sum.unmeasured = part.unmeasured;
-    sum.replay_flops += part.replay_flops;
-    sum.replay_s += part.replay_s;
-    sum.quantize_s += part.quantize_s;
-}
-
 }  // namespace
 
 SequentialReport measure_sequentially(const SequentialDesign& design, const SequentialOptions& options,
@@ -348,6 +337,7 @@ SequentialReport measure_sequentially(const SequentialDesign& design, const Sequ
     auto state = first_state(design, std::min(options.first_windows, design.windows));
     for (bool more = true; more;) {
         more = false;
+        report.sweep.unmeasured.clear();  // every round names them again
         add(report.sweep, design.measure(plan_of(design, state)));
         ++report.rounds;
         const Seen seen(design, state);

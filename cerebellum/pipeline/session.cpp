@@ -108,6 +108,13 @@ MemoryLimits replay_limits(const RunOptions& options) {
     return limits;
 }
 
+template <typename Value>
+void spread(std::vector<Value>& values) {
+    std::vector<Value> ordered;
+    for (const auto i : spread_order(values.size())) ordered.push_back(std::move(values[i]));
+    values = std::move(ordered);
+}
+
 std::vector<Window> record(ReplayEngine& engine, const TokenWindows& windows) {
     std::vector<Window> recorded;
     for (const auto& window : windows) recorded.push_back(engine.prepare(window));
@@ -208,6 +215,9 @@ void Session::keep_text() {
         progress_.warn(fmt::format(
             "the text is shorter than asked for: {} windows to measure on instead of {}; error bars will be wider",
             (text_->calibration.size() + calibration_factor - 1) / calibration_factor, demand().test));
+    // Candidates are compared on its first windows first; these are to be spread over the text and its domains.
+    spread(text_->selection);
+    spread(text_->selection_domains);
     journal_->put_artifact("text", serialize(*text_));
 }
 
@@ -453,14 +463,75 @@ std::vector<TensorPlan> Session::measurable_plan() {
     return wanted;
 }
 
+std::vector<WorkItem> Session::work_items(std::span<const TensorPlan> plan) {
+    if (!replays()) return split_plan(plan);
+    return split_plan(SweepMap(engine().topology()), plan, measured_windows().size());
+}
+
 SweepSummary Session::measure() {
-    return measure(measurable_plan());
+    const auto plan = measurable_plan();
+    return measure(options_.shard ? plan_of(items_of(*options_.shard, work_items(plan))) : plan);
 }
 
 SweepSummary Session::measure(std::span<const TensorPlan> wanted) {
     const auto measured = measured_windows();
-    if (!replays()) return measure_through_files(file_trials(), wanted, measured, *journal_, progress_);
+    JournalFigures figures(*journal_);
+    if (executor_ != nullptr) {
+        auto items = work_items(wanted);
+        std::ranges::stable_sort(items, {}, &WorkItem::position);
+        return executor_->measure(items, trial(), figures, progress_);
+    }
+    if (!replays()) return measure_through_files(file_trials(), wanted, measured, figures, progress_);
     return run_sweep(engine(), prepare(measured), wanted, quantizer(), *journal_, progress_);
+}
+
+Trial Session::trial() {
+    if (!replays())
+        return [this](std::span<const TensorPlan> plan, FigureStore& figures, Progress& progress) {
+            return measure_through_files(file_trials(), plan, measured_windows(), figures, progress);
+        };
+    if (!worker_) {
+        measured_ = prepare(measured_windows());
+        worker_ = std::make_unique<SweepWorker>(engine(), measured_, quantizer());
+    }
+    return [this](std::span<const TensorPlan> plan, FigureStore& figures, Progress& progress) {
+        return worker_->measure(plan, figures, progress);
+    };
+}
+
+void Session::distribute(GroupExecutor& executor) {
+    imatrix();
+    text();
+    const auto artifact = [this](const char* name) {
+        const auto bytes = journal_->get_artifact(name).value();
+        return nlohmann::json::binary({bytes.begin(), bytes.end()});
+    };
+    const auto bytes = nlohmann::json::to_cbor(nlohmann::json{{"identity", journal_->identity().fields},
+                                                              {"replays", replays()},
+                                                              {"text", artifact("text")},
+                                                              {"imatrix", artifact("imatrix")}});
+    executor.hand_out({bytes.begin(), bytes.end()});
+    executor_ = &executor;
+}
+
+void Session::take_part(Group& group) {
+    const auto bytes = receive(group, progress_);
+    const auto of_rank_0 = nlohmann::json::from_cbor(bytes.begin(), bytes.end());
+    JournalIdentity theirs;
+    of_rank_0.at("identity").get_to(theirs.fields);
+    if (const auto differs = difference(theirs, journal_->identity()))
+        throw Error(
+            fmt::format("rank 0 measures with {} = {}, this rank with {}; figures of both cannot be put together",
+                        differs->field, differs->first, differs->second));
+    for (const auto* name : {"text", "imatrix"}) {
+        const auto& artifact = of_rank_0.at(name).get_binary();
+        journal_->put_artifact(name, {reinterpret_cast<const char*>(artifact.data()), artifact.size()});
+    }
+    text_.reset();
+    imatrix_.reset();
+    if (of_rank_0.at("replays").get<bool>() != replays())
+        throw Error("the model can be replayed exactly on rank 0 or on this rank, but not on both");
+    serve(group, trial(), progress_);
 }
 
 }  // namespace cerebellum

@@ -10,6 +10,7 @@
 
 #include "cerebellum/calibrate/text.h"
 #include "cerebellum/core/progress.h"
+#include "cerebellum/distribute/executor.h"
 #include "cerebellum/gguf/gguf_file.h"
 #include "cerebellum/gguf/imatrix_file.h"
 #include "cerebellum/journal/journal.h"
@@ -19,6 +20,7 @@
 #include "cerebellum/replay/engine.h"
 #include "cerebellum/sweep/plan.h"
 #include "cerebellum/sweep/runner.h"
+#include "cerebellum/sweep/split.h"
 
 namespace cerebellum {
 
@@ -37,6 +39,7 @@ struct RunOptions {
     bool full = false;                             // measure every type in full
     RoundingChoice rounding = RoundingChoice::ggml;
     std::vector<std::string> tensors;  // globs; only tensors that one of them matches; none: all
+    std::optional<Shard> shard;        // measure only this part of what there is to measure
     /// What stands for the source when it runs: the source itself, or a copy of it in this type, smaller and faster,
     /// from which damage is then counted.
     std::optional<ggml_type> reference;
@@ -121,12 +124,24 @@ class Session {
     std::vector<TensorPlan> measurable_plan();
     /// The windows that changes are measured on, in the order in which they are taken.
     TokenWindows measured_windows() { return measured_of(text().calibration); }
-    /// Measures what the journal does not hold yet of measurable_plan(), or of another one.
+    /// The parts of a plan that can be measured apart from each other, on several machines.
+    std::vector<WorkItem> work_items(std::span<const TensorPlan> plan);
+    /// Measures what the journal does not hold yet of measurable_plan(), or of the options' shard of it, or of another
+    /// plan.
     SweepSummary measure();
     SweepSummary measure(std::span<const TensorPlan> wanted);
 
+    /// From now on all ranks of a group measure; they get the text and the importance matrix from here. The executor
+    /// must outlive the session.
+    void distribute(GroupExecutor& executor);
+    /// On another rank than 0, with a journal of its own that is still empty: takes over what rank 0 hands out and
+    /// measures what it deals. Throws Error where this rank's settings, or what it runs on, are not rank 0's.
+    void take_part(Group& group);
+
   private:
     JournalIdentity identity() const;
+    /// Measures a part of a plan, by replaying or through whole files. Keeps what its next call can use again.
+    Trial trial();
     /// Of the recorded graph, which need not be replayable; null where there is none.
     const Topology* topology();
     TextDemand demand() const;
@@ -142,6 +157,9 @@ class Session {
     std::unique_ptr<Journal> journal_;
     std::optional<TextParts> text_;
     std::unique_ptr<ReplayEngine> engine_;
+    GroupExecutor* executor_ = nullptr;
+    std::vector<Window> measured_;
+    std::unique_ptr<SweepWorker> worker_;
     std::optional<bool> replays_;
     struct Recorded;
     std::unique_ptr<Recorded> recorded_;  // where nothing is replayed

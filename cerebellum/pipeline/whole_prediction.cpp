@@ -18,18 +18,6 @@ std::uint64_t smallest_bytes(const AllocationProblem& problem) {
     return bytes;
 }
 
-/// Both have sums of all kinds.
-void append(MixMeasurement& mix, const MixMeasurement& more) {
-    const auto add = [](std::vector<double>& to, const std::vector<double>& from) {
-        to.insert(to.end(), from.begin(), from.end());
-    };
-    add(mix.counts, more.counts);
-    add(mix.kld, more.kld);
-    add(mix.nll, more.nll);
-    add(mix.reference_nll, more.reference_nll);
-    add(mix.top1_agree, more.top1_agree);
-}
-
 /// How often the windows of the selection text count.
 std::vector<double> selection_weights(const Journal& journal, const Aim& aim) {
     const auto text = journal.get_artifact("text");
@@ -38,23 +26,40 @@ std::vector<double> selection_weights(const Journal& journal, const Aim& aim) {
     return window_weights(parse_profile(aim.profile, domains), domains);
 }
 
+void weigh_all(MixMeasurement& mix, std::span<const double> weights) {
+    if (weights.empty()) return;
+    for (auto* sums : {&mix.counts, &mix.kld, &mix.nll, &mix.reference_nll, &mix.top1_agree}) weigh(*sums, weights);
+}
+
 }  // namespace
+
+std::vector<MeasuredWhole> measured_wholes(const AllocationProblem& problem, const Journal& journal, const Aim& aim) {
+    std::vector<MeasuredWhole> wholes;
+    const auto weights = selection_weights(journal, aim);
+    const auto add = [&](const MixMeasurement& mix) {
+        if (const auto sum = predicted_kld(problem, mix.types))
+            wholes.push_back({mix.kind, mix.types, *sum, clustered_mean(mix.kld, mix.counts)});
+    };
+    for (auto& mix : weighed_mixes(journal, aim)) {
+        if (mix.kind != "recipe") continue;
+        if (auto selection = journal.find_mix("selection", mix.types)) {
+            weigh_all(*selection, weights);
+            extend(mix, *selection);
+        }
+        add(mix);
+    }
+    for (auto& mix : journal.mixes("selection")) {
+        if (mix.kind != "contender") continue;
+        weigh_all(mix, weights);
+        add(mix);
+    }
+    return wholes;
+}
 
 Calibration make_calibration(const AllocationProblem& problem, const Journal& journal, const Aim& aim) {
     std::vector<WholePoint> points;
-    const auto weights = selection_weights(journal, aim);
-    for (auto& mix : weighed_mixes(journal, aim)) {
-        const auto sum = predicted_kld(problem, mix.types);
-        if (mix.kind != "recipe" || !sum) continue;
-        if (auto selection = journal.find_mix("selection", mix.types)) {
-            if (!weights.empty())
-                for (auto* sums : {&selection->counts, &selection->kld, &selection->nll, &selection->reference_nll,
-                                   &selection->top1_agree})
-                    weigh(*sums, weights);
-            append(mix, *selection);
-        }
-        points.push_back({*sum, clustered_mean(mix.kld, mix.counts)});
-    }
+    for (const auto& whole : measured_wholes(problem, journal, aim))
+        if (whole.kind == "recipe") points.push_back({whole.sum, whole.whole});
     return Calibration(points);
 }
 
@@ -82,9 +87,9 @@ std::vector<MixMeasurement> measure_recipes(Session& session, AllocationProblem 
         problem.budget_bytes = budget;
         recipes.push_back(allocate(problem).types);
     }
-    auto measured = measure_mixes(session, recipes, "measured", "recipe", progress);
-    const auto selection = measure_mixes(session, recipes, "selection", "recipe", progress);
-    for (std::size_t i = 0; i < measured.size(); ++i) append(measured[i], selection[i]);
+    auto measured = measure_mixes(session, recipes, TextPart::measured, "recipe", progress);
+    const auto selection = measure_mixes(session, recipes, TextPart::selection, "recipe", progress);
+    for (std::size_t i = 0; i < measured.size(); ++i) extend(measured[i], selection[i]);
     return measured;
 }
 

@@ -14,6 +14,19 @@
 
 namespace cerebellum {
 
+/// A whole mix of the journal against the sum of what its tensors do alone.
+struct MeasuredWhole {
+    std::string kind;  // "recipe": on the text that is measured on and selection; "contender": on selection alone
+    TypeMap types;     // those that differ from the source's
+    double sum = 0.0;  // nats per token
+    Estimate whole;    // nats per token
+};
+
+/// Recipes and contenders that the journal has, in the order in which they were measured; mixes with types that the
+/// problem does not know are left out. The problem's figures are KLDs, under the aim's profile.
+std::vector<MeasuredWhole> measured_wholes(const AllocationProblem& problem, const Journal& journal,
+                                           const Aim& aim = {});
+
 /// What is known of sums and wholes from the recipes that the journal has whole measurements of.
 /// The problem's figures are KLDs, under the aim's profile.
 Calibration make_calibration(const AllocationProblem& problem, const Journal& journal, const Aim& aim = {});

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 #include <vector>
 
 #include "cerebellum/core/encoding.h"
@@ -87,6 +88,16 @@ std::string_view sensitivity_name(Sensitivity sensitivity) {
             return "demotable";
     }
     return "";
+}
+
+BytesSaved bytes_saved_of(std::span<const TensorInfo> tensors) {
+    std::map<std::string, TensorInfo> by_name;
+    for (const auto& tensor : tensors) by_name[tensor.name] = tensor;
+    return [by_name = std::move(by_name)](const std::string& name, ggml_type type) {
+        const auto& tensor = by_name.at(name);
+        return static_cast<double>(tensor.size_bytes) -
+               static_cast<double>(type_size_bytes(type, tensor.row_length(), tensor.n_rows()));
+    };
 }
 
 std::map<std::string, Classification> classify(std::span<const Measurement> measurements, const BytesSaved& bytes_saved,

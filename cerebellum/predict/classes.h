@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "cerebellum/core/stats.h"
+#include "cerebellum/gguf/gguf_file.h"
 #include "cerebellum/journal/journal.h"
 
 namespace cerebellum {
@@ -49,6 +50,9 @@ struct Classification {
 
 /// Bytes that a tensor has less in this type than in the source.
 using BytesSaved = std::function<double(const std::string& tensor, ggml_type type)>;
+
+/// The bytes saved of these tensors; throws std::out_of_range for others.
+BytesSaved bytes_saved_of(std::span<const TensorInfo> tensors);
 
 /// Classes of all tensors that have a full figure with ΔNLL; others are not in the result.
 std::map<std::string, Classification> classify(std::span<const Measurement> measurements, const BytesSaved& bytes_saved,

@@ -12,7 +12,9 @@
 
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/quant_type.h"
+#include "cerebellum/core/stats.h"
 #include "cerebellum/replay/change_probe.h"
+#include "cerebellum/sweep/sweep_map.h"
 
 namespace cerebellum {
 
@@ -68,24 +70,31 @@ struct Change {
     Extent fast, full;
 };
 
-/// Part of the graph between neighbouring cuts: a block, or what is in front of the first one.
-struct Range {
-    int begin = 0;
-    int end = 0;
+}  // namespace
+
+/// The source's live states that outlast a sweep, of the first windows.
+struct SourceStates {
+    States at_head;
+    /// At the begins of the ranges that were measured last: the next plan begins in one of them, or behind.
+    std::map<std::size_t, States> at_range;
+    bool kept = false;  // for another sweep
 };
+
+namespace {
 
 class Sweep {
   public:
     Sweep(ReplayEngine& engine, std::span<const Window> windows, std::span<const TensorPlan> plan,
-          const Quantizer& quantize, Journal& journal, Progress& progress)
+          const Quantizer& quantize, FigureStore& figures, Progress& progress, SourceStates& source)
         : engine_(engine),
           topology_(engine.topology()),
+          map_(topology_),
+          ranges_(map_.ranges()),
           windows_(windows),
           quantize_(quantize),
-          journal_(journal),
-          progress_(progress) {
-        const auto cuts = topology_.cuts();
-        for (std::size_t c = 0; c + 2 < cuts.size(); ++c) ranges_.push_back({cuts[c], cuts[c + 1]});
+          figures_(figures),
+          progress_(progress),
+          source_(source) {
         plain_.resize(ranges_.size());
         work_.resize(ranges_.size() + 1);
         for (const auto& tensor : plan) sort_in(tensor);
@@ -97,8 +106,8 @@ class Sweep {
             progress_.begin("measuring", work_left_);
             prepare_baseline();
             measure_head();
-            States baseline(windows_.size());
-            for (std::size_t next = 0; next < ranges_.size();) next = run_wave(next, baseline);
+            auto [next, baseline] = first_states();
+            while (next < ranges_.size()) next = run_wave(next, baseline);
             progress_.end();
         }
         return summary_;
@@ -115,30 +124,25 @@ class Sweep {
 
     /// What the journal does not hold yet of the first `wanted` windows.
     Extent missing(const std::string& tensor, const Encoding& type, Tier tier, std::size_t wanted) const {
-        const auto known = journal_.find(tensor, type_name(type), tier);
+        const auto known = figures_.find(tensor, type_name(type), tier);
         return {known ? known->windows() : 0, wanted};
     }
 
     bool known_to_show(const std::string& tensor, const Encoding& type) const {
-        const auto known = journal_.find(tensor, type_name(type), Tier::fast);
+        const auto known = figures_.find(tensor, type_name(type), Tier::fast);
         return known && std::ranges::any_of(known->local_energy, [](double energy) { return energy > 0.0; });
     }
 
     void sort_in(const TensorPlan& plan) {
-        const auto use = topology_.weights().find(plan.name);
-        if (use == topology_.weights().end() || !topology_.takes_any_type(plan.name)) {
+        const auto place = map_.place_of(plan.name);
+        if (!place) {
             summary_.unmeasured.push_back(plan.name);
             return;
         }
-        const auto at = static_cast<std::size_t>(
-            std::ranges::find_if(ranges_, [&](const Range& range) { return use->second.first < range.end; }) -
-            ranges_.begin());
-        const int block = topology_.span_of(plan.name);
         Work work;
         work.plan = &plan;
-        work.use = &use->second;
-        work.local = block >= 0 && at < ranges_.size() && use->second.last < ranges_[at].end;
-        const int first = use->second.first;
+        work.use = place->use;
+        work.local = place->local;
         const auto fast_windows = plan.fast_windows(windows_.size());
         for (const auto type : plan.types) {
             const auto wanted = [&](Tier tier, std::size_t n) {
@@ -160,11 +164,11 @@ class Sweep {
             else if (std::ranges::find(plan.anchors, type) != plan.anchors.end())
                 change.full = wanted(Tier::full, plan.anchor_windows(windows_.size()));
             if (change.fast.empty() && change.full.empty()) continue;
-            work_left_ += static_cast<double>(change.fast.size()) * cost_of(first, work.local ? ranges_[at].end : 0) +
-                          static_cast<double>(change.full.size()) * cost_of(first, topology_.n_nodes());
+            work_left_ += static_cast<double>(change.fast.size()) * map_.fast_cost(*place) +
+                          static_cast<double>(change.full.size()) * map_.full_cost(*place);
             work.changes.push_back(change);
         }
-        if (!work.changes.empty()) work_[at].push_back(std::move(work));
+        if (!work.changes.empty()) work_[place->range].push_back(std::move(work));
     }
 
     bool has_work_from(std::size_t range) const {
@@ -172,30 +176,14 @@ class Sweep {
                            [](const auto& works) { return !works.empty(); });
     }
 
-    /// Multiply-adds × 2 of the matrix products in a range of nodes, for one window.
-    double flops(int begin, int end) const {
-        double sum = 0.0;
-        const auto& graph = topology_.graph();
-        for (int i = begin; i < end; ++i) {
-            const auto& node = graph.tensors[static_cast<std::size_t>(i)];
-            if (node.op != GGML_OP_MUL_MAT && node.op != GGML_OP_MUL_MAT_ID) continue;
-            double elements = 1.0;
-            for (const auto n : node.shape) elements *= static_cast<double>(n);
-            sum +=
-                2.0 * elements * static_cast<double>(graph.tensors[static_cast<std::size_t>(node.sources[0])].shape[0]);
-        }
-        return sum;
-    }
-    double cost_of(int begin, int end) const { return flops(begin, std::max(begin, end)) + 1.0; }
-
     void account(int begin, int end, std::size_t runs, Clock::time_point start) {
-        summary_.replay_flops += flops(begin, end) * static_cast<double>(runs);
+        summary_.replay_flops += map_.flops(begin, end) * static_cast<double>(runs);
         summary_.replay_s += seconds_since(start);
     }
 
     void done(double work, std::string_view what) {
         work_done_ += work;
-        progress_.advance(work_done_, what);
+        progress_.advance(work_done_, fmt::format("{}{}", what, worst_));
         progress_.check();
     }
 
@@ -208,26 +196,53 @@ class Sweep {
         if (!engine_.memory_plan().resident) plain_[range].reset();
     }
 
-    void advance(Slice& slice, const Range& nodes, States& states) {
+    /// Takes the source's states of the first windows through a range, from the one with number `first` on.
+    void advance(Slice& slice, const SweepRange& nodes, States& states, std::size_t first = 0) {
         const auto start = Clock::now();
-        for (std::size_t w = 0; w < windows_.size(); ++w) {
+        for (std::size_t w = first; w < windows_.size(); ++w) {
             progress_.check();
             slice.run(windows_[w].inputs, states[w]);
             states[w] = slice.live_out(states[w]);
         }
-        account(nodes.begin, nodes.end, windows_.size(), start);
+        account(nodes.begin, nodes.end, windows_.size() - first, start);
     }
-    void advance(const Range& nodes, States& states) {
+    void advance(const SweepRange& nodes, States& states) {
         if (nodes.begin < nodes.end) advance(*engine_.slice(nodes.begin, nodes.end), nodes, states);
     }
 
     /// The source's live state at the head, which every score is made against.
     void prepare_baseline() {
-        at_head_.resize(windows_.size());
+        auto& states = source_.at_head;
+        const auto known = states.size();
+        if (known >= windows_.size()) return;
+        states.resize(windows_.size());
         for (std::size_t r = 0; r < ranges_.size(); ++r) {
-            advance(plain(r), ranges_[r], at_head_);
+            advance(plain(r), ranges_[r], states, known);
             release(r);
         }
+    }
+
+    /// The last known states of the source in front of all that is to be measured, and where they are.
+    std::pair<std::size_t, States> first_states() {
+        std::size_t first = 0;
+        while (first < ranges_.size() && work_[first].empty()) ++first;
+        if (first == ranges_.size()) return {first, {}};
+        for (auto known = source_.at_range.upper_bound(first); known != source_.at_range.begin();) {
+            --known;
+            if (known->second.size() < windows_.size()) continue;
+            States states(known->second.begin(), known->second.begin() + static_cast<std::ptrdiff_t>(windows_.size()));
+            return {known->first, std::move(states)};
+        }
+        return {0, States(windows_.size())};
+    }
+
+    void keep_states(std::size_t range, const States& states) {
+        if (!source_.kept) return;
+        source_.at_range[range] = states;
+        constexpr std::size_t at_most = 2;
+        while (source_.at_range.size() > at_most)
+            source_.at_range.erase(range == source_.at_range.begin()->first ? std::prev(source_.at_range.end())
+                                                                            : source_.at_range.begin());
     }
 
     Quantized quantized(const std::string& tensor, const Encoding& type) const {
@@ -249,12 +264,17 @@ class Sweep {
     /// Records what was measured, added to what is known of earlier windows.
     void keep(const Measurement& measured) {
         summary_.tokens += static_cast<double>(measured.windows()) * static_cast<double>(engine_.n_tokens());
-        auto known = journal_.find(measured.tensor, measured.type, measured.tier);
+        auto known = figures_.find(measured.tensor, measured.type, measured.tier);
         if (known)
             extend(*known, measured);
         else
             known = measured;
-        journal_.record(*known);
+        figures_.record(*known);
+        if (known->tier != Tier::full) return;
+        const double kld = clustered_mean(known->kld, known->counts).mean;
+        if (kld <= worst_kld_) return;
+        worst_kld_ = kld;
+        worst_ = fmt::format("; worst so far: {:.1e}, {} {}", kld, known->tensor, known->type);
     }
 
     static Variant new_variant(const Work& work, const Encoding& type) {
@@ -275,7 +295,7 @@ class Sweep {
                 auto variant = new_variant(work, change.type);
                 for (std::size_t w = change.full.begin; w < change.full.end; ++w) {
                     variant.windows.push_back(w);
-                    variant.states.push_back(at_head_[w]);
+                    variant.states.push_back(source_.at_head[w]);
                 }
                 variant.weight = std::move(data.bytes);
                 variant.measurement.wall_s = data.seconds;
@@ -285,8 +305,8 @@ class Sweep {
                     score(variants);
                     bytes = 0;
                 }
-                done(cost_of(topology_.head_cut(), topology_.n_nodes()) * static_cast<double>(change.full.size()),
-                     work.plan->name);
+                done(map_.cost(topology_.head_cut(), topology_.n_nodes()) * static_cast<double>(change.full.size()),
+                     fmt::format("{} {}", work.plan->name, type_name(change.type)));
             }
         score(variants);
     }
@@ -307,6 +327,7 @@ class Sweep {
             auto& range = plain(r);
             std::vector<Variant> entering;
             if (open) {
+                if (!work_[r].empty()) keep_states(r, baseline);
                 States at_end = baseline;
                 advance(range, ranges_[r], at_end);
                 measure_range(r, std::move(baseline), at_end, entering);
@@ -333,7 +354,7 @@ class Sweep {
     }
 
     /// Takes the variants through a range of nodes.
-    void carry(Slice& plain, const Range& nodes, std::vector<Variant>& wave) {
+    void carry(Slice& plain, const SweepRange& nodes, std::vector<Variant>& wave) {
         for (auto& variant : wave) {
             const auto start = Clock::now();
             std::unique_ptr<Slice> changed;
@@ -350,7 +371,7 @@ class Sweep {
             }
             account(nodes.begin, nodes.end, variant.windows.size(), start);
             variant.measurement.wall_s += seconds_since(start);
-            done(cost_of(nodes.begin, nodes.end) * static_cast<double>(variant.windows.size()),
+            done(map_.cost(nodes.begin, nodes.end) * static_cast<double>(variant.windows.size()),
                  variant.measurement.tensor);
         }
     }
@@ -409,7 +430,7 @@ class Sweep {
                         const States& at_first_use, const States& at_end, std::vector<Variant>& entering) {
         const auto& name = work.plan->name;
         const auto type = change.type;
-        const Range nodes = {work.use->first, ranges_[r].end};
+        const SweepRange nodes = {work.use->first, ranges_[r].end};
         summary_.quantize_s += data.seconds;
         const auto start = Clock::now();
         ChangeProbe probe(topology_);
@@ -462,7 +483,8 @@ class Sweep {
             }
             entering.push_back(std::move(variant));
         }
-        done(cost_of(nodes.begin, nodes.end) * static_cast<double>(runs), name);
+        done(map_.cost(nodes.begin, nodes.end) * static_cast<double>(runs),
+             fmt::format("{} {}", name, type_name(change.type)));
         return shows;
     }
 
@@ -496,7 +518,7 @@ class Sweep {
                 if (found == variant.windows.end()) continue;
                 progress_.check();
                 if (!std::exchange(referenced, true)) {
-                    engine_.set_reference(windows_[w], at_head_[w]);
+                    engine_.set_reference(windows_[w], source_.at_head[w]);
                     ++heads;
                 }
                 const auto& state = variant.states[static_cast<std::size_t>(found - variant.windows.begin())];
@@ -519,17 +541,20 @@ class Sweep {
 
     ReplayEngine& engine_;
     const Topology& topology_;
+    const SweepMap map_;
+    const std::vector<SweepRange>& ranges_;
     std::span<const Window> windows_;
     const Quantizer& quantize_;
-    Journal& journal_;
+    FigureStore& figures_;
     Progress& progress_;
-    std::vector<Range> ranges_;                  // of the body, in order
+    SourceStates& source_;
     std::vector<std::unique_ptr<Slice>> plain_;  // by range, made when first asked for
     std::vector<std::vector<Work>> work_;        // by the range that first reads the tensor; the last one is the head's
-    States at_head_;
-    std::size_t needed_windows_ = 0;  // the first so many of those given
+    std::size_t needed_windows_ = 0;             // the first so many of those given
     double work_left_ = 0.0;
     double work_done_ = 0.0;
+    double worst_kld_ = 0.0;  // of the full figures recorded in this run
+    std::string worst_;       // as progress shows it
     SweepSummary summary_;
 };
 
@@ -537,7 +562,31 @@ class Sweep {
 
 SweepSummary run_sweep(ReplayEngine& engine, std::span<const Window> windows, std::span<const TensorPlan> plan,
                        const Quantizer& quantize, Journal& journal, Progress& progress) {
-    return Sweep(engine, windows, plan, quantize, journal, progress).run();
+    JournalFigures figures(journal);
+    SourceStates states;
+    return Sweep(engine, windows, plan, quantize, figures, progress, states).run();
+}
+
+void add(SweepSummary& sum, const SweepSummary& part) {
+    sum.fast_measured += part.fast_measured;
+    sum.full_measured += part.full_measured;
+    sum.resumed += part.resumed;
+    sum.tokens += part.tokens;
+    sum.unmeasured.insert(sum.unmeasured.end(), part.unmeasured.begin(), part.unmeasured.end());
+    sum.replay_flops += part.replay_flops;
+    sum.replay_s += part.replay_s;
+    sum.quantize_s += part.quantize_s;
+}
+
+SweepWorker::SweepWorker(ReplayEngine& engine, std::span<const Window> windows, Quantizer quantize)
+    : engine_(&engine), windows_(windows), quantize_(std::move(quantize)), states_(std::make_unique<SourceStates>()) {
+    states_->kept = true;
+}
+
+SweepWorker::~SweepWorker() = default;
+
+SweepSummary SweepWorker::measure(std::span<const TensorPlan> plan, FigureStore& figures, Progress& progress) {
+    return Sweep(*engine_, windows_, plan, quantize_, figures, progress, *states_).run();
 }
 
 }  // namespace cerebellum

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -8,12 +9,15 @@
 #include "cerebellum/core/progress.h"
 #include "cerebellum/journal/journal.h"
 #include "cerebellum/replay/engine.h"
+#include "cerebellum/sweep/figure_store.h"
 #include "cerebellum/sweep/plan.h"
 
 namespace cerebellum {
 
 /// A tensor's bytes in another type; the caller knows the source and the importance matrix.
 using Quantizer = std::function<std::vector<std::byte>(const std::string& tensor, const Encoding& type)>;
+
+struct SourceStates;
 
 /// What a sweep did, for reports and benchmarks.
 struct SweepSummary {
@@ -37,5 +41,24 @@ struct SweepSummary {
 /// block's output shows their damage. A row that saw fewer windows than the plan wants is extended by the others.
 SweepSummary run_sweep(ReplayEngine& engine, std::span<const Window> windows, std::span<const TensorPlan> plan,
                        const Quantizer& quantize, Journal& journal, Progress& progress);
+
+/// Adds up what parts of a sweep did.
+void add(SweepSummary& sum, const SweepSummary& part);
+
+/// Sweeps over one plan after the other, as they are dealt out to it, with the same figures. It keeps the source's
+/// states between them: plans that follow each other in the order of the graph cost no replay of the source twice.
+/// Everything given to it must outlive it. Not thread-safe.
+class SweepWorker {
+  public:
+    SweepWorker(ReplayEngine& engine, std::span<const Window> windows, Quantizer quantize);
+    ~SweepWorker();
+    SweepSummary measure(std::span<const TensorPlan> plan, FigureStore& figures, Progress& progress);
+
+  private:
+    ReplayEngine* engine_;
+    std::span<const Window> windows_;
+    Quantizer quantize_;
+    std::unique_ptr<SourceStates> states_;
+};
 
 }  // namespace cerebellum

@@ -4,9 +4,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <netinet/in.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <cmath>
+#include <fstream>
 #include <nlohmann/json.hpp>
 #include <optional>
 
@@ -211,6 +214,27 @@ TEST_F(RpcProgram, a_server_that_dies_leaves_a_journal_to_go_on_with) {
     EXPECT_EQ(resumed.code, 0) << resumed.errors;
     EXPECT_GT(rows(), 80U);
 }
+
+#ifdef __linux__
+TEST_F(RpcProgram, a_device_without_memory_left_is_said_and_the_run_goes_on_later) {
+    // From now on the server gets no address space for anything as large as weights.
+    std::size_t pages = 0;
+    std::ifstream(fmt::format("/proc/{}/statm", server_->process())) >> pages;
+    ASSERT_GT(pages, 0U);
+    const auto limit = static_cast<rlim_t>(pages) * static_cast<rlim_t>(sysconf(_SC_PAGESIZE)) + (rlim_t{1} << 20);
+    const rlimit limits{limit, limit};
+    ASSERT_EQ(prlimit(server_->process(), RLIMIT_AS, &limits, nullptr), 0);
+    const auto result = testing::run_program(ablate("j.db", endpoint()), folder_.path());
+    EXPECT_EQ(result.code, 1) << "signal " << result.signal << ": " << result.errors;
+    // ggml's server ends itself where it cannot allocate, so that is what the client sees.
+    EXPECT_THAT(result.errors, HasSubstr("less --device-memory"));
+    EXPECT_THAT(result.errors, HasSubstr("run the same command again"));
+
+    start();
+    const auto resumed = testing::run_program(ablate("j.db", endpoint()), folder_.path());
+    EXPECT_EQ(resumed.code, 0) << resumed.errors;
+}
+#endif
 
 TEST_F(RpcProgram, a_device_that_is_none_is_refused_with_those_there_are) {
     const auto result = testing::run_program(ablate("j.db", "TPU7"), folder_.path());
