@@ -26,7 +26,7 @@ std::string recipe_to_json(const Recipe& recipe) {
     for (const auto& [name, type] : recipe.types) types[name] = type_name(type);
     json source = {{"name", recipe.source_name}, {"fingerprint", recipe.source_fingerprint}};
     if (!recipe.source_tensors.empty()) source["tensors"] = recipe.source_tensors;
-    const json document = {
+    json document = {
         {"format", format_name},
         {"version", format_version},
         {"source", std::move(source)},
@@ -35,6 +35,11 @@ std::string recipe_to_json(const Recipe& recipe) {
         {"types", std::move(types)},
         {"provenance", recipe.provenance},
     };
+    for (const auto& scaling : recipe.scaling)
+        document["scaling"].push_back({{"producer", scaling.producer},
+                                       {"offsets", scaling.offsets},
+                                       {"readers", scaling.readers},
+                                       {"exponents", scaling.exponents}});
     // File names need not be UTF-8.
     return document.dump(2, ' ', false, json::error_handler_t::replace) + "\n";
 }
@@ -61,6 +66,13 @@ Recipe recipe_from_json(std::string_view text, std::string_view origin) {
                 throw Error(fmt::format("cannot use {}: there is no type {}, which it wants for {}", origin,
                                         value.get<std::string>(), name));
             recipe.types[name] = *type;
+        }
+        for (const auto& value : document.value("scaling", json::array())) {
+            auto& scaling = recipe.scaling.emplace_back();
+            value.at("producer").get_to(scaling.producer);
+            value.at("offsets").get_to(scaling.offsets);
+            value.at("readers").get_to(scaling.readers);
+            value.at("exponents").get_to(scaling.exponents);
         }
         return recipe;
     } catch (const json::exception& problem) {

@@ -9,6 +9,7 @@
 #include "cerebellum/core/parallel.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/quantize/quantize_tensor.h"
+#include "cerebellum/quantize/scale_rows.h"
 
 namespace cerebellum {
 
@@ -18,6 +19,7 @@ namespace {
 struct TensorWork {
     const OutputTensor* tensor = nullptr;
     AtomicFile* file = nullptr;
+    const TensorScaling* scaling = nullptr;
     std::once_flag weights_once;
     std::vector<float> weights;
     std::atomic<std::int64_t> chunks_left = 0;
@@ -71,7 +73,8 @@ std::vector<Chunk> cut(TensorWork& work, std::uint64_t chunk_bytes) {
 }  // namespace
 
 void write_tensors(const GgufFile& source, std::span<const OutputFile> files, const Imatrix* imatrix,
-                   const MomentReader& moments, int threads, std::uint64_t chunk_bytes, Progress& progress) {
+                   const MomentReader& moments, const std::map<std::string, TensorScaling>& scaling, int threads,
+                   std::uint64_t chunk_bytes, Progress& progress) {
     std::vector<std::unique_ptr<TensorWork>> works;
     std::vector<Chunk> chunks;
     for (const auto& file : files)
@@ -79,6 +82,8 @@ void write_tensors(const GgufFile& source, std::span<const OutputFile> files, co
             auto& work = *works.emplace_back(std::make_unique<TensorWork>());
             work.tensor = &tensor;
             work.file = file.file;
+            if (const auto scaled = scaling.find(tensor.source->name); scaled != scaling.end())
+                work.scaling = &scaled->second;
             const auto more = cut(work, chunk_bytes);
             chunks.insert(chunks.end(), more.begin(), more.end());
         }
@@ -90,7 +95,7 @@ void write_tensors(const GgufFile& source, std::span<const OutputFile> files, co
         source.read_ahead(tensor, static_cast<std::uint64_t>(chunks[index].first_row) * row,
                           static_cast<std::uint64_t>(chunks[index].n_rows) * row);
     };
-    FeedbackRounder rounder(moments, 1);
+    FeedbackRounder rounder(scaled_moments(moments, scaling), 1);
     BufferPool pool;
     std::mutex progress_mutex;
     std::uint64_t written = 0;
@@ -106,13 +111,16 @@ void write_tensors(const GgufFile& source, std::span<const OutputFile> files, co
         }
         read_ahead(place + static_cast<std::size_t>(threads));
         std::call_once(work->weights_once, [&] {
-            if (type != tensor.type) work->weights = quantization_weights(imatrix, tensor);
+            if (type == tensor.type) return;
+            work->weights = quantization_weights(imatrix, tensor);
+            if (work->scaling != nullptr) scale_importance(work->scaling->inputs, work->weights);
         });
         auto buffers = pool.take();
         const auto input_row = row_bytes(tensor.type, tensor), output_row = row_bytes(type, tensor);
         buffers->input.resize(input_row * static_cast<std::uint64_t>(n_rows));
         buffers->output.resize(output_row * static_cast<std::uint64_t>(n_rows));
         source.read(tensor, input_row * static_cast<std::uint64_t>(first_row), buffers->input);
+        if (work->scaling != nullptr) scale_rows(tensor, *work->scaling, first_row, buffers->input);
         quantize_row_bytes(tensor, buffers->input, type, work->weights, first_row, n_rows, buffers->output, 1);
         if (work->tensor->rounding == Rounding::feedback)
             rounder.improve_rows(tensor, buffers->input, type, first_row, buffers->output);
