@@ -23,6 +23,28 @@ if(CEREBELLUM_CONVERTER_FILES)
   endforeach()
 endif()
 
+# Manual pages and completions are what the program itself says of its commands.
+if(NOT CMAKE_CROSSCOMPILING)
+  set(described ${CMAKE_CURRENT_BINARY_DIR}/described)
+  install(CODE "
+    file(REMOVE_RECURSE \"${described}\")
+    file(MAKE_DIRECTORY \"${described}/completion\")
+    set(ENV{XDG_CONFIG_HOME} /nonexistent)
+    execute_process(COMMAND \"$<TARGET_FILE:cerebellum-executable>\" man --folder \"${described}/man1\"
+                    COMMAND_ERROR_IS_FATAL ANY)
+    foreach(shell bash zsh fish)
+      execute_process(COMMAND \"$<TARGET_FILE:cerebellum-executable>\" completion \${shell}
+                      OUTPUT_FILE \"${described}/completion/\${shell}\" COMMAND_ERROR_IS_FATAL ANY)
+    endforeach()" COMPONENT runtime)
+  install(DIRECTORY ${described}/man1/ DESTINATION ${CMAKE_INSTALL_MANDIR}/man1 COMPONENT runtime)
+  install(FILES ${described}/completion/bash RENAME cerebellum
+          DESTINATION ${CMAKE_INSTALL_DATADIR}/bash-completion/completions COMPONENT runtime)
+  install(FILES ${described}/completion/zsh RENAME _cerebellum
+          DESTINATION ${CMAKE_INSTALL_DATADIR}/zsh/vendor-completions COMPONENT runtime)
+  install(FILES ${described}/completion/fish RENAME cerebellum.fish
+          DESTINATION ${CMAKE_INSTALL_DATADIR}/fish/vendor_completions.d COMPONENT runtime)
+endif()
+
 # Licences of what is compiled into the executable. Debian keeps those of its packages in one place.
 get_filename_component(llama_prefix "${llama_DIR}/../../.." ABSOLUTE)
 if(LLAMA_CPP_DIR)

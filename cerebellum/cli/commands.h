@@ -25,5 +25,9 @@ Command add_interactions(CLI::App& app);
 Command add_eval(CLI::App& app);
 Command add_memory(CLI::App& app);
 Command add_compare_evals(CLI::App& app);
+Command add_show(CLI::App& app);
+Command add_doctor(CLI::App& app);
+Command add_completion(CLI::App& app);
+Command add_man(CLI::App& app);
 
 }  // namespace cerebellum::cli

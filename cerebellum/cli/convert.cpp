@@ -30,6 +30,7 @@ Command add_convert(CLI::App& app) {
         ->type_name("FOLDER");
     add_output(*command, values->common, values->output, "The GGUF file to write");
     command->add_option("--type", values->type, "Of the weights; auto: the 16-bit type that keeps most of them")
+        ->type_name("TYPE")
         ->check(CLI::IsMember({"auto", "bf16", "f16", "f32"}))
         ->capture_default_str();
     command

@@ -149,7 +149,7 @@ Command add_eval_audit(CLI::App& group) {
     command->add_option("logs", values->logs, "Answers, as the evaluations write them")
         ->required()
         ->type_name("FILE.jsonl");
-    command->add_option("--examples", values->examples, "How many of a kind to show")->capture_default_str();
+    command->add_option("--show", values->examples, "How many of a kind to show")->capture_default_str();
     command->add_flag("--json", values->json, "Print the result as JSON");
     return [values] { return run_audit(*values); };
 }

@@ -86,7 +86,7 @@ void add_eval_chat_options(CLI::App& command, EvalChatOptions& options) {
         .add_option("--llama-server", options.llama_server,
                     "The llama-server to start (default: beside this program, or on the PATH)")
         ->type_name("PROGRAM");
-    command.add_option("--slots", options.slots, "Requests at a time")
+    command.add_option("--parallel,--slots", options.slots, "Requests at a time")
         ->check(CLI::Range(1, 256))
         ->capture_default_str();
     command.add_option("--ctx", options.context, "Tokens of context of each of our own server's slots")

@@ -31,7 +31,9 @@ std::vector<ggml_type> types_fast_on(const std::string& device, int threads) {
 
 void add_goal(CLI::App& command, GoalOptions& options, bool with_context) {
     const char* group = "Goal (one of)";
-    command.add_option("--size", options.size, "Size of the file: 12GB, 11.5GiB, 800MB, 4.25bpw")->group(group);
+    command.add_option("--size", options.size, "Size of the file: 12GB, 11.5GiB, 800MB, 4.25bpw")
+        ->type_name("SIZE")
+        ->group(group);
     command.add_option("--bpw", options.bpw, "The same in bits per weight: 4.25")->group(group);
     command
         .add_option("--max-kld", options.max_kld, "The smallest file that stays under this damage, in nats per token")

@@ -164,7 +164,7 @@ Command add_imatrix(CLI::App& app) {
     computing->add_option("--text", values->common.texts, "Plain text; repeatable")->required()->type_name("FILE");
     computing->add_option("--ctx", values->common.context, "Tokens per window (default: 512)")
         ->check(CLI::Range(16, 1 << 20));
-    computing->add_option("--chunks", values->chunks, "At most so many windows of each text (default: all)")
+    computing->add_option("--windows,--chunks", values->chunks, "At most so many windows of each text (default: all)")
         ->check(CLI::PositiveNumber);
     computing->add_flag("--process-output", values->process_output, "Collect for tensors outside of the blocks, too");
     add_output(*computing, values->common, values->output, "The importance matrix");

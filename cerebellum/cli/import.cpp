@@ -99,7 +99,7 @@ Command add_import(CLI::App& app) {
     command
         ->add_option("--model", values->common.model,
                      "A GGUF that every measured tensor has to be in; its header is enough")
-        ->type_name("FILE.gguf");
+        ->type_name("MODEL.gguf");
     add_import_source(*command, values->source);
     add_json(*command, values->common);
     return [values] {

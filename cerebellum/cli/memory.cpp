@@ -116,9 +116,12 @@ Command add_memory(CLI::App& app) {
         "What a backend needs for itself (a CUDA context, some 100 to 500 MB) comes on top.");
     command->add_option("file", values->file, "A GGUF file")->required()->type_name("FILE.gguf");
     command->add_option("--ctx", values->contexts, "Context sizes, comma-separated; 16k is 16384")
+        ->type_name("INT,...")
         ->capture_default_str();
     command->add_option("--kv", values->caches, "Types of the cache, comma-separated")->capture_default_str();
-    command->add_option("--parallel", values->parallel, "Numbers of slots, comma-separated")->capture_default_str();
+    command->add_option("--parallel", values->parallel, "Numbers of slots, comma-separated")
+        ->type_name("INT,...")
+        ->capture_default_str();
     command->add_option("--fit", values->fit, "Find the largest context that fits into so much memory")
         ->type_name("SIZE")
         ->excludes("--ctx");

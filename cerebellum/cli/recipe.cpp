@@ -137,7 +137,9 @@ Command add_recipe(CLI::App& app) {
         "What the file does not name gets what llama-quantize gives it with the base type.");
     add_model(*from_types, file_values->common);
     from_types->add_option("file", file_values->file, "Lines of PATTERN=TYPE")->required()->type_name("FILE.txt");
-    from_types->add_option("--base", file_values->base, "llama-quantize's type argument")->capture_default_str();
+    from_types->add_option("--base", file_values->base, "llama-quantize's type argument")
+        ->type_name("BASE")
+        ->capture_default_str();
     add_output(*from_types, file_values->common, file_values->output, "The recipe (JSON)");
     add_json(*from_types, file_values->common);
 

@@ -6,8 +6,9 @@
 #include <algorithm>
 #include <csignal>
 #include <cstdio>
-#include <cstdlib>
 #include <string_view>
+
+#include "cerebellum/cli/terminal_style.h"
 
 namespace cerebellum::cli {
 
@@ -20,9 +21,12 @@ extern "C" void request_stop(int signal) {
     }
 }
 
-bool stderr_is_terminal() {
-    const char* term = std::getenv("TERM");
-    return isatty(STDERR_FILENO) == 1 && (term == nullptr || std::string_view(term) != "dumb");
+/// The first so many characters of a UTF-8 text.
+std::string cut(const std::string& text, std::size_t characters) {
+    std::size_t seen = 0, i = 0;
+    for (; i < text.size(); ++i)
+        if ((static_cast<unsigned char>(text[i]) & 0xC0) != 0x80 && seen++ == characters) break;
+    return text.substr(0, i);
 }
 
 }  // namespace
@@ -43,7 +47,7 @@ void stop_on_signals() {
 }
 
 TerminalProgress::TerminalProgress(bool quiet, bool verbose)
-    : quiet_(quiet), verbose_(verbose), rewrites_(stderr_is_terminal()) {}
+    : quiet_(quiet), verbose_(verbose), rewrites_(is_terminal(STDERR_FILENO)) {}
 
 void TerminalProgress::begin(std::string_view stage, double total) {
     const std::lock_guard lock(mutex_);
@@ -66,7 +70,7 @@ void TerminalProgress::advance(double done, std::string_view detail) {
         const double share = std::min(1.0, done / total_);
         text += fmt::format(" {:3.0f} %, {} left", 100.0 * share, format_seconds(elapsed * (1.0 - share) / share));
     }
-    if (!detail.empty()) text += fmt::format(" ({})", detail);
+    if (!detail.empty()) text += fmt::format("; {}", detail);
     line(text, false);
 }
 
@@ -95,8 +99,8 @@ void TerminalProgress::detail(std::string_view message) {
 
 void TerminalProgress::line(const std::string& text, bool last) {
     clear_line();
-    constexpr std::size_t columns = 79;  // a longer line would wrap and could not be rewritten
-    fmt::print(stderr, "{}", rewrites_ ? text.substr(0, columns) : text);
+    // A line as wide as the terminal would wrap and could not be rewritten.
+    fmt::print(stderr, "{}", rewrites_ ? cut(text, static_cast<std::size_t>(columns_of(STDERR_FILENO) - 1)) : text);
     line_shown_ = rewrites_ && !last;
     if (!line_shown_) fmt::print(stderr, "\n");
     std::fflush(stderr);

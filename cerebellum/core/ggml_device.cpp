@@ -48,4 +48,30 @@ std::vector<std::string> device_names() {
     return names;
 }
 
+std::vector<DeviceFacts> device_facts() {
+    std::vector<DeviceFacts> all;
+    for (std::size_t i = 0; i < ggml_backend_dev_count(); ++i) {
+        ggml_backend_dev_props properties = {};
+        ggml_backend_dev_get_props(ggml_backend_dev_get(i), &properties);
+        const auto kind = properties.type == GGML_BACKEND_DEVICE_TYPE_CPU    ? "CPU"
+                          : properties.type == GGML_BACKEND_DEVICE_TYPE_GPU  ? "GPU"
+                          : properties.type == GGML_BACKEND_DEVICE_TYPE_IGPU ? "iGPU"
+                                                                             : "accelerator";
+        all.push_back({properties.name, properties.description, kind, properties.memory_free, properties.memory_total});
+    }
+    return all;
+}
+
+std::vector<std::string> cpu_features() {
+    std::vector<std::string> all;
+    auto* registry = ggml_backend_reg_by_name("CPU");
+    if (registry == nullptr) return all;
+    const auto features = reinterpret_cast<ggml_backend_get_features_t>(
+        ggml_backend_reg_get_proc_address(registry, "ggml_backend_get_features"));
+    if (features == nullptr) return all;
+    for (const auto* feature = features(registry); feature != nullptr && feature->name != nullptr; ++feature)
+        if (feature->value != nullptr && std::string_view(feature->value) != "0") all.emplace_back(feature->name);
+    return all;
+}
+
 }  // namespace cerebellum

@@ -2,6 +2,7 @@
 
 #include <ggml-backend.h>
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -13,5 +14,20 @@ ggml_backend_dev_t find_device(const std::string& name);
 
 /// Names of the devices that models can run on, the CPU first.
 std::vector<std::string> device_names();
+
+/// What ggml says of a device.
+struct DeviceFacts {
+    std::string name;         // "CUDA0"
+    std::string description;  // "NVIDIA GeForce RTX 4090"
+    std::string kind;         // "CPU", "GPU", "iGPU" or "accelerator"
+    std::uint64_t free_bytes = 0;
+    std::uint64_t total_bytes = 0;
+};
+
+/// All devices that this build of ggml finds, accelerators that only help the CPU (BLAS, AMX) included.
+std::vector<DeviceFacts> device_facts();
+
+/// What ggml's code for the CPU was compiled for ("AVX2", "FMA", ...).
+std::vector<std::string> cpu_features();
 
 }  // namespace cerebellum

@@ -32,6 +32,25 @@ std::map<std::string, std::vector<TypeCost>> costs_of(std::span<const Measuremen
     return costs;
 }
 
+AllocationProblem problem_of(std::span<const TensorInfo> tensors, std::uint64_t header_bytes,
+                             std::span<const Measurement> measurements, Objective objective) {
+    const auto costs = costs_of(measurements, objective);
+    AllocationProblem problem;
+    problem.fixed_bytes = header_bytes;
+    for (const auto& tensor : tensors) {
+        const auto measured = costs.find(tensor.name);
+        if (measured == costs.end()) {
+            problem.fixed_bytes += tensor_bytes(tensor, tensor.type);
+            continue;
+        }
+        TensorChoices choices{tensor.name, {{tensor.type, tensor_bytes(tensor, tensor.type), 0.0}}};
+        for (const auto& [type, cost] : measured->second)
+            choices.choices.push_back({type, tensor_bytes(tensor, type), cost});
+        problem.tensors.push_back(std::move(choices));
+    }
+    return problem;
+}
+
 }  // namespace
 
 AllocationProblem make_problem(const GgufFile& source, const Journal& journal,
@@ -45,22 +64,13 @@ AllocationProblem make_problem(const GgufFile& source, const Journal& journal,
 AllocationProblem make_problem(const GgufFile& source, std::span<const Measurement> measurements,
                                const std::optional<ImatrixInfo>& imatrix, std::uint64_t budget_bytes,
                                Objective objective) {
-    const auto costs = costs_of(measurements, objective);
-    AllocationProblem problem;
+    auto problem = problem_of(source.tensors(), fixed_bytes(source, imatrix), measurements, objective);
     problem.budget_bytes = budget_bytes;
-    problem.fixed_bytes = fixed_bytes(source, imatrix);
-    for (const auto& tensor : source.tensors()) {
-        const auto measured = costs.find(tensor.name);
-        if (measured == costs.end()) {
-            problem.fixed_bytes += tensor_bytes(tensor, tensor.type);
-            continue;
-        }
-        TensorChoices choices{tensor.name, {{tensor.type, tensor_bytes(tensor, tensor.type), 0.0}}};
-        for (const auto& [type, cost] : measured->second)
-            choices.choices.push_back({type, tensor_bytes(tensor, type), cost});
-        problem.tensors.push_back(std::move(choices));
-    }
     return problem;
+}
+
+AllocationProblem make_problem(std::span<const TensorInfo> tensors, std::span<const Measurement> measurements) {
+    return problem_of(tensors, 0, measurements, Objective::kld);
 }
 
 std::optional<double> predicted_kld(const AllocationProblem& problem, const TypeMap& types) {

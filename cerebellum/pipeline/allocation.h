@@ -25,6 +25,9 @@ AllocationProblem make_problem(const GgufFile& source, std::span<const Measureme
                                const std::optional<ImatrixInfo>& imatrix, std::uint64_t budget_bytes,
                                Objective objective = Objective::kld);
 
+/// The same for tensors without their file, as a journal describes them: sizes are those of the tensors' data alone.
+AllocationProblem make_problem(std::span<const TensorInfo> tensors, std::span<const Measurement> measurements);
+
 /// Sum of the tensors' predicted damages under a map of types; empty where some type was not measured.
 std::optional<double> predicted_kld(const AllocationProblem& problem, const TypeMap& types);
 

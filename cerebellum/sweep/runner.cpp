@@ -12,6 +12,7 @@
 
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/quant_type.h"
+#include "cerebellum/core/stats.h"
 #include "cerebellum/replay/change_probe.h"
 
 namespace cerebellum {
@@ -195,7 +196,7 @@ class Sweep {
 
     void done(double work, std::string_view what) {
         work_done_ += work;
-        progress_.advance(work_done_, what);
+        progress_.advance(work_done_, fmt::format("{}{}", what, worst_));
         progress_.check();
     }
 
@@ -255,6 +256,11 @@ class Sweep {
         else
             known = measured;
         journal_.record(*known);
+        if (known->tier != Tier::full) return;
+        const double kld = clustered_mean(known->kld, known->counts).mean;
+        if (kld <= worst_kld_) return;
+        worst_kld_ = kld;
+        worst_ = fmt::format("; worst so far: {:.1e}, {} {}", kld, known->tensor, known->type);
     }
 
     static Variant new_variant(const Work& work, ggml_type type) {
@@ -286,7 +292,7 @@ class Sweep {
                     bytes = 0;
                 }
                 done(cost_of(topology_.head_cut(), topology_.n_nodes()) * static_cast<double>(change.full.size()),
-                     work.plan->name);
+                     fmt::format("{} {}", work.plan->name, type_name(change.type)));
             }
         score(variants);
     }
@@ -462,7 +468,8 @@ class Sweep {
             }
             entering.push_back(std::move(variant));
         }
-        done(cost_of(nodes.begin, nodes.end) * static_cast<double>(runs), name);
+        done(cost_of(nodes.begin, nodes.end) * static_cast<double>(runs),
+             fmt::format("{} {}", name, type_name(change.type)));
         return shows;
     }
 
@@ -530,6 +537,8 @@ class Sweep {
     std::size_t needed_windows_ = 0;  // the first so many of those given
     double work_left_ = 0.0;
     double work_done_ = 0.0;
+    double worst_kld_ = 0.0;  // of the full figures recorded in this run
+    std::string worst_;       // as progress shows it
     SweepSummary summary_;
 };
 

@@ -239,9 +239,10 @@ class RealServer : public Chat {
     }
     std::vector<std::string> command(int n_questions) const {
         auto arguments = chat(n_questions);
-        arguments.insert(arguments.end(), {path("model.gguf").string(), "--llama-server",
-                                           (fs::path(CEREBELLUM_REFEREE_BIN) / "llama-server").string(), "--slots", "2",
-                                           "--ctx", "256", "--max-tokens", "6", "--threads", "1", "--retries", "1"});
+        arguments.insert(arguments.end(),
+                         {path("model.gguf").string(), "--llama-server",
+                          (fs::path(CEREBELLUM_REFEREE_BIN) / "llama-server").string(), "--parallel", "2", "--ctx",
+                          "256", "--max-tokens", "6", "--threads", "1", "--retries", "1"});
         return arguments;
     }
     std::set<pid_t> servers() const { return processes_with("llama-server", path("model.gguf").string()); }

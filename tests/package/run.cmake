@@ -11,7 +11,9 @@ endfunction()
 
 file(REMOVE_RECURSE ${WORK_DIR})
 run(${CMAKE_COMMAND} --install ${BUILD_DIR} --prefix ${WORK_DIR}/prefix)
-foreach(file bin/cerebellum include/cerebellum/core/size.h include/cerebellum/version.h)
+foreach(file bin/cerebellum include/cerebellum/core/size.h include/cerebellum/version.h share/man/man1/cerebellum.1
+             share/man/man1/cerebellum-imatrix-merge.1 share/bash-completion/completions/cerebellum
+             share/zsh/vendor-completions/_cerebellum share/fish/vendor_completions.d/cerebellum.fish)
   if(NOT EXISTS ${WORK_DIR}/prefix/${file})
     message(FATAL_ERROR "the installation has no ${file}")
   endif()
