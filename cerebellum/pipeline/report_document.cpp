@@ -1,13 +1,11 @@
 #include "cerebellum/pipeline/report_document.h"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cmath>
 #include <map>
 #include <nlohmann/json.hpp>
-#include <ranges>
 #include <set>
 
 #include "cerebellum/build/build_gguf.h"
@@ -253,15 +251,13 @@ json allocation(const AllocationProblem& problem, const ReportSources& sources, 
             choices.push_back({numbering.type(choice.type), choice.bytes, choice.kld});
         groups.push_back({{"tensors", std::move(members)}, {"choices", std::move(choices)}});
     }
-    return {{"fixed_bytes", problem.fixed_bytes},
-            {"exact_bytes", exact_bytes},
-            {"groups", std::move(groups)},
-            {"objective", objective_name(sources.aim.objective)},
-            {"profile", sources.aim.profile},
-            {"max_types", sources.constraints.max_types},
-            {"constraints", fmt::format("{}", fmt::join(sources.constraints.all |
-                                                            std::views::transform([](const auto& c) { return c.text; }),
-                                                        " "))}};
+    std::string constraints;
+    for (const auto& constraint : sources.constraints.all)
+        constraints += (constraints.empty() ? "" : " ") + constraint.text;
+    return {{"fixed_bytes", problem.fixed_bytes},   {"exact_bytes", exact_bytes},
+            {"groups", std::move(groups)},          {"objective", objective_name(sources.aim.objective)},
+            {"profile", sources.aim.profile},       {"max_types", sources.constraints.max_types},
+            {"constraints", std::move(constraints)}};
 }
 
 std::uint64_t bytes_of(const AllocationProblem& problem, const TypeMap& types) {

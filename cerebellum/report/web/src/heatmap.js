@@ -127,9 +127,9 @@ export function heatMap(report, budget) {
       cell.removeAttribute("style");
       if (state.view === "chosen") for (const [key, entry] of Object.entries(bitsStyle(report.types[type].bits))) cell.style.setProperty(key, entry);
       else if (!unmeasured) for (const [key, entry] of Object.entries(damageStyle(value > 0 ? scale.part(value) : 0))) cell.style.setProperty(key, entry);
-      // What is seen is short; the label says it in full.
+      // What is seen is short, and drawn by the style sheet; the label says it in full.
       const seen = !cell.closest("table").classList.contains("wide") || unmeasured ? "" : state.view === "one" ? formatTiny(value) : report.typeName(type);
-      cell.replaceChildren(el("span", { "aria-hidden": "true" }, seen));
+      cell.dataset.seen = seen;
       const spoken = unmeasured ? "not measured so" : state.view === "chosen" ? "" : `${figure.title} ${formatDamage(value)}${state.figure === "kld" ? `, 95 % from ${formatDamage(point.lower)} to ${formatDamage(point.upper)}` : ""}`;
       cell.setAttribute("aria-label", `${report.tensors[tensor].name}, ${report.typeName(type)}${spoken ? `: ${spoken}` : ""}`);
     }
