@@ -159,7 +159,11 @@ class Executor : public ::testing::Test {
     }
     static void serves(Group& group) {
         NoProgress progress;
-        serve(group, simple(), progress);
+        try {
+            serve(group, simple(), progress);
+        } catch (const Interrupted&) {
+            // Ranks are processes, but here they are threads, and what rank 0 sets to stop its own worker stops all.
+        }
     }
 
     void expect_all(const std::vector<WorkItem>& items, const FigureStore& figures) {
@@ -236,18 +240,26 @@ TEST_F(Executor, does_the_work_of_ranks_that_fail) {
 
 TEST_F(Executor, a_failure_on_rank_0_ends_the_round_and_keeps_what_has_come) {
     const auto items = some_items(30);
-    CountedFigures figures;
-    std::atomic<int> left = 4;
-    EXPECT_THROW(run({serves, serves}, items, figures,
-                     [&](std::span<const TensorPlan> plan, FigureStore& into, Progress& its) {
-                         return fake_trial(plan, into, its, [&] {
-                             if (--left == 0) throw Error("the device is gone");
-                         });
-                     }),
-                 Error);
-    EXPECT_GE(figures.times.size(), 3U);
-    EXPECT_LT(figures.times.size(), 60U);
-    EXPECT_FALSE(Progress::stop_requested);
+    const auto silent = [](Group&) {};
+    using Rank = std::function<void(Group&)>;
+    for (const auto& others : {std::vector<Rank>{serves, serves}, std::vector<Rank>{silent}}) {
+        CountedFigures figures;
+        std::atomic<int> left = 4;
+        EXPECT_THROW(run(others, items, figures,
+                         [&](std::span<const TensorPlan> plan, FigureStore& into, Progress& its) {
+                             return fake_trial(plan, into, its, [&] {
+                                 if (--left == 0) throw Error("the device is gone");
+                             });
+                         }),
+                     Error);
+        EXPECT_GE(figures.times.size(), 3U);
+        EXPECT_LT(figures.times.size(), 60U);
+        // A rank that works when it is told to stop sets this for its own process, which here is rank 0's, too.
+        if (others.size() == 1) {
+            EXPECT_FALSE(Progress::stop_requested);
+        }
+        Progress::stop_requested = false;
+    }
 }
 
 TEST_F(Executor, hands_out_bytes_and_lets_go) {
