@@ -23,7 +23,7 @@ export keys=$stamps/header-keys.partial
 ninja -C "$build_dir" -t deps | python3 -c '
 import hashlib, pathlib, sys
 root, build = pathlib.Path.cwd(), pathlib.Path(sys.argv[1]).resolve()
-digests, sources = {}, {}
+digests = {}
 def digest(path):
     if path not in digests:
         digests[path] = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "missing"

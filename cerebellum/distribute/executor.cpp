@@ -233,6 +233,15 @@ void rest() {
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
 }
 
+/// Waits for what a rank is told next.
+json next_message(Group& group, const Progress& progress) {
+    while (true) {
+        progress.check();
+        if (const auto message = group.poll()) return unpack(message->bytes);
+        rest();
+    }
+}
+
 }  // namespace
 
 /// One plan on its way through the group.
@@ -367,18 +376,10 @@ SweepSummary GroupExecutor::measure(std::span<const WorkItem> items, const Trial
 }
 
 std::string receive(Group& group, const Progress& progress) {
-    while (true) {
-        progress.check();
-        const auto message = group.poll();
-        if (!message) {
-            rest();
-            continue;
-        }
-        const auto content = unpack(message->bytes);
-        if (content.at("say") == "stop") throw Interrupted("rank 0 has ended the work");
-        const auto& bytes = content.at("bytes").get_binary();
-        return {bytes.begin(), bytes.end()};
-    }
+    const auto content = next_message(group, progress);
+    if (content.at("say") == "stop") throw Interrupted("rank 0 has ended the work");
+    const auto& bytes = content.at("bytes").get_binary();
+    return {bytes.begin(), bytes.end()};
 }
 
 void serve(Group& group, const Trial& trial, Progress& progress) {
@@ -386,13 +387,7 @@ void serve(Group& group, const Trial& trial, Progress& progress) {
     ServingProgress serving(group, progress);
     send({{"say", "idle"}});
     while (true) {
-        progress.check();
-        const auto message = group.poll();
-        if (!message) {
-            rest();
-            continue;
-        }
-        const auto order = unpack(message->bytes);
+        const auto order = next_message(group, progress);
         if (order.at("say") == "stop") return;
         work(order, trial, serving, send);
     }

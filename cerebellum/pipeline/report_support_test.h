@@ -4,7 +4,6 @@
 
 #include <cmath>
 #include <filesystem>
-#include <nlohmann/json.hpp>
 #include <random>
 #include <span>
 #include <string>
@@ -29,14 +28,7 @@ inline Journal invent_journal(const std::filesystem::path& path, std::span<const
                                          {"llama.cpp", "0.5.0"},
                                          {"measuring", measuring_version},
                                          {"device", "CPU"}}});
-    auto list = nlohmann::json::array();
-    for (const auto& tensor : tensors)
-        list.push_back({{"name", tensor.name},
-                        {"type", type_name(tensor.type)},
-                        {"shape", tensor.shape},
-                        {"dimensions", tensor.n_dims},
-                        {"bytes", tensor.size_bytes}});
-    journal.put_artifact("tensors", list.dump());
+    journal.put_artifact("tensors", serialize(tensors));
     std::mt19937 random(5);
     std::lognormal_distribution<double> sensitivity(0.0, 1.2), noise(0.0, 0.25);
     constexpr double positions = 448.0;

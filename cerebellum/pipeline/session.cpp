@@ -38,17 +38,6 @@ std::string serialize(const Imatrix& imatrix) {
     return {bytes.begin(), bytes.end()};
 }
 
-std::string serialize(std::span<const TensorInfo> tensors) {
-    auto list = nlohmann::json::array();
-    for (const auto& tensor : tensors)
-        list.push_back({{"name", tensor.name},
-                        {"type", type_name(tensor.type)},
-                        {"shape", tensor.shape},
-                        {"dimensions", tensor.n_dims},
-                        {"bytes", tensor.size_bytes}});
-    return list.dump();
-}
-
 Imatrix deserialize_imatrix(std::string_view bytes) {
     try {
         const auto json = nlohmann::json::from_cbor(bytes.begin(), bytes.end());
@@ -111,6 +100,17 @@ std::vector<Window> record(ReplayEngine& engine, const TokenWindows& windows) {
 std::optional<Imatrix> imatrix_from_journal(const Journal& journal) {
     const auto bytes = journal.get_artifact("imatrix");
     return bytes ? std::optional(deserialize_imatrix(*bytes)) : std::nullopt;
+}
+
+std::string serialize(std::span<const TensorInfo> tensors) {
+    auto list = nlohmann::json::array();
+    for (const auto& tensor : tensors)
+        list.push_back({{"name", tensor.name},
+                        {"type", type_name(tensor.type)},
+                        {"shape", tensor.shape},
+                        {"dimensions", tensor.n_dims},
+                        {"bytes", tensor.size_bytes}});
+    return list.dump();
 }
 
 std::vector<TensorInfo> tensors_from_journal(const Journal& journal) {

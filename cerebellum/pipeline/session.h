@@ -162,7 +162,9 @@ inline constexpr const char* measuring_version = "5";
 
 /// An importance matrix as the journal keeps it.
 std::optional<Imatrix> imatrix_from_journal(const Journal& journal);
-/// The source's tensors as the journal keeps them: names, types and shapes. Throws Error where it does not.
+/// The source's tensors as the journal keeps them, its artifact "tensors": names, types and shapes.
+std::string serialize(std::span<const TensorInfo> tensors);
+/// Throws Error where the journal does not hold them.
 std::vector<TensorInfo> tensors_from_journal(const Journal& journal);
 
 }  // namespace cerebellum

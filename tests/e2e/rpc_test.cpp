@@ -13,6 +13,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "cerebellum/evaluate/llama_server.h"
 #include "cerebellum/journal/journal.h"
 #include "cerebellum/llama/log.h"
 #include "cerebellum/replay/engine.h"
@@ -32,18 +33,6 @@ using testing::small_model;
 using testing::TemporaryFolder;
 
 namespace fs = std::filesystem;
-
-int free_port() {
-    const int descriptor = socket(AF_INET, SOCK_STREAM, 0);
-    sockaddr_in address{};
-    address.sin_family = AF_INET;
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    socklen_t length = sizeof address;
-    bind(descriptor, reinterpret_cast<sockaddr*>(&address), sizeof address);
-    getsockname(descriptor, reinterpret_cast<sockaddr*>(&address), &length);
-    close(descriptor);
-    return ntohs(address.sin_port);
-}
 
 bool accepts(int port) {
     const int descriptor = socket(AF_INET, SOCK_STREAM, 0);
