@@ -9,6 +9,7 @@ find_package(SQLite3 REQUIRED)
 find_package(OpenSSL REQUIRED COMPONENTS Crypto)
 find_package(Boost 1.74 REQUIRED)  # headers only: Boost.Math
 find_package(ZLIB REQUIRED)
+find_package(Eigen3 3.4 REQUIRED NO_MODULE)
 # Debian's cpp-httplib comes without a CMake package. Its header has to be read with the options that its library was
 # compiled with, else the two disagree about the size of its classes: cmake/httplib.h.in.
 find_package(PkgConfig REQUIRED)

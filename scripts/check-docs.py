@@ -146,7 +146,11 @@ def script_complaints(root, words):
             if not script.exists():
                 yield f"there is no {word}"
                 return
-            known = set(re.findall(r"--[a-z][a-z0-9-]*", script.read_text(encoding="utf-8")))
+            text = script.read_text(encoding="utf-8")
+            for module in re.findall(r"^from (\w+) import", text, re.M):  # options that scripts share
+                if (beside := script.parent / f"{module}.py").exists():
+                    text += beside.read_text(encoding="utf-8")
+            known = set(re.findall(r"--[a-z][a-z0-9-]*", text))
             for option in words[index + 1:]:
                 match = OPTION.match(option)
                 if match and match.group(1).startswith("--") and match.group(1) not in known:

@@ -124,7 +124,7 @@ AllocationProblem filtered(const AllocationProblem& problem, const List& constra
         for (const auto* constraint : constraints)
             if (concerns(*constraint, tensor.name, n_blocks))
                 std::erase_if(tensor.choices,
-                              [&](const TypeChoice& choice) { return !allows(*constraint, choice.type); });
+                              [&](const TypeChoice& choice) { return !allows(*constraint, choice.type.type); });
     result.coupled = couplings_of(problem, constraints);
     return result;
 }
@@ -286,11 +286,11 @@ bool is_allowed(const AllocationProblem& problem, const TypeMap& types) {
     std::set<ggml_type> used;
     const auto type_of = [&](std::size_t index) {
         const auto found = types.find(problem.tensors[index].name);
-        return found == types.end() ? GGML_TYPE_COUNT : found->second;
+        return found == types.end() ? GGML_TYPE_COUNT : found->second.type;
     };
     for (std::size_t i = 0; i < problem.tensors.size(); ++i) {
         const auto& choices = problem.tensors[i].choices;
-        if (std::ranges::find(choices, type_of(i), &TypeChoice::type) == choices.end()) return false;
+        if (std::ranges::none_of(choices, [&](const TypeChoice& c) { return c.type.type == type_of(i); })) return false;
         used.insert(type_of(i));
     }
     for (const auto& group : problem.coupled)

@@ -166,7 +166,7 @@ TEST(Constraints, a_limited_number_of_types) {
     for (const std::size_t most : {2, 3, 4}) {
         const auto allocation = allocate(constrained(small_transformer(), {{}, most}));
         std::map<ggml_type, int> used;
-        for (const auto& [name, type] : allocation.types) ++used[type];
+        for (const auto& [name, type] : allocation.types) ++used[type.type];
         EXPECT_LE(used.size(), most);
         EXPECT_TRUE(allocation.exact);
         EXPECT_LE(allocation.lower_bound, allocation.predicted_kld);

@@ -31,7 +31,7 @@ struct HullStep {
     std::size_t group;
     std::uint64_t bytes;
     double kld;
-    ggml_type type;
+    Encoding type;
 };
 
 }  // namespace

@@ -13,7 +13,7 @@ namespace cerebellum {
 /// One step up the frontier: these tensors, coupled where there are several, take the type.
 struct FrontierStep {
     std::vector<std::string> tensors;
-    ggml_type type = GGML_TYPE_COUNT;
+    Encoding type;
     std::uint64_t file_bytes = 0;  // of the file after the step
     double kld = 0.0;              // predicted after the step
 };

@@ -27,7 +27,7 @@ AllocationProblem three_tensors() {
 }
 
 ggml_type type_of(const AllocationProblem& problem, const Move& move) {
-    return problem.tensors[move.tensor].choices[move.choice].type;
+    return problem.tensors[move.tensor].choices[move.choice].type.type;
 }
 
 TEST(MarginalMoves, are_the_next_types_worth_having_in_both_directions) {

@@ -46,7 +46,7 @@ KnapsackSolution solve(const std::vector<AllocationGroup>& groups, std::uint64_t
     std::vector<std::vector<std::size_t>> labels;
     for (const auto& group : groups) {
         auto& of_group = labels.emplace_back();
-        for (const auto& choice : group.choices) of_group.push_back(static_cast<std::size_t>(choice.type));
+        for (const auto& choice : group.choices) of_group.push_back(static_cast<std::size_t>(choice.type.type));
     }
     return solve_few_labels(knapsack, labels, max_types);
 }

@@ -13,7 +13,7 @@ namespace cerebellum {
 /// One way to store a tensor: its type, the bytes it takes in the file (padding included), the damage it is predicted
 /// to do in nats per token.
 struct TypeChoice {
-    ggml_type type = GGML_TYPE_COUNT;
+    Encoding type;
     std::uint64_t bytes = 0;
     double kld = 0.0;
 };

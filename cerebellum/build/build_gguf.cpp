@@ -68,7 +68,12 @@ GgufContext make_metadata(const GgufFile& source, const std::optional<ImatrixInf
 
 ggml_type type_of(const TensorInfo& tensor, const TypeMap& types) {
     const auto found = types.find(tensor.name);
-    return found == types.end() ? tensor.type : found->second;
+    return found == types.end() ? tensor.type : found->second.type;
+}
+
+bool rounds_with_feedback(const TensorInfo& tensor, const TypeMap& types) {
+    const auto found = types.find(tensor.name);
+    return found != types.end() && found->second.rounding == Rounding::feedback && found->second.type != tensor.type;
 }
 
 void check_names(const GgufFile& source, const TypeMap& types) {
@@ -239,7 +244,8 @@ std::vector<Part> plan_parts(const GgufFile& source, const Recipe& recipe, const
     // llama-quantize, too, leaves the tensors of a kept split in the source's order.
     for (const auto* tensor :
          ordered_tensors(source, options.keep_split ? std::vector<std::string>() : options.tensor_order))
-        tensors.push_back({tensor, type_of(*tensor, recipe.types)});
+        tensors.push_back({tensor, type_of(*tensor, recipe.types),
+                           rounds_with_feedback(*tensor, recipe.types) ? Rounding::feedback : Rounding::ggml});
     const auto info = imatrix == nullptr ? std::nullopt : std::optional(imatrix_info(*imatrix, options.imatrix_file));
     auto metadata = make_metadata(source, info, options.file_type.value_or(file_type_number(source, recipe.types)),
                                   recipe_sha256(recipe), source.fingerprint(), options.provenance);
@@ -264,6 +270,16 @@ std::vector<Part> plan_parts(const GgufFile& source, const Recipe& recipe, const
         finish(part);
     }
     return parts;
+}
+
+void check_moments(const GgufFile& source, const Recipe& recipe, const BuildOptions& options) {
+    if (options.moments) return;
+    for (const auto& tensor : source.tensors())
+        if (rounds_with_feedback(tensor, recipe.types))
+            throw Error(
+                fmt::format("the recipe rounds {} with feedback, for which the second moments of its input are needed; "
+                            "name the file that was collected with the measurements (--moments)",
+                            tensor.name));
 }
 
 /// Space of all files together, and whether each may be written.
@@ -294,7 +310,10 @@ ImatrixInfo imatrix_info(const Imatrix& imatrix, const std::string& file) {
 TypeMap complete_types(const GgufFile& source, const TypeMap& types) {
     check_names(source, types);
     TypeMap complete;
-    for (const auto& tensor : source.tensors()) complete.emplace(tensor.name, type_of(tensor, types));
+    for (const auto& tensor : source.tensors()) {
+        const auto found = types.find(tensor.name);
+        complete.emplace(tensor.name, found == types.end() ? Encoding(tensor.type) : found->second);
+    }
     return complete;
 }
 
@@ -316,6 +335,9 @@ void check_recipe(const GgufFile& source, const Recipe& recipe, const Imatrix* i
         if (type == tensor.type) continue;
         const auto weights = quantization_weights(imatrix, tensor);
         check_quantizable(tensor, type, !weights.empty());
+        if (rounds_with_feedback(tensor, recipe.types) && !takes_feedback(tensor, type))
+            throw Error(fmt::format("cannot use the recipe: {} as {} cannot be rounded with feedback", tensor.name,
+                                    type_name(type)));
         if (!std::ranges::all_of(weights, [](float weight) { return std::isfinite(weight) && weight >= 0.0f; }))
             throw Error(
                 fmt::format("the importance matrix holds no usable values for {}; compute it again", tensor.name));
@@ -367,6 +389,7 @@ std::vector<PlannedFile> plan_build(const GgufFile& source, const Recipe& recipe
 std::uint64_t build_gguf(const GgufFile& source, const Recipe& recipe, const Imatrix* imatrix, const fs::path& out,
                          const BuildOptions& options, Progress& progress) {
     const auto parts = plan_parts(source, recipe, imatrix, out, options);
+    check_moments(source, recipe, options);
     check_output_paths(source, parts, options.overwrite);
     std::uint64_t total = 0;
     std::vector<std::unique_ptr<AtomicFile>> files;
@@ -379,7 +402,7 @@ std::uint64_t build_gguf(const GgufFile& source, const Recipe& recipe, const Ima
         total += part.size;
     }
     progress.begin("building", static_cast<double>(total));
-    write_tensors(source, outputs, imatrix, options.threads > 0 ? options.threads : physical_cores(),
+    write_tensors(source, outputs, imatrix, options.moments, options.threads > 0 ? options.threads : physical_cores(),
                   options.chunk_bytes, progress);
     for (auto& file : files) file->make_durable();
     progress.check();

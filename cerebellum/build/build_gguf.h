@@ -10,6 +10,7 @@
 #include "cerebellum/core/progress.h"
 #include "cerebellum/gguf/gguf_file.h"
 #include "cerebellum/gguf/imatrix_file.h"
+#include "cerebellum/quantize/feedback_rounder.h"
 
 namespace cerebellum {
 
@@ -46,6 +47,7 @@ struct BuildOptions {
     std::vector<std::string> tensor_order;
     std::string imatrix_file;  ///< name of the importance matrix for the metadata
     Provenance provenance = Provenance::full;
+    MomentReader moments;  ///< for tensors that the recipe rounds with feedback
     /// Each thread holds at most so much (or one row) of input and of output in memory.
     std::uint64_t chunk_bytes = 4ull * 1024 * 1024;
 };
@@ -83,19 +85,21 @@ std::uint64_t tensor_bytes(const TensorInfo& tensor, ggml_type type);
 std::string requantization_warning(const GgufFile& source, const TypeMap& types);
 
 /// The files that build_gguf would write with these arguments, exact to the byte. Throws Error as build_gguf does, but
-/// looks at no output path.
+/// looks at no output path and needs no second moments.
 std::vector<PlannedFile> plan_build(const GgufFile& source, const Recipe& recipe, const Imatrix* imatrix,
                                     const std::filesystem::path& out, const BuildOptions& options);
 
 /// Writes the model: a GGUF v3 with all of the source's metadata (split.* left out or set anew), the recipe's types,
 /// and the keys cerebellum.version, cerebellum.recipe_sha256 and cerebellum.source_fingerprint. Tensor data is bit for
-/// bit llama-quantize's. Returns the size in bytes, of all files together. Progress counts bytes written.
+/// bit llama-quantize's, but for tensors rounded with feedback. Returns the size in bytes, of all files together.
+/// Progress counts bytes written.
 ///
-/// Memory: the metadata plus a few megabytes per thread (write_tensors.h), whatever the size of model and tensors. Room
-/// on the disk is taken before the work begins. `out` appears only when it is complete; an error or Interrupted leaves
-/// nothing behind. Of a split model the first file, by which it is opened, appears last; where it replaces another, the
-/// old first file is gone before the first new one appears, so that no mixture of both can be opened. Throws Error as
-/// check_recipe does, where `out` is the source itself or cannot be written, or where weights cannot be stored.
+/// Memory: the metadata plus a few megabytes per thread (write_tensors.h), whatever the size of model and tensors;
+/// rounding with feedback takes two squares of a matrix's columns more for each matrix under way. Room on the disk is
+/// taken before the work begins. `out` appears only when it is complete; an error or Interrupted leaves nothing behind.
+/// Of a split model the first file, by which it is opened, appears last; where it replaces another, the old first file
+/// is gone before the first new one appears, so that no mixture of both can be opened. Throws Error as check_recipe
+/// does, where `out` is the source itself or cannot be written, or where weights cannot be stored.
 std::uint64_t build_gguf(const GgufFile& source, const Recipe& recipe, const Imatrix* imatrix,
                          const std::filesystem::path& out, const BuildOptions& options, Progress& progress);
 

@@ -4,12 +4,14 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 #include <random>
 
 #include "cerebellum/build/preset_recipe.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/gguf/gguf_support_test.h"
+#include "cerebellum/quantize/quantize_tensor.h"
 
 namespace cerebellum {
 namespace {
@@ -166,7 +168,7 @@ TEST_F(BuiltFromTheEmbeddedModel, has_the_predicted_size_for_any_recipe) {
         recipe.provenance["note"] = std::string(first * 10, 'x');
         for (const Imatrix* used : {static_cast<const Imatrix*>(nullptr), &imatrix}) {
             if (used == nullptr)
-                std::erase_if(recipe.types, [](auto& each) { return type_needs_imatrix(each.second); });
+                std::erase_if(recipe.types, [](auto& each) { return type_needs_imatrix(each.second.type); });
             const auto info = used == nullptr ? std::nullopt : std::optional(imatrix_info(*used, ""));
             build_gguf(source_, recipe, used, folder_ / "out.gguf", options_, progress_);
             const auto real = std::filesystem::file_size(folder_ / "out.gguf");
@@ -286,7 +288,7 @@ std::map<std::string, std::string> files_of(const std::filesystem::path& folder)
 
 TEST_F(BuiltFromTheEmbeddedModel, is_split_into_files_of_at_most_that_size) {
     Recipe recipe = mixed_recipe(source_, 0);
-    std::erase_if(recipe.types, [](auto& each) { return type_needs_imatrix(each.second); });
+    std::erase_if(recipe.types, [](auto& each) { return type_needs_imatrix(each.second.type); });
     build_gguf(source_, recipe, nullptr, folder_ / "whole.gguf", options_, progress_);
     const auto whole = GgufFile::open(folder_ / "whole.gguf");
     options_.split_bytes = 1500000;
@@ -404,6 +406,61 @@ TEST(PresetRecipe, knows_the_blocks_that_predict_further_tokens) {
     EXPECT_THAT(mtp_tensors(GgufFile::open(folder / "mtp.gguf")),
                 ::testing::ElementsAre("blk.1.attn_q.weight", "blk.1.nextn.eh_proj.weight"));
     EXPECT_TRUE(mtp_tensors(GgufFile::open(small_model())).empty());
+}
+
+/// Moments of inputs that hang together, different for every matrix.
+std::vector<float> some_moments(std::int64_t n_cols, std::int64_t matrix) {
+    std::vector<float> moments;
+    for (std::int64_t i = 0; i < n_cols; ++i)
+        for (std::int64_t j = 0; j <= i; ++j)
+            moments.push_back((i == j ? 1.0f : 0.0f) +
+                              0.9f * std::pow(0.8f + 0.05f * static_cast<float>(matrix), static_cast<float>(i - j)));
+    return moments;
+}
+
+TEST(BuildWithFeedback, rounds_each_matrix_with_its_own_moments_however_the_work_is_cut) {
+    const TemporaryFolder folder;
+    write_test_gguf(folder / "moe.gguf",
+                    {{"blk.0.ffn_up_exps.weight", GGML_TYPE_F16, {256, 37, 3, 1}},
+                     {"blk.0.attn_q.weight", GGML_TYPE_F16, {512, 50, 1, 1}},
+                     {"blk.0.attn_k.weight", GGML_TYPE_F16, {512, 20, 1, 1}}},
+                    [](gguf_context*) {});
+    const auto source = GgufFile::open(folder / "moe.gguf");
+    Recipe recipe;
+    recipe.types = {{"blk.0.ffn_up_exps.weight", {GGML_TYPE_Q3_K, Rounding::feedback}},
+                    {"blk.0.attn_q.weight", {GGML_TYPE_Q4_0, Rounding::feedback}},
+                    {"blk.0.attn_k.weight", GGML_TYPE_Q4_0}};
+    NoProgress progress;
+    BuildOptions options;
+    EXPECT_THAT(error_of([&] { build_gguf(source, recipe, nullptr, folder / "x.gguf", options, progress); }),
+                AllOf(HasSubstr("blk.0."), HasSubstr("--moments")));
+    EXPECT_FALSE(std::filesystem::exists(folder / "x.gguf"));
+    options.moments = [&](const std::string& weight, std::int64_t matrix) {
+        return some_moments(source.find(weight)->row_length(), matrix);
+    };
+    std::string first;
+    for (const int threads : {1, 3})
+        for (const std::uint64_t chunk_bytes : {1000ULL, 9000ULL, 4ULL << 20}) {
+            options.threads = threads;
+            options.chunk_bytes = chunk_bytes;
+            options.overwrite = true;
+            build_gguf(source, recipe, nullptr, folder / "out.gguf", options, progress);
+            const auto bytes = read_file(folder / "out.gguf");
+            if (first.empty()) first = bytes;
+            EXPECT_EQ(bytes == first, true) << threads << " threads, chunks of " << chunk_bytes;
+        }
+    const auto built = GgufFile::open(folder / "out.gguf");
+    FeedbackRounder rounder(options.moments, 1);
+    for (const auto& tensor : source.tensors()) {
+        const auto wanted = recipe.types.at(tensor.name);
+        const auto plain = quantize_tensor(tensor, source.data(tensor), wanted.type, {}, 1);
+        auto improved = plain;
+        if (wanted.rounding == Rounding::feedback) {
+            rounder.improve_rows(tensor, source.data(tensor), wanted.type, 0, improved);
+            EXPECT_NE(improved, plain) << tensor.name;
+        }
+        EXPECT_TRUE(std::ranges::equal(built.data(*built.find(tensor.name)), improved)) << tensor.name;
+    }
 }
 
 class StopsAfter final : public Progress {

@@ -17,7 +17,7 @@ void write_hollow_gguf(const GgufFile& source, const TypeMap& types, const std::
     std::uint64_t data_bytes = 0;
     for (const auto& tensor : source.tensors()) {
         const auto named = types.find(tensor.name);
-        const auto type = named == types.end() ? tensor.type : named->second;
+        const auto type = named == types.end() ? tensor.type : named->second.type;
         add_tensor(context.get(), tensor.name, type, tensor.shape);
         data_bytes += tensor_bytes(tensor, type);
     }

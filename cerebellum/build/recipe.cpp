@@ -56,9 +56,9 @@ Recipe recipe_from_json(std::string_view text, std::string_view origin) {
             recipe.predicted_kld = kld.get<double>();
         recipe.provenance = document.value("provenance", std::map<std::string, std::string>());
         for (const auto& [name, value] : document.at("types").items()) {
-            const auto type = parse_type(value.get<std::string>());
+            const auto type = parse_encoding(value.get<std::string>());
             if (!type)
-                throw Error(fmt::format("cannot use {}: ggml has no type {}, which it wants for {}", origin,
+                throw Error(fmt::format("cannot use {}: there is no type {}, which it wants for {}", origin,
                                         value.get<std::string>(), name));
             recipe.types[name] = *type;
         }
@@ -92,7 +92,7 @@ std::string tensor_type_file(const TypeMap& types) {
             else
                 text += '.';
         }
-        text += fmt::format("$={}\n", type_name(type));
+        text += fmt::format("$={}\n", type_name(type.type));
     }
     return text;
 }

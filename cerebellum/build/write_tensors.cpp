@@ -70,8 +70,8 @@ std::vector<Chunk> cut(TensorWork& work, std::uint64_t chunk_bytes) {
 
 }  // namespace
 
-void write_tensors(const GgufFile& source, std::span<const OutputFile> files, const Imatrix* imatrix, int threads,
-                   std::uint64_t chunk_bytes, Progress& progress) {
+void write_tensors(const GgufFile& source, std::span<const OutputFile> files, const Imatrix* imatrix,
+                   const MomentReader& moments, int threads, std::uint64_t chunk_bytes, Progress& progress) {
     std::vector<std::unique_ptr<TensorWork>> works;
     std::vector<Chunk> chunks;
     for (const auto& file : files)
@@ -90,6 +90,7 @@ void write_tensors(const GgufFile& source, std::span<const OutputFile> files, co
         source.read_ahead(tensor, static_cast<std::uint64_t>(chunks[index].first_row) * row,
                           static_cast<std::uint64_t>(chunks[index].n_rows) * row);
     };
+    FeedbackRounder rounder(moments, 1);
     BufferPool pool;
     std::mutex progress_mutex;
     std::uint64_t written = 0;
@@ -113,6 +114,8 @@ void write_tensors(const GgufFile& source, std::span<const OutputFile> files, co
         buffers->output.resize(output_row * static_cast<std::uint64_t>(n_rows));
         source.read(tensor, input_row * static_cast<std::uint64_t>(first_row), buffers->input);
         quantize_row_bytes(tensor, buffers->input, type, work->weights, first_row, n_rows, buffers->output, 1);
+        if (work->tensor->rounding == Rounding::feedback)
+            rounder.improve_rows(tensor, buffers->input, type, first_row, buffers->output);
         work->file->write_at(work->tensor->offset + output_row * static_cast<std::uint64_t>(first_row),
                              buffers->output.data(), buffers->output.size());
         {

@@ -4,16 +4,19 @@
 #include <span>
 #include <vector>
 
+#include "cerebellum/core/encoding.h"
 #include "cerebellum/core/file.h"
 #include "cerebellum/core/progress.h"
 #include "cerebellum/gguf/gguf_file.h"
 #include "cerebellum/gguf/imatrix_file.h"
+#include "cerebellum/quantize/feedback_rounder.h"
 
 namespace cerebellum {
 
 struct OutputTensor {
     const TensorInfo* source = nullptr;
     ggml_type type = GGML_TYPE_F32;
+    Rounding rounding = Rounding::ggml;
     std::uint64_t offset = 0;  ///< of its data, from the beginning of its output file
 };
 
@@ -27,9 +30,12 @@ struct OutputFile {
 /// read or write while others compute, and nothing waits for the end of a tensor. The system reads what comes next and
 /// stores what was written meanwhile.
 ///
-/// Memory: one chunk of input and output per thread, and the importance weights of the tensors under way. Throws Error
+/// `moments` is asked for tensors that are rounded with feedback. The bytes depend on neither threads nor chunks.
+///
+/// Memory: one chunk of input and output per thread, the importance weights of the tensors under way, and the input
+/// metric of each matrix under way that is rounded with feedback. Throws Error
 /// as quantize_rows does and where reading or writing fails, Interrupted where the user asked to stop.
-void write_tensors(const GgufFile& source, std::span<const OutputFile> files, const Imatrix* imatrix, int threads,
-                   std::uint64_t chunk_bytes, Progress& progress);
+void write_tensors(const GgufFile& source, std::span<const OutputFile> files, const Imatrix* imatrix,
+                   const MomentReader& moments, int threads, std::uint64_t chunk_bytes, Progress& progress);
 
 }  // namespace cerebellum

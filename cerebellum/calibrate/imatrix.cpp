@@ -4,13 +4,12 @@
 #include <ggml-backend.h>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
-#include <cstring>
 #include <functional>
 #include <map>
 #include <vector>
 
+#include "cerebellum/calibrate/activations.h"
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/parallel.h"
 
@@ -23,25 +22,10 @@ struct Sums {
     std::vector<double> counts;
 };
 
-using Shape = std::array<std::int64_t, GGML_MAX_DIMS>;
-
-/// Content of a tensor together with how to step through it.
-struct View {
-    std::vector<std::byte> bytes;
-    Shape shape{};
-    std::array<std::size_t, GGML_MAX_DIMS> strides{};
-
-    const std::byte* at(std::int64_t i1, std::int64_t i2, std::int64_t i3) const {
-        return bytes.data() + static_cast<std::size_t>(i1) * strides[1] + static_cast<std::size_t>(i2) * strides[2] +
-               static_cast<std::size_t>(i3) * strides[3];
-    }
-};
-
 /// Columns that one thread takes at a time.
 constexpr std::int64_t column_chunk = 512;
 
-void add_squares(const std::byte* row, std::int64_t begin, std::int64_t end, double* sums) {
-    const auto* x = reinterpret_cast<const float*>(row);
+void add_squares(const float* x, std::int64_t begin, std::int64_t end, double* sums) {
     for (auto i = begin; i < end; ++i) sums[i] += static_cast<double>(x[i]) * static_cast<double>(x[i]);
 }
 
@@ -49,17 +33,11 @@ void add_experts(const Shape& weight, const View& activations, const View& ids, 
     const auto n = activations.shape[0];
     sums.squares.resize(static_cast<std::size_t>(n * weight[2]));
     sums.counts.resize(static_cast<std::size_t>(weight[2]));
-    const auto for_all = [&](auto&& body) {
-        for (std::int64_t token = 0; token < ids.shape[1]; ++token)
-            for (std::int64_t k = 0; k < ids.shape[0]; ++k) {
-                std::int32_t expert = 0;
-                std::memcpy(&expert, ids.at(token, 0, 0) + static_cast<std::size_t>(k) * ids.strides[0], sizeof expert);
-                body(expert, activations.at(k % activations.shape[1], token, 0));
-            }
-    };
-    for_all([&](std::int32_t expert, const std::byte*) { sums.counts[static_cast<std::size_t>(expert)] += 1.0; });
+    visit_expert_inputs(activations, ids, [&](std::int64_t expert, const float*) {
+        sums.counts[static_cast<std::size_t>(expert)] += 1.0;
+    });
     parallel_chunks(n, column_chunk, threads, [&](std::int64_t begin, std::int64_t end) {
-        for_all([&](std::int32_t expert, const std::byte* row) {
+        visit_expert_inputs(activations, ids, [&](std::int64_t expert, const float* row) {
             add_squares(row, begin, end, sums.squares.data() + expert * n);
         });
     });
@@ -71,12 +49,9 @@ void add_dense(const Shape& weight, const View& activations, Sums& sums, int thr
     sums.squares.resize(static_cast<std::size_t>(shape[0] * n_matrices));
     sums.counts.resize(1);
     parallel_chunks(shape[0], column_chunk, threads, [&](std::int64_t begin, std::int64_t end) {
-        for (std::int64_t i3 = 0; i3 < shape[3]; ++i3)
-            for (std::int64_t i2 = 0; i2 < shape[2]; ++i2) {
-                const auto matrix = (i3 % weight[3]) * weight[2] + i2 % weight[2];
-                for (std::int64_t i1 = 0; i1 < shape[1]; ++i1)
-                    add_squares(activations.at(i1, i2, i3), begin, end, sums.squares.data() + matrix * shape[0]);
-            }
+        visit_inputs(weight, activations, [&](std::int64_t matrix, const float* row) {
+            add_squares(row, begin, end, sums.squares.data() + matrix * shape[0]);
+        });
     });
     sums.counts[0] += static_cast<double>(shape[1] * shape[2] * shape[3]) / static_cast<double>(n_matrices);
 }
@@ -102,11 +77,8 @@ std::vector<SharedInput> inputs_of(const RecordedGraph& graph, int begin, int en
     std::vector<SharedInput> result;
     for (int i = begin; i < end; ++i) {
         const auto& node = graph.tensors[static_cast<std::size_t>(i)];
-        if (node.op != GGML_OP_MUL_MAT && node.op != GGML_OP_MUL_MAT_ID) continue;
+        if (!multiplies_weight(graph, node)) continue;
         const auto& weight = graph.tensors[static_cast<std::size_t>(node.sources[0])];
-        if (weight.kind != TensorKind::weight ||
-            graph.tensors[static_cast<std::size_t>(node.sources[1])].type != GGML_TYPE_F32)
-            continue;
         const int ids = node.op == GGML_OP_MUL_MAT_ID ? node.sources[2] : -1;
         const auto same = std::ranges::find_if(result, [&](const SharedInput& input) {
             return input.source == node.sources[1] && input.ids == ids && input.weight[2] == weight.shape[2] &&

@@ -142,7 +142,7 @@ std::string coverage_warning(const Imatrix& imatrix, const GgufFile& source, con
     std::string first_unreached, first_without;
     for (const auto& [name, type] : types) {
         const TensorInfo* tensor = source.find(name);
-        if (tensor == nullptr || tensor->type == type || !ggml_is_quantized(type)) continue;
+        if (tensor == nullptr || tensor->type == type.type || !ggml_is_quantized(type.type)) continue;
         const auto found = imatrix.entries.find(name);
         if (found == imatrix.entries.end()) {
             if (name == "token_embd.weight" || name == "per_layer_token_embd.weight") continue;

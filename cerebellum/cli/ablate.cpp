@@ -131,6 +131,12 @@ Command add_ablate(CLI::App& app) {
             return run_crush(*common, *crush, planned);
         }
         std::ranges::move(planned, std::back_inserter(common->tensors));
+        if (common->rounding != "ggml" && (!common->shard.empty() || *prepare || launched_processes() > 1))
+            throw UsageError(
+                fmt::format("--rounding {}: the second moments that it needs are collected by one process, which then "
+                            "measures all; "
+                            "leave out --shard, --prepare and mpirun, or use --rounding ggml",
+                            common->rounding));
         const auto group = Group::join();
         if (group->rank() > 0) return assist(*group, *common);
         GroupExecutor executor(*group);  // lets the other ranks go, whatever happens here

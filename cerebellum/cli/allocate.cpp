@@ -24,7 +24,7 @@ std::string describe(const GgufFile& source, const Recipe& recipe) {
     for (const auto& [name, type] : recipe.types) {
         auto& [count, bytes] = by_type[type_name(type)];
         ++count;
-        bytes += tensor_bytes(*source.find(name), type);
+        bytes += tensor_bytes(*source.find(name), type.type);
     }
     std::vector<std::vector<std::string>> rows;
     for (const auto& [type, entry] : by_type)
@@ -56,6 +56,9 @@ Command add_allocate(CLI::App& app) {
         ->add_option("--journal", values->common.journal,
                      "The journal with the measurements (default: in this folder, named after the model)")
         ->type_name("FILE");
+    values->common.rounding = "auto";
+    add_rounding(*command, values->common,
+                 "Which measured roundings may be chosen: ggml, feedback (where it was measured), auto (either)");
     add_output(*command, values->common, values->output,
                "The recipe (JSON); a llama-quantize type file and the importance matrix go beside it");
     add_goal(*command, values->goal, true);

@@ -90,7 +90,7 @@ std::string describe(const ImportedAllocation& result, const ImportedModel& mode
     for (const auto& tensor : model.base.tensors) {
         auto& [count, bytes] = by_type[type_name(result.recipe.types.at(tensor.name))];
         ++count;
-        bytes += tensor_bytes(tensor, result.recipe.types.at(tensor.name));
+        bytes += tensor_bytes(tensor, result.recipe.types.at(tensor.name).type);
     }
     std::vector<std::vector<std::string>> rows;
     for (const auto& [type, entry] : by_type)

@@ -15,6 +15,7 @@
 #include "cerebellum/core/file.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/core/size.h"
+#include "cerebellum/journal/moment_file.h"
 #include "cerebellum/report/table.h"
 
 namespace cerebellum::cli {
@@ -23,7 +24,7 @@ namespace {
 
 struct Values {
     CommonOptions common;
-    std::string recipe, preset, output, split_size, save_recipe;
+    std::string recipe, preset, moments, output, split_size, save_recipe;
     std::vector<std::string> keep;
     bool keep_split = false;
     bool no_provenance = false;
@@ -41,6 +42,18 @@ Recipe find_recipe(const Values& values, const GgufFile& source, bool has_imatri
     return read_recipe(values.recipe);
 }
 
+/// The moments that the recipe's feedback was measured with.
+MomentFile open_moments(const Values& values, const Recipe& recipe) {
+    auto moments = MomentFile::open_existing(values.moments);
+    if (const auto wanted = recipe.provenance.find("moments_sha256");
+        wanted != recipe.provenance.end() && wanted->second != moments.digest())
+        throw Error(
+            fmt::format("{} does not hold the second moments that {} was made with; name the file that was "
+                        "collected with its measurements",
+                        values.moments, values.recipe));
+    return moments;
+}
+
 void warn_of_losses(const GgufFile& source, const Recipe& recipe, const Imatrix* imatrix, Progress& progress) {
     if (const auto warning = requantization_warning(source, recipe.types); !warning.empty()) progress.warn(warning);
     if (imatrix != nullptr)
@@ -49,7 +62,7 @@ void warn_of_losses(const GgufFile& source, const Recipe& recipe, const Imatrix*
     const auto mtp = mtp_tensors(source);
     const auto rounded = std::ranges::count_if(mtp, [&](const std::string& name) {
         const auto found = recipe.types.find(name);
-        return found != recipe.types.end() && found->second != source.find(name)->type;
+        return found != recipe.types.end() && found->second.type != source.find(name)->type;
     });
     if (rounded > 0)
         progress.warn(
@@ -73,7 +86,7 @@ void print_plan(const Values& values, const GgufFile& source, const Recipe& reci
         for (const auto& name : files[i].tensors) {
             const TensorInfo& tensor = *source.find(name);
             const auto type = types.at(name);
-            const auto size = type_size_bytes(type, tensor.row_length(), tensor.n_rows());
+            const auto size = type_size_bytes(type.type, tensor.row_length(), tensor.n_rows());
             tensors.push_back({{"name", name},
                                {"from", type_name(tensor.type)},
                                {"to", type_name(type)},
@@ -133,6 +146,11 @@ int run(const Values& values) {
         print_plan(values, source, recipe, files, bytes, bpw);
         return 0;
     }
+    std::optional<MomentFile> moments;
+    if (!values.moments.empty()) {
+        moments = open_moments(values, recipe);
+        options.moments = [&](const std::string& weight, std::int64_t matrix) { return moments->read(weight, matrix); };
+    }
     build_gguf(source, recipe, weights, output, options, progress);
     if (values.common.json) {
         fmt::print(
@@ -169,6 +187,12 @@ Command add_build(CLI::App& app) {
     command->add_option("--preset", values->preset, "Instead: a mix of llama-quantize, such as Q4_K_M")
         ->type_name("NAME");
     command->add_option("--imatrix", values->common.imatrix, "The importance matrix (GGUF or .dat) to quantize with")
+        ->type_name("FILE");
+    command
+        ->add_option(
+            "--moments", values->moments,
+            "The second moments that a recipe with feedback rounding was made with: JOURNAL.moments, beside the "
+            "journal")
         ->type_name("FILE");
     add_output(*command, values->common, values->output, "The file to write");
     command->get_option("--output")->required(false);

@@ -98,6 +98,8 @@ int run_crush(const CommonOptions& common, const CrushValues& values, const std:
         throw UsageError("no model is given: name the source, or a file with --base-gguf");
     if (!common.reference.empty()) throw UsageError("--reference and a baseline exclude each other; give one of them");
     if (!common.types.empty()) throw UsageError("--types: a classical sweep has one type, --crush");
+    if (common.rounding == "feedback")
+        throw UsageError("--rounding feedback: a classical sweep crushes with ggml's own rounding");
     CrushOptions options;
     options.baseline = !values.base_gguf.empty()  ? values.base_gguf
                        : !values.baseline.empty() ? values.baseline
@@ -110,6 +112,7 @@ int run_crush(const CommonOptions& common, const CrushValues& values, const std:
     }
     if (!values.output.empty()) check_output_path(values.output, 0, common.force);
     CommonOptions of_run = common;
+    of_run.rounding = "ggml";
     if (of_run.model.empty()) of_run.model = values.base_gguf;
     TerminalProgress progress(common.quiet, common.verbose);
     auto run = run_options(of_run, values.output);

@@ -158,7 +158,7 @@ Constraints constraints_of(const ConstraintOptions& options, int threads) {
         all.push_back(only_these_types("--only-types " + options.only_types, parse_types(options.only_types)));
     if (!options.fast_on.empty()) {
         const auto fast = types_fast_on(options.fast_on, threads);
-        const auto names = fast | std::views::transform(type_name);
+        const auto names = fast | std::views::transform([](ggml_type type) { return type_name(type); });
         all.push_back(
             only_these_types(fmt::format("--fast-types {} ({})", options.fast_on, fmt::join(names, ",")), fast));
     }

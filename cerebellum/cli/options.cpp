@@ -40,6 +40,11 @@ void add_measuring(CLI::App& command, CommonOptions& options) {
         ->check(CLI::NonNegativeNumber)
         ->capture_default_str();
     command.add_option("--types", options.types, "Only these types, comma-separated, for example q4_K,q6_K,iq4_xs");
+    add_rounding(
+        command, options,
+        "How integers are chosen: ggml (each weight by itself), feedback (with the second moments of the "
+        "matrix's input; the same types and sizes, less damage, more time), or auto (both are measured and the "
+        "allocation picks, tensor by tensor)");
     command.add_option("--imatrix", options.imatrix, "An existing importance matrix (GGUF) instead of a computed one")
         ->type_name("FILE");
     command.add_flag("--full", options.full,
@@ -74,6 +79,10 @@ void add_measuring(CLI::App& command, CommonOptions& options) {
     add_threads(command, options);
 }
 
+void add_rounding(CLI::App& command, CommonOptions& options, const std::string& help) {
+    command.add_option("--rounding", options.rounding, help)->type_name("HOW")->capture_default_str();
+}
+
 void add_output(CLI::App& command, CommonOptions& options, std::string& output, const std::string& help) {
     command.add_option("-o,--output", output, help)->required()->type_name("FILE");
     command.add_flag("--force", options.force, "Replace the output if it exists");
@@ -101,7 +110,7 @@ void add_aim(CLI::App& command, CommonOptions& options) {
 }
 
 Aim aim_of(const CommonOptions& options) {
-    return {parse_objective(options.objective).value(), options.profile};
+    return {parse_objective(options.objective).value(), options.profile, parse_rounding(options.rounding)};
 }
 
 void add_json(CLI::App& command, CommonOptions& options) {
@@ -122,6 +131,12 @@ std::vector<ggml_type> parse_types(const std::string& list) {
     }
     if (types.empty() && !list.empty()) throw UsageError(fmt::format("--types {} names no type", list));
     return types;
+}
+
+RoundingChoice parse_rounding(const std::string& name) {
+    const auto choice = parse_rounding_choice(name);
+    if (!choice) throw UsageError(fmt::format("--rounding {}: it can be ggml, feedback or auto", name));
+    return *choice;
 }
 
 std::uint64_t parse_bytes(const char* option, const std::string& text) {
@@ -187,6 +202,7 @@ RunOptions run_options(const CommonOptions& options, const std::string& beside) 
     run.journal = options.journal.empty() ? default_journal(options.model, beside) : fs::path(options.journal);
     if (!options.imatrix.empty()) run.imatrix = options.imatrix;
     run.types = parse_types(options.types);
+    run.rounding = parse_rounding(options.rounding);
     run.full = options.full;
     run.no_replay = options.no_replay;
     run.tensors = options.tensors;

@@ -15,6 +15,7 @@ struct CommonOptions {
     std::string model;
     std::vector<std::string> texts;
     std::string types;
+    std::string rounding = "ggml";
     std::string journal;
     std::string imatrix;
     int tokens = 4096;
@@ -37,6 +38,8 @@ struct CommonOptions {
 
 void add_model(CLI::App& command, CommonOptions& options);
 void add_measuring(CLI::App& command, CommonOptions& options);
+/// --rounding, for what measures and what allocates.
+void add_rounding(CLI::App& command, CommonOptions& options, const std::string& help);
 void add_output(CLI::App& command, CommonOptions& options, std::string& output, const std::string& help);
 void add_threads(CLI::App& command, CommonOptions& options);
 void add_aim(CLI::App& command, CommonOptions& options);
@@ -47,6 +50,8 @@ RunOptions run_options(const CommonOptions& options, const std::string& beside);
 Aim aim_of(const CommonOptions& options);
 /// Bytes of an option's "12GB"; 0 where it was not given.
 std::uint64_t parse_bytes(const char* option, const std::string& text);
+/// Throws UsageError.
+RoundingChoice parse_rounding(const std::string& name);
 /// Seconds of an option's "90s", "10m" or "1h".
 double parse_seconds(const char* option, const std::string& text);
 std::vector<ggml_type> parse_types(const std::string& list);

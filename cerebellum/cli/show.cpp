@@ -42,7 +42,7 @@ const CurvePoint* choose(const Curve& curve, const Values& values) {
     const auto distance = [&](const CurvePoint& point) { return std::abs(std::log(point.bits / values.bits)); };
     for (const auto& point : curve.points) {
         if (values.tier != "best" && tier_name(point.damage.tier) != values.tier) continue;
-        if (!values.type.empty() && point.type != parse_type(values.type)) continue;
+        if (!values.type.empty() && point.type != parse_encoding(values.type)) continue;
         if (best == nullptr || distance(point) < distance(*best)) best = &point;
     }
     return best;
@@ -161,7 +161,7 @@ nlohmann::json to_json(const std::vector<Shown>& all, const Sizes& sizes) {
 }
 
 int run(const Values& values) {
-    if (!values.type.empty() && !parse_type(values.type))
+    if (!values.type.empty() && !parse_encoding(values.type))
         throw UsageError(fmt::format("--type {}: ggml has no such type", values.type));
     const auto journal = Journal::open_existing(values.journal);
     const auto measurements = weighed_measurements(journal, {Objective::kld, values.profile});

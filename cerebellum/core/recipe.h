@@ -1,13 +1,13 @@
 #pragma once
 
-#include <ggml.h>
-
 #include <map>
 #include <string>
 
+#include "cerebellum/core/encoding.h"
+
 namespace cerebellum {
 
-/// Which type each tensor is to have in the built file. Tensors that are not named keep their source type.
-using TypeMap = std::map<std::string, ggml_type>;
+/// What each tensor is to be stored as in the built file. Tensors that are not named keep their source type.
+using TypeMap = std::map<std::string, Encoding>;
 
 }  // namespace cerebellum

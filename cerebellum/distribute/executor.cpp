@@ -57,16 +57,17 @@ Measurement measurement_from(const json& value) {
 }
 
 json to_json(const TensorPlan& plan) {
-    const auto numbers = [](const std::vector<ggml_type>& types) {
-        std::vector<int> result(types.begin(), types.end());
+    const auto names = [](const std::vector<Encoding>& types) {
+        std::vector<std::string> result;
+        for (const auto& type : types) result.push_back(type_name(type));
         return result;
     };
-    return {plan.name, numbers(plan.types), numbers(plan.anchors), plan.anchor_stride, plan.windows, plan.full_windows};
+    return {plan.name, names(plan.types), names(plan.anchors), plan.anchor_stride, plan.windows, plan.full_windows};
 }
 TensorPlan plan_from(const json& value) {
-    const auto types = [](const json& numbers) {
-        std::vector<ggml_type> result;
-        for (const auto& number : numbers) result.push_back(static_cast<ggml_type>(number.get<int>()));
+    const auto types = [](const json& names) {
+        std::vector<Encoding> result;
+        for (const auto& name : names) result.push_back(parse_encoding(name.get<std::string>()).value());
         return result;
     };
     TensorPlan plan;

@@ -55,8 +55,8 @@ class ThreadGroup final : public Group {
 };
 
 /// A figure that depends on tensor, type and window alone.
-double figure(const std::string& tensor, ggml_type type, std::size_t window) {
-    return static_cast<double>(std::hash<std::string>{}(tensor) % 1000) / 7.0 + static_cast<double>(type) +
+double figure(const std::string& tensor, const Encoding& type, std::size_t window) {
+    return static_cast<double>(std::hash<std::string>{}(tensor) % 1000) / 7.0 + static_cast<double>(type.type) +
            0.001 * static_cast<double>(window);
 }
 

@@ -21,7 +21,7 @@ TypeMap changes_within(const Topology& topology, const TypeMap& recipe, int begi
     for (const auto& [name, use] : topology.weights()) {
         if (!use.read_within(begin, end)) continue;
         const auto wanted = recipe.find(name);
-        if (wanted != recipe.end() && wanted->second != source_type(topology, name)) changes.insert(*wanted);
+        if (wanted != recipe.end() && wanted->second.type != source_type(topology, name)) changes.insert(*wanted);
     }
     return changes;
 }
@@ -40,7 +40,7 @@ class QuantizedWeights {
         for (const auto& change : step) {
             auto& bytes = wanted_.at(change).second;
             if (bytes.empty()) bytes = quantize_(change.first, change.second);
-            result[change.first] = {change.second, bytes};
+            result[change.first] = {change.second.type, bytes};
         }
         return result;
     }

@@ -191,7 +191,7 @@ TypeMap types_from_text(const fs::path& path, const std::string& text) {
         const auto end = std::min(text.find('\n', begin), text.size());
         const auto equals = text.rfind('=', end);
         const auto type =
-            equals > begin && equals < end ? parse_type(text.substr(equals + 1, end - equals - 1)) : std::nullopt;
+            equals > begin && equals < end ? parse_encoding(text.substr(equals + 1, end - equals - 1)) : std::nullopt;
         if (!type) fail(path, SQLITE_CORRUPT, "a mix names an unknown type");
         types[text.substr(begin, equals - begin)] = *type;
         begin = end + 1;

@@ -247,7 +247,9 @@ TEST_F(JournalTest, folders_that_cannot_be_written_are_named) {
 
 MixMeasurement sample_mix() {
     MixMeasurement m;
-    m.types = {{"a=b.weight", GGML_TYPE_Q4_K}, {"c.weight", GGML_TYPE_IQ2_XXS}};
+    m.types = {{"a=b.weight", GGML_TYPE_Q4_K},
+               {"c.weight", GGML_TYPE_IQ2_XXS},
+               {"d.weight", {GGML_TYPE_Q2_K, Rounding::feedback}}};
     m.part = "measured";
     m.kind = "recipe";
     m.counts = {255.0, 254.0};

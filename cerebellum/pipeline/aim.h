@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "cerebellum/core/encoding.h"
 #include "cerebellum/core/stats.h"
 #include "cerebellum/evaluate/figures.h"
 #include "cerebellum/journal/journal.h"
@@ -11,10 +12,11 @@
 
 namespace cerebellum {
 
-/// What an allocation is for: which damage counts, and on which domains of the text.
+/// What an allocation is for: which damage counts, on which domains of the text, and in which roundings.
 struct Aim {
     Objective objective = Objective::kld;
     std::string profile;  // as parse_profile takes it
+    RoundingChoice rounding = RoundingChoice::automatic;
 };
 
 /// Labels of the windows that single damages and whole mixes were measured on; empty where the text is not labelled.

@@ -126,7 +126,7 @@ std::vector<PlacedTensor> tensors_to_place(const GgufFile& source, const TypeMap
     std::vector<PlacedTensor> placed;
     for (const auto& tensor : source.tensors()) {
         const auto named = types.find(tensor.name);
-        PlacedTensor next{tensor.name, tensor_bytes(tensor, named == types.end() ? tensor.type : named->second),
+        PlacedTensor next{tensor.name, tensor_bytes(tensor, named == types.end() ? tensor.type : named->second.type),
                           read_share(source, tensor.name), PlacedTensor::Where::either};
         // llama.cpp keeps the tensors of its input layer in host memory; a tied embedding it loads a second time.
         if (!block_of(tensor.name) && role_of(tensor.name).find("embd") != std::string::npos &&
@@ -265,7 +265,8 @@ Recipe make_recipe(const GgufFile& source, const Journal& journal, const SolvedG
         recipe.provenance["imatrix"] = journal.get_meta("imatrix_name").value_or("");
         recipe.provenance[imatrix_digest_key] = imatrix_sha256(*imatrix);
     }
-    const Aim kld{Objective::kld, aim.profile};
+    note_moments(journal, recipe);
+    const Aim kld{Objective::kld, aim.profile, aim.rounding};
     const auto problem = make_problem(source, journal, std::nullopt, 0, kld);
     note_prediction(problem, make_calibration(problem, journal, kld), recipe);
     return recipe;

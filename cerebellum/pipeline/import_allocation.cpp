@@ -156,10 +156,10 @@ class Builder {
         const auto source = model_.source_types.find(tensor.name);
         std::vector<TypeChoice> choices = {base};
         // Figures against high precision, and a base that is not: it does damage as well.
-        if (source == model_.source_types.end() || source->second != base.type)
-            choices.front().kld = sensitivity.damage(rounding_error(base.type), base_error);
+        if (source == model_.source_types.end() || source->second != tensor.type)
+            choices.front().kld = sensitivity.damage(rounding_error(tensor.type), base_error);
         const auto offer = [&](ggml_type type) {
-            if (std::ranges::find(choices, type, &TypeChoice::type) != choices.end()) return;
+            if (std::ranges::find(choices, Encoding(type), &TypeChoice::type) != choices.end()) return;
             choices.push_back({type, tensor_bytes(tensor, type), sensitivity.damage(rounding_error(type), base_error)});
         };
         const double most_bits = bits_per_weight(source != model_.source_types.end() ? source->second
@@ -223,7 +223,7 @@ class Builder {
     const ImportedModel& model_;
     const ImportOptions& options_;
     std::map<std::string, std::string> measured_;  // a type that each was measured in
-    TypeMap baseline_types_;
+    std::map<std::string, ggml_type> baseline_types_;
     std::map<std::string, Sensitivity> sensitivities_;
     std::map<std::string, double> smallest_bits_;
     BlockMeans blocks_;
@@ -274,8 +274,8 @@ ImportedModel imported_model(const GgufFile& file, const std::string& base, bool
         for (const auto& [name, type] : base_types(file, base, has_imatrix))
             for (auto& tensor : result.base.tensors)
                 if (tensor.name == name) {
-                    tensor.type = type;
-                    tensor.size_bytes = type_size_bytes(type, tensor.row_length(), tensor.n_rows());
+                    tensor.type = type.type;
+                    tensor.size_bytes = type_size_bytes(type.type, tensor.row_length(), tensor.n_rows());
                 }
     }
     result.fixed_bytes = longest_fixed_bytes(file);

@@ -56,7 +56,7 @@ DamageTable table(Metric metric, const std::vector<std::pair<std::string, double
 
 std::uint64_t bytes(const ImportedModel& model, const TypeMap& types) {
     std::uint64_t sum = model.fixed_bytes;
-    for (const auto& t : model.base.tensors) sum += tensor_bytes(t, types.at(t.name));
+    for (const auto& t : model.base.tensors) sum += tensor_bytes(t, types.at(t.name).type);
     return sum;
 }
 
@@ -73,8 +73,8 @@ TEST(ImportedAllocation, spends_bytes_where_the_figures_are_large) {
     const auto result = allocate_imported(imported, model, options);
     EXPECT_LE(result.recipe.file_bytes, options.budget_bytes);
     EXPECT_EQ(result.recipe.file_bytes, bytes(model, result.recipe.types));
-    EXPECT_LT(bits_per_weight(result.recipe.types.at("blk.0.a.weight")),
-              bits_per_weight(result.recipe.types.at("blk.1.a.weight")));
+    EXPECT_LT(bits_per_weight(result.recipe.types.at("blk.0.a.weight").type),
+              bits_per_weight(result.recipe.types.at("blk.1.a.weight").type));
     // What nobody measured keeps its type.
     EXPECT_EQ(result.recipe.types.at("output.weight"), GGML_TYPE_BF16);
     EXPECT_EQ(result.recipe.types.at("blk.0.norm.weight"), GGML_TYPE_F32);
@@ -106,7 +106,7 @@ TEST(ImportedAllocation, offers_nothing_below_the_smallest_measured_type_nor_wha
         options.budget_bytes = std::uint64_t{1} << 40;
         const auto result = allocate_imported(imported, model, options);
         // No damage anywhere: of equal costs the smallest, so what is chosen is as small as anything that is offered.
-        EXPECT_EQ(bits_per_weight(result.recipe.types.at("blk.0.a.weight")),
+        EXPECT_EQ(bits_per_weight(result.recipe.types.at("blk.0.a.weight").type),
                   bits_per_weight(std::string(type) == "iq3_s" ? GGML_TYPE_IQ3_S : GGML_TYPE_Q2_K))
             << type;
     }
@@ -148,7 +148,7 @@ struct CrushSweepImport : ::testing::Test {
 TEST_F(CrushSweepImport, moves_bytes_from_harmless_to_harmful) {
     const auto result = allocate_imported(imported, model, options);
     EXPECT_EQ(result.recipe.types.at("blk.0.a.weight"), GGML_TYPE_Q2_K);
-    EXPECT_GT(bits_per_weight(result.recipe.types.at("blk.1.a.weight")), bits_per_weight(GGML_TYPE_Q4_K));
+    EXPECT_GT(bits_per_weight(result.recipe.types.at("blk.1.a.weight").type), bits_per_weight(GGML_TYPE_Q4_K));
     EXPECT_EQ(result.recipe.types.at("output.weight"), GGML_TYPE_Q4_K);
     EXPECT_LT(result.recipe.predicted_kld, 0.0);
     EXPECT_THAT(result.notes, Contains(HasSubstr("1 of 2 figures are below zero")));

@@ -22,7 +22,7 @@ namespace {
 /// A tensor and the type it is changed to.
 struct Change {
     std::string tensor;
-    ggml_type type = GGML_TYPE_COUNT;
+    Encoding type;
     int layer = -1;
     double damage_per_byte = 0.0;  // predicted, of those that the change saves
 };
@@ -39,7 +39,9 @@ std::vector<Change> choose_changes(const GgufFile& source, const AllocationProbl
     for (const auto& tensor : problem.tensors) {
         const auto source_bytes = tensor_bytes(*source.find(tensor.name), source.find(tensor.name)->type);
         const TypeChoice* nearest = nullptr;
-        const auto distance = [&](const TypeChoice& choice) { return std::fabs(bits_per_weight(choice.type) - bits); };
+        const auto distance = [&](const TypeChoice& choice) {
+            return std::fabs(bits_per_weight(choice.type.type) - bits);
+        };
         for (const auto& choice : tensor.choices)
             if (choice.bytes < source_bytes && (nearest == nullptr || distance(choice) < distance(*nearest)))
                 nearest = &choice;
@@ -127,7 +129,7 @@ std::map<std::string, std::vector<double>> measure_parts(Session& session, const
                                                          Progress& progress) {
     const auto n_windows = session.measured_windows().size();
     std::map<std::string, std::vector<double>> parts;
-    std::map<std::string, ggml_type> missing;
+    std::map<std::string, Encoding> missing;
     for (const auto& group : groups)
         for (const auto* change : group.members) missing[change->tensor] = change->type;
     for (const auto& m : session.journal().measurements()) {
@@ -175,7 +177,8 @@ InteractionResult measure_interactions(Session& session, const InteractionOption
     session.measure();
     const auto& source = session.source();
     const auto imatrix_file = imatrix_info(session.imatrix(), session.imatrix_name());
-    const auto problem = make_problem(source, session.journal(), imatrix_file, 0);
+    const auto problem =
+        make_problem(source, session.journal(), imatrix_file, 0, {Objective::kld, {}, session.rounding()});
     InteractionResult result;
     auto changes = choose_changes(source, problem, options.bits);
     std::set<std::string> planned;
@@ -198,7 +201,7 @@ InteractionResult measure_interactions(Session& session, const InteractionOption
 }
 
 std::vector<Interaction> stored_interactions(const Journal& journal) {
-    const auto alone = [&](const std::string& tensor, ggml_type type, std::size_t windows) {
+    const auto alone = [&](const std::string& tensor, const Encoding& type, std::size_t windows) {
         if (const auto row = journal.find(tensor, type_name(type), Tier::full); row && row->kld.size() == windows)
             return row->kld;
         const auto mix = journal.find_mix("measured", {{tensor, type}});

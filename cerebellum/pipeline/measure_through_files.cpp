@@ -54,7 +54,7 @@ SweepSummary measure_through_files(const FileTrials& trials, std::span<const Ten
     SweepSummary summary;
     struct Pair {
         std::string tensor;
-        ggml_type type;
+        Encoding type;
         std::size_t begin, end;  // windows
     };
     std::vector<Pair> pairs;

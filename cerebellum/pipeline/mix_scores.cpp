@@ -55,7 +55,8 @@ MixMeasurement to_measurement(std::span<const WindowScore> scores) {
 TypeMap changed_types(const GgufFile& source, const TypeMap& types) {
     TypeMap changed;
     for (const auto& [name, type] : types)
-        if (const auto* tensor = source.find(name); tensor == nullptr || tensor->type != type) changed[name] = type;
+        if (const auto* tensor = source.find(name); tensor == nullptr || tensor->type != type.type)
+            changed[name] = type;
     return changed;
 }
 

@@ -33,19 +33,20 @@ fs::path beside(const fs::path& output, std::string_view ending) {
 /// A budget below the smallest possible file is refused before anything is measured.
 void check_budget(Session& session, std::uint64_t budget_bytes) {
     const auto& source = session.source();
-    std::map<std::string, std::vector<ggml_type>> candidates;
+    std::map<std::string, std::vector<Encoding>> candidates;
     for (const auto& entry : session.plan())
         if (session.is_measurable(entry.name)) candidates[entry.name] = entry.types;
     for (const auto& measured :
          session.journal().measurements())  // by an earlier run, which may have allowed more types
-        if (const auto type = parse_type(measured.type)) candidates[measured.tensor].push_back(*type);
+        if (const auto type = parse_encoding(measured.type)) candidates[measured.tensor].push_back(*type);
     AllocationProblem problem;
     problem.fixed_bytes = fixed_bytes(source, imatrix_info(session.imatrix(), session.imatrix_name()));
     problem.budget_bytes = budget_bytes;
     for (const auto& tensor : source.tensors()) {
         TypeChoice smallest{tensor.type, tensor_bytes(tensor, tensor.type), 0.0};
         for (const auto type : candidates[tensor.name])
-            if (const auto bytes = tensor_bytes(tensor, type); bytes < smallest.bytes) smallest = {type, bytes, 0.0};
+            if (const auto bytes = tensor_bytes(tensor, type.type); bytes < smallest.bytes)
+                smallest = {type, bytes, 0.0};
         problem.tensors.push_back({tensor.name, {smallest}});
     }
     allocate(problem);
@@ -99,7 +100,7 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
     result.reference = session.reference_name();
     result.null_floor_kld = session.null_floor_kld();
     auto problem = make_problem(source, session.journal(), imatrix_file, 0, options.aim);
-    const Aim in_kld{Objective::kld, options.aim.profile};
+    const Aim in_kld{Objective::kld, options.aim.profile, options.aim.rounding};
     auto kld_problem = make_problem(source, session.journal(), imatrix_file, 0, in_kld);
     if (!options.aim.profile.empty()) result.text += fmt::format(", profile {}", options.aim.profile);
 
@@ -214,6 +215,7 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
     result.prediction = predict_whole(kld_problem, calibration, winner->types);
     result.recipe.provenance["delivered"] = result.delivered;
     result.recipe.provenance["text"] = result.text;
+    note_moments(session.journal(), result.recipe);
     if (result.reference != "the source") result.recipe.provenance["reference"] = result.reference;
 
     if (const auto warning = requantization_warning(source, result.recipe.types); !warning.empty())
@@ -225,6 +227,7 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
         build_options.tensor_order = session.tensor_order();
         build_options.imatrix_file = session.imatrix_name();
         build_options.provenance = with;
+        build_options.moments = session.moments();
         return build_gguf(source, recipe, &imatrix, path, build_options, progress);
     };
     // The delivered file is built under a scratch name too, so that the output appears only when it is verified.

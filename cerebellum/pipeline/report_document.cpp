@@ -51,9 +51,9 @@ class Numbering {
     explicit Numbering(std::span<const TensorInfo> tensors) {
         for (const auto& tensor : tensors) tensors_.emplace(tensor.name, tensors_.size());
     }
-    std::size_t type(ggml_type type) {
+    std::size_t type(const Encoding& type) {
         const auto [entry, is_new] = types_.emplace(type, list_.size());
-        if (is_new) list_.push_back({{"name", type_name(type)}, {"bits", bits_per_weight(type)}});
+        if (is_new) list_.push_back({{"name", type_name(type)}, {"bits", bits_per_weight(type.type)}});
         return entry->second;
     }
     std::size_t tensor(const std::string& name) const { return tensors_.at(name); }
@@ -62,7 +62,7 @@ class Numbering {
 
   private:
     std::map<std::string, std::size_t> tensors_;
-    std::map<ggml_type, std::size_t> types_;
+    std::map<Encoding, std::size_t> types_;
     json list_ = json::array();
 };
 
@@ -86,7 +86,7 @@ std::optional<std::uint64_t> header_bytes(const Recipe& recipe, std::span<const 
     std::uint64_t data_bytes = 0;
     for (const auto& tensor : tensors) {
         const auto named = recipe.types.find(tensor.name);
-        data_bytes += tensor_bytes(tensor, named == recipe.types.end() ? tensor.type : named->second);
+        data_bytes += tensor_bytes(tensor, named == recipe.types.end() ? tensor.type : named->second.type);
     }
     if (data_bytes >= recipe.file_bytes) return std::nullopt;
     return recipe.file_bytes - data_bytes;
@@ -201,7 +201,7 @@ json domains(const Journal& journal, Numbering& numbering) {
                 auto points = json::array();
                 for (const auto& damage : of_types) {
                     const auto interval = damage_interval(damage);
-                    points.push_back({numbering.type(parse_type(damage.type).value()), shown(damage.kld),
+                    points.push_back({numbering.type(parse_encoding(damage.type).value()), shown(damage.kld),
                                       shown(interval.lower), shown(interval.upper)});
                 }
                 tensors.push_back({{"tensor", numbering.tensor(name)}, {"points", std::move(points)}});
@@ -223,7 +223,7 @@ json classes(std::span<const Measurement> measurements, std::span<const TensorIn
         const auto interval = confidence_interval(c.kld);
         list.push_back({{"tensor", numbering.tensor(name)},
                         {"class", sensitivity_name(c.sensitivity)},
-                        {"type", numbering.type(parse_type(c.type).value())},
+                        {"type", numbering.type(parse_encoding(c.type).value())},
                         {"windows", c.windows},
                         {"bytes_saved", c.bytes_saved},
                         {"kld", shown(c.kld.mean)},

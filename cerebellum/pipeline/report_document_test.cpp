@@ -44,7 +44,7 @@ class ReportDocument : public ::testing::Test {
         recipe.file_bytes = header_bytes;
         for (const auto& tensor : tensors_) {
             const auto named = recipe.types.find(tensor.name);
-            recipe.file_bytes += tensor_bytes(tensor, named == recipe.types.end() ? tensor.type : named->second);
+            recipe.file_bytes += tensor_bytes(tensor, named == recipe.types.end() ? tensor.type : named->second.type);
         }
         return recipe;
     }

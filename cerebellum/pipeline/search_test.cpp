@@ -94,7 +94,7 @@ class World {
         for (std::size_t t = 0; t < truth_.tensors.size(); ++t) {
             const auto& made = choice(truth_.tensors[t], recipe);
             std::mt19937_64 own(seed_ + 7919 * window + 104729 * (t + 1) +
-                                1299709ULL * static_cast<unsigned>(made.type));
+                                1299709ULL * static_cast<unsigned>(made.type.type));
             std::normal_distribution<double> noise;
             sum += made.kld * (1.0 + noise_ * noise(own));
         }
@@ -199,7 +199,7 @@ TEST(Search, keeps_to_couplings_and_the_number_of_types) {
         EXPECT_EQ(found.types.at("t0"), found.types.at("t2"));
         EXPECT_EQ(found.types.at("t5"), found.types.at("t6"));
         std::set<ggml_type> used;
-        for (const auto& [tensor, type] : found.types) used.insert(type);
+        for (const auto& [tensor, type] : found.types) used.insert(type.type);
         EXPECT_LE(used.size(), 3U);
         EXPECT_LE(world.bytes(found.types), problem.budget_bytes);
     }

@@ -20,9 +20,9 @@ struct Extent {
     std::size_t fast = 0;
     std::size_t full = 0;  // of anchors
 };
-using State = std::map<std::string, std::map<ggml_type, Extent>>;
+using State = std::map<std::string, std::map<Encoding, Extent>>;
 
-bool is_anchor(const TensorPlan& tensor, ggml_type type) {
+bool is_anchor(const TensorPlan& tensor, const Encoding& type) {
     return std::ranges::find(tensor.anchors, type) != tensor.anchors.end();
 }
 
@@ -61,7 +61,7 @@ class Seen {
         for (const auto& m : all) is_local_[m.tensor] = is_local_[m.tensor] || m.tier == Tier::fast;
         for (auto& m : all) {
             const auto tensor = std::ranges::find(design.plan, m.tensor, &TensorPlan::name);
-            const auto type = parse_type(m.type);
+            const auto type = parse_encoding(m.type);
             if (tensor == design.plan.end() || !type || !state.at(m.tensor).contains(*type)) continue;
             const auto& extent = state.at(m.tensor).at(*type);
             const bool as_anchor = m.tier == Tier::full && is_local_[m.tensor] && is_anchor(*tensor, *type);
@@ -107,7 +107,7 @@ double price_of_a_byte(const AllocationProblem& problem) {
 /// Another type that a tensor might have instead of the one that is best at the price.
 struct Rival {
     std::size_t tensor = 0;
-    ggml_type type = GGML_TYPE_COUNT;
+    Encoding type;
     double gap = 0.0;    // that it costs more, bytes priced
     double scale = 0.0;  // sum of what makes up the gap
     double windows = 0.0;
@@ -147,7 +147,7 @@ class OpenChoices {
     }
 
     const AllocationProblem& problem() const { return problem_; }
-    ggml_type best(std::size_t tensor) const { return best_[tensor].type; }
+    const Encoding& best(std::size_t tensor) const { return best_[tensor].type; }
     const std::vector<Rival>& rivals() const { return rivals_; }
     double damage() const { return damage_; }
     /// Σ over tensors of the greatest expected loss, as a share of the damage.
@@ -229,7 +229,9 @@ class OpenChoices {
                 rival.variance = sample_variance(gaps);
                 rival.gain_variance = gain_variance;
                 rival.gain_windows = gain_windows;
-                rival.gain_lever = std::fabs(choice.kld - best.kld);
+                // Within a rounding both answer to the same gain.
+                rival.gain_lever = choice.type.rounding == best.type.rounding ? std::fabs(choice.kld - best.kld)
+                                                                              : std::hypot(choice.kld, best.kld);
                 if (rival.scale > 0.0 && n > 0) rivals_.push_back(rival);
             }
         }
@@ -376,7 +378,7 @@ SequentialReport measure_sequentially(Session& session, const SequentialOptions&
     design.measure = [&](std::span<const TensorPlan> wanted) { return session.measure(wanted); };
     design.figures = [&] { return session.journal().measurements(); };
     design.problem = [&](std::span<const Measurement> measurements) {
-        return make_problem(session.source(), measurements, imatrix, 0);
+        return make_problem(session.source(), measurements, imatrix, 0, Objective::kld, session.rounding());
     };
     return measure_sequentially(design, options, progress);
 }

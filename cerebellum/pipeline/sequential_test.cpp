@@ -35,7 +35,7 @@ class World {
         for (std::size_t t = 0; t < n_tensors; ++t) {
             TensorPlan tensor;
             tensor.name = "tensor" + std::to_string(t);
-            tensor.types = types;
+            tensor.types.assign(types.begin(), types.end());
             tensor.anchors = {GGML_TYPE_Q4_K, GGML_TYPE_Q2_K};
             tensor.anchor_stride = 2;
             plan_.push_back(tensor);
@@ -51,7 +51,7 @@ class World {
     }
     double damage(const TypeMap& recipe) const {
         double sum = 0.0;
-        for (const auto& [name, type] : recipe) sum += damage(std::stoul(name.substr(6)), type);
+        for (const auto& [name, type] : recipe) sum += damage(std::stoul(name.substr(6)), type.type);
         return sum;
     }
     std::uint64_t budget(double bits) const {
@@ -65,8 +65,8 @@ class World {
         for (const auto& tensor : plan)
             for (const auto type : tensor.types) {
                 const bool anchor = std::ranges::find(tensor.anchors, type) != tensor.anchors.end();
-                extend_row(tensor.name, type, Tier::fast, tensor.fast_windows(windows_), summary);
-                if (anchor) extend_row(tensor.name, type, Tier::full, tensor.anchor_windows(windows_), summary);
+                extend_row(tensor.name, type.type, Tier::fast, tensor.fast_windows(windows_), summary);
+                if (anchor) extend_row(tensor.name, type.type, Tier::full, tensor.anchor_windows(windows_), summary);
             }
         return summary;
     }
@@ -88,7 +88,7 @@ class World {
             };
             TensorChoices choices{plan_[t].name, {{GGML_TYPE_F16, bytes(GGML_TYPE_F16), 0.0}}};
             for (const auto& point : curves.at(plan_[t].name).points)
-                choices.choices.push_back({point.type, bytes(point.type), point.kld});
+                choices.choices.push_back({point.type, bytes(point.type.type), point.kld});
             problem.tensors.push_back(std::move(choices));
         }
         return problem;

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "cerebellum/build/build_gguf.h"
 #include "cerebellum/calibrate/imatrix.h"
@@ -80,6 +81,20 @@ std::filesystem::path reference_file(const RunOptions& options, const GgufFile& 
     progress.info(fmt::format("writing the reference, a {} copy of the source, to {}", type_name(type), path.string()));
     build_gguf(source, recipe, nullptr, path, build, progress);
     return path;
+}
+
+/// One part in so many of --memory is for second moments and what is made of them, the rest for replaying.
+constexpr std::uint64_t moment_share = 4;
+
+std::uint64_t moment_bytes(const RunOptions& options) {
+    constexpr std::uint64_t ample_bytes = std::uint64_t{2} << 30;
+    return options.limits.host_bytes > 0 ? options.limits.host_bytes / moment_share : ample_bytes;
+}
+
+MemoryLimits replay_limits(const RunOptions& options) {
+    auto limits = options.limits;
+    if (limits.host_bytes > 0 && options.rounding != RoundingChoice::ggml) limits.host_bytes -= moment_bytes(options);
+    return limits;
 }
 
 template <typename Value>
@@ -281,7 +296,8 @@ ReplayEngine& Session::engine() {
     if (engine_) return *engine_;
     const auto& windows = text().calibration;
     engine_ = std::make_unique<ReplayEngine>(
-        model_, options_.context, EngineOptions{options_.threads, options_.device, options_.limits, demand().test});
+        model_, options_.context,
+        EngineOptions{options_.threads, options_.device, replay_limits(options_), demand().test});
     progress_.detail(fmt::format("memory on {}: {}", engine_->device().name(), describe(engine_->memory_plan())));
     const TokenWindows some(windows.begin(), windows.begin() + std::min<std::ptrdiff_t>(2, std::ssize(windows)));
     const auto check = engine_->self_check(record(*engine_, some));
@@ -337,15 +353,75 @@ const std::vector<std::string>& Session::tensor_order() {
 
 Quantizer Session::quantizer() {
     const auto& weights = imatrix();
-    return [this, &weights](const std::string& name, ggml_type type) {
+    const auto rounder = std::make_shared<FeedbackRounder>(moments(), options_.threads);
+    return [this, &weights, rounder](const std::string& name, const Encoding& type) {
         const auto* tensor = source_.find(name);
         if (tensor == nullptr) throw Error(fmt::format("{} has no tensor {}", options_.model.string(), name));
-        auto bytes = quantize_tensor(*tensor, source_.data(*tensor), type, quantization_weights(&weights, *tensor),
+        auto bytes = quantize_tensor(*tensor, source_.data(*tensor), type.type, quantization_weights(&weights, *tensor),
                                      options_.threads);
+        if (type.rounding == Rounding::feedback)
+            rounder->improve_rows(*tensor, source_.data(*tensor), type.type, 0, bytes);
         // libllama has a mapping of its own; two resident copies of the source would be one too many.
         drop_pages(source_.data(*tensor));
         return bytes;
     };
+}
+
+RoundingChoice Session::rounding() {
+    if (options_.rounding != RoundingChoice::automatic || replays()) return options_.rounding;
+    return RoundingChoice::ggml;
+}
+
+MomentFile& Session::moment_file() {
+    if (moments_) return *moments_;
+    if (!replays())
+        throw UsageError(
+            "--rounding feedback needs the model to be replayed, which was not possible or not wanted; use "
+            "--rounding auto or ggml");
+    std::set<std::string> weights;
+    for (const auto& name : quantizable())
+        if (const auto* tensor = source_.find(name);
+            tensor != nullptr && is_measurable(name) && InputMetric::admits(tensor->row_length()))
+            weights.insert(name);
+    auto inputs = find_inputs(engine().topology(), weights);
+    const auto too_large = [&](const auto& entry) {
+        return InputMetric::size_bytes(entry.second.n_cols) > moment_bytes(options_);
+    };
+    if (const auto first = std::ranges::find_if(inputs, too_large); first != inputs.end()) {
+        const auto needed = InputMetric::size_bytes(first->second.n_cols);
+        const auto problem = fmt::format("rounding {} with feedback takes {}; raise --memory to {}", first->first,
+                                         format_bytes(needed), format_bytes(moment_share * needed));
+        if (options_.rounding == RoundingChoice::feedback)
+            throw UsageError(fmt::format("{} or use --rounding auto or ggml", problem));
+        const auto dropped = std::erase_if(inputs, too_large);
+        progress_.warn(fmt::format("{}. {} matrices are rounded as ggml does", problem, dropped));
+    }
+    moments_ = MomentFile::open(MomentFile::beside(options_.journal), identity());
+    if (moments_->inputs().empty()) moments_->set_inputs(std::move(inputs));
+    return *moments_;
+}
+
+const MomentFile& Session::collected_moments() {
+    auto& file = moment_file();
+    if (moments_ready_) return file;
+    if (!file.complete()) {
+        // Not from the windows that damage is measured on, or feedback would look better than it is.
+        TokenWindows windows;
+        const auto& calibration = text().calibration;
+        for (std::size_t i = 0; i < calibration.size(); ++i)
+            if (i % calibration_factor != 0) windows.push_back(calibration[i]);
+        if (windows.empty()) windows = calibration;
+        collect_second_moments(engine(), prepare(windows), file.inputs(), moment_bytes(options_), options_.threads,
+                               file, progress_);
+    }
+    journal_->put_meta("moments_sha256", file.digest());
+    moments_ready_ = true;
+    return file;
+}
+
+MomentReader Session::moments() {
+    if (rounding() == RoundingChoice::ggml) return {};
+    return [this](const std::string& weight, std::int64_t matrix) { return collected_moments().read(weight, matrix); };
 }
 
 std::vector<Window> Session::prepare(const TokenWindows& windows) {
@@ -372,7 +448,9 @@ std::vector<std::string> Session::wanted_tensors() {
 std::vector<TensorPlan> Session::plan() {
     const auto& matrix = imatrix();
     return make_plan(source_, wanted_tensors(), [&](const std::string& name) { return matrix.entries.contains(name); },
-                     {options_.types, options_.full});
+                     {options_.types, options_.full, rounding(), [this](const TensorInfo& tensor, ggml_type type) {
+                          return takes_feedback(tensor, type) && moment_file().inputs().contains(tensor.name);
+                      }});
 }
 
 std::vector<TensorPlan> Session::measurable_plan() {

@@ -14,7 +14,9 @@
 #include "cerebellum/gguf/gguf_file.h"
 #include "cerebellum/gguf/imatrix_file.h"
 #include "cerebellum/journal/journal.h"
+#include "cerebellum/journal/moment_file.h"
 #include "cerebellum/pipeline/measure_through_files.h"
+#include "cerebellum/quantize/feedback_rounder.h"
 #include "cerebellum/replay/engine.h"
 #include "cerebellum/sweep/plan.h"
 #include "cerebellum/sweep/runner.h"
@@ -35,8 +37,9 @@ struct RunOptions {
     std::optional<std::filesystem::path> imatrix;  // none: computed from the calibration text
     std::vector<ggml_type> types;                  // allowed types; none: all
     bool full = false;                             // measure every type in full
-    std::vector<std::string> tensors;              // globs; only tensors that one of them matches; none: all
-    std::optional<Shard> shard;                    // measure only this part of what there is to measure
+    RoundingChoice rounding = RoundingChoice::ggml;
+    std::vector<std::string> tensors;  // globs; only tensors that one of them matches; none: all
+    std::optional<Shard> shard;        // measure only this part of what there is to measure
     /// What stands for the source when it runs: the source itself, or a copy of it in this type, smaller and faster,
     /// from which damage is then counted.
     std::optional<ggml_type> reference;
@@ -104,6 +107,12 @@ class Session {
     /// All tensors of the source in the order in which llama-quantize writes them.
     const std::vector<std::string>& tensor_order();
     Quantizer quantizer();
+    /// The rounding that was asked for; where nothing is replayed, and so no second moments are known, "auto" is
+    /// ggml's.
+    RoundingChoice rounding();
+    /// Second moments of the inputs of all matrices, collected when first asked for; empty where the rounding that was
+    /// chosen needs none.
+    MomentReader moments();
 
     /// Windows of a part, recorded and ready.
     std::vector<Window> prepare(const TokenWindows& windows);
@@ -137,6 +146,9 @@ class Session {
     const Topology* topology();
     TextDemand demand() const;
     void keep_text();
+    /// Says which weights there are moments for, or can be.
+    MomentFile& moment_file();
+    const MomentFile& collected_moments();
 
     RunOptions options_;
     Progress& progress_;
@@ -152,6 +164,8 @@ class Session {
     struct Recorded;
     std::unique_ptr<Recorded> recorded_;  // where nothing is replayed
     std::optional<Imatrix> imatrix_;
+    std::optional<MomentFile> moments_;
+    bool moments_ready_ = false;
     std::vector<std::string> quantizable_;
     std::vector<std::string> tensor_order_;
 };

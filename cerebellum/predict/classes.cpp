@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "cerebellum/core/encoding.h"
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/quant_type.h"
 
@@ -15,9 +16,9 @@ namespace cerebellum {
 namespace {
 
 ggml_type type_of(const Measurement& m) {
-    const auto type = parse_type(m.type);
+    const auto type = parse_encoding(m.type);
     if (!type) throw Error(fmt::format("the figures of {} name an unknown type: {}", m.tensor, m.type));
-    return *type;
+    return type->type;
 }
 
 /// The row of each tensor that it is judged by.

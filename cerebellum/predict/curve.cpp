@@ -47,9 +47,9 @@ double relative_error(const Damage& damage) {
 Curve fit_curve(const std::string& tensor, std::span<const Damage> damages, const std::map<std::string, Rows>& rows) {
     Curve curve;
     for (const auto& damage : damages) {
-        const auto type = parse_type(damage.type);
+        const auto type = parse_encoding(damage.type);
         if (!type) throw Error(fmt::format("the figures of {} name an unknown type: {}", tensor, damage.type));
-        curve.points.push_back({damage, *type, bits_per_weight(*type), damage.kld, damage_interval(damage)});
+        curve.points.push_back({damage, *type, bits_per_weight(type->type), damage.kld, damage_interval(damage)});
     }
     auto& points = curve.points;
     std::ranges::stable_sort(points, [](const CurvePoint& a, const CurvePoint& b) {

@@ -1,12 +1,11 @@
 #pragma once
 
-#include <ggml.h>
-
 #include <map>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "cerebellum/core/encoding.h"
 #include "cerebellum/predict/damage.h"
 
 namespace cerebellum {
@@ -14,7 +13,7 @@ namespace cerebellum {
 /// One type on a tensor's rate–distortion curve.
 struct CurvePoint {
     Damage damage;  // the figure before the fit
-    ggml_type type = GGML_TYPE_COUNT;
+    Encoding type;
     double bits = 0.0;
     double kld = 0.0;      // fitted, nats per token; where the type is off the curve its own figure
     Interval band;         // 95 %, for each point by itself

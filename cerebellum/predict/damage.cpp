@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "cerebellum/core/encoding.h"
 #include "cerebellum/core/error.h"
 
 namespace cerebellum {
@@ -35,6 +36,12 @@ void make_monotone(std::vector<Anchor>& anchors) {
     const auto fit = antitonic_fit(log_kld, weights);
     for (std::size_t i = 0; i < anchors.size(); ++i) anchors[i].log_gain = fit[i] - anchors[i].log_energy;
     std::ranges::reverse(anchors);
+}
+
+/// What is behind the type in a name as type_name writes it.
+Rounding rounding_of(const std::string& type) {
+    const auto encoding = parse_encoding(type);
+    return encoding ? encoding->rounding : Rounding::ggml;
 }
 
 Anchor gain_at(const std::vector<Anchor>& anchors, double log_energy) {
@@ -78,7 +85,8 @@ struct Known {
 
 std::vector<Damage> damages_of(const std::string& name, const Known& known) {
     std::vector<Damage> damages;
-    std::vector<Anchor> anchors;
+    // Errors of another rounding point elsewhere, so each rounding has gains of its own.
+    std::map<Rounding, std::vector<Anchor>> anchors_by_rounding;
     for (const auto& [type, kld] : known.kld) {
         const auto energy = known.energy.find(type);
         const auto gain = known.gain.find(type);
@@ -91,17 +99,19 @@ std::vector<Damage> damages_of(const std::string& name, const Known& known) {
                            double_sampling_error(kld, gain->second, energy->second, kld.dof + 1.0,
                                                  std::max(kld.dof, energy->second.dof) + 1.0),
                            Tier::full, kld.dof});
-        anchors.push_back({std::log(energy->second.mean),
-                           std::log(gain->second.mean),
-                           {0.0, relative(gain->second.error, gain->second.mean), gain->second.dof}});
+        anchors_by_rounding[rounding_of(type)].push_back(
+            {std::log(energy->second.mean),
+             std::log(gain->second.mean),
+             {0.0, relative(gain->second.error, gain->second.mean), gain->second.dof}});
     }
-    make_monotone(anchors);
+    for (auto& [rounding, anchors] : anchors_by_rounding) make_monotone(anchors);
     for (const auto& [type, energy] : known.energy) {
         if (known.kld.contains(type)) continue;
         if (energy.mean <= 0.0) {
             damages.push_back({type, 0.0, 0.0, Tier::fast});
             continue;
         }
+        const auto& anchors = anchors_by_rounding[rounding_of(type)];
         if (anchors.empty())
             throw Error(fmt::format(
                 "{} has fast figures but no full one that they could be scaled by; run 'ablate' to its end", name));

@@ -34,8 +34,9 @@ Interval damage_interval(const Damage& damage, double level = 0.95);
 ///
 /// A type measured in full has that figure, carried over to all windows where it was measured on some of them. Any
 /// other has its local energy times the tensor's gain, KLD per unit of local energy, which comes from the tensor's
-/// anchors: between two anchors log gain is interpolated in log energy, outside of them the nearest anchor's gain
-/// holds. More energy never gives less damage. Throws Error for a tensor that has fast figures but no anchor.
+/// anchors of the same rounding: between two anchors log gain is interpolated in log energy, outside of them the
+/// nearest anchor's gain holds. More energy never gives less damage. Throws Error for a tensor that has fast figures
+/// but no anchor.
 std::map<std::string, std::vector<Damage>> predict_damage(std::span<const Measurement> measurements);
 
 }  // namespace cerebellum

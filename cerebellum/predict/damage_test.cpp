@@ -87,6 +87,14 @@ TEST(PredictDamage, between_anchors_lies_between_them_and_grows_with_the_energy)
     EXPECT_NEAR(damage_of(known, "q3_K").kld, 0.08, 1e-9);
 }
 
+TEST(PredictDamage, takes_the_gain_of_the_anchors_of_its_own_rounding) {
+    const std::vector<Measurement> known = {fast("q2_K", 0.1),          full("q2_K", 0.4, 0.1),
+                                            fast("q2_K+feedback", 0.1), full("q2_K+feedback", 0.1, 0.1),
+                                            fast("q3_K", 0.1),          fast("q3_K+feedback", 0.1)};
+    EXPECT_NEAR(damage_of(known, "q3_K").kld, 0.4, 1e-9);
+    EXPECT_NEAR(damage_of(known, "q3_K+feedback").kld, 0.1, 1e-9);
+}
+
 TEST(PredictDamage, without_any_anchor_says_so) {
     EXPECT_THROW(predict_damage(std::vector<Measurement>{fast("q3_K", 0.1)}), Error);
     EXPECT_EQ(damage_of({fast("q8_0", 0.0)}, "q8_0").kld, 0.0);

@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <utility>
+#include <vector>
 
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/ggml_device.h"
@@ -67,6 +69,7 @@ struct Device::State {
     std::unique_ptr<ggml_backend_sched, SchedulerFree> scheduler;  // elsewhere
     std::size_t scheduler_size = 0;                                // nodes that the scheduler has room for
     const ArenaGraph* current = nullptr;
+    std::vector<bool> planned_outputs;  // by node of the graph that was placed last
 
     ggml_backend* main() const { return accelerator ? accelerator.get() : cpu.get(); }
 
@@ -134,17 +137,27 @@ void Device::place(ArenaGraph& graph) {
         tensor->data = nullptr;
         tensor->buffer = nullptr;
     }
+    // ggml keeps its plan of the memory for the next graph of the same shapes, whatever is to be kept of that one.
+    std::vector<bool> outputs(static_cast<std::size_t>(ggml_graph_n_nodes(graph.graph)));
+    for (std::size_t i = 0; i < outputs.size(); ++i)
+        outputs[i] = (ggml_graph_node(graph.graph, static_cast<int>(i))->flags & GGML_TENSOR_FLAG_OUTPUT) != 0;
+    const bool plan_anew = std::exchange(state_->planned_outputs, outputs) != outputs;
     bool placed = false;
     if (state_->accelerator) {
-        for (std::size_t i = 0; i < graph.sources.size(); ++i)
-            std::ranges::copy(graph.sources[i], ggml_graph_node(graph.graph, static_cast<int>(i))->src);
         state_->make_scheduler(static_cast<std::size_t>(ggml_graph_size(graph.graph)));
-        ggml_backend_sched_reset(state_->scheduler.get());
-        for (auto* leaf : graph.leafs)
-            ggml_backend_sched_set_tensor_backend(state_->scheduler.get(), leaf, state_->accelerator.get());
+        const auto prepare = [&] {
+            for (std::size_t i = 0; i < graph.sources.size(); ++i)
+                std::ranges::copy(graph.sources[i], ggml_graph_node(graph.graph, static_cast<int>(i))->src);
+            ggml_backend_sched_reset(state_->scheduler.get());
+            for (auto* leaf : graph.leafs)
+                ggml_backend_sched_set_tensor_backend(state_->scheduler.get(), leaf, state_->accelerator.get());
+        };
+        prepare();
+        if (plan_anew && ggml_backend_sched_reserve(state_->scheduler.get(), graph.graph)) prepare();
         placed = ggml_backend_sched_alloc_graph(state_->scheduler.get(), graph.graph);
     } else {
-        placed = ggml_gallocr_alloc_graph(state_->arena.get(), graph.graph);
+        placed = (!plan_anew || ggml_gallocr_reserve(state_->arena.get(), graph.graph)) &&
+                 ggml_gallocr_alloc_graph(state_->arena.get(), graph.graph);
     }
     if (!placed)
         throw Error(

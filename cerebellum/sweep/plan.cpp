@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 
 #include "cerebellum/core/quant_type.h"
 
@@ -49,6 +50,17 @@ std::vector<std::size_t> spread_order(std::size_t n) {
     return order;
 }
 
+namespace {
+
+/// Each rounding has anchors of its own.
+void add_encodings(std::span<const ggml_type> types, Rounding rounding, bool full, TensorPlan& plan) {
+    for (const auto type : types) plan.types.emplace_back(type, rounding);
+    for (const auto type : full ? std::vector(types.begin(), types.end()) : choose_anchors(types))
+        plan.anchors.emplace_back(type, rounding);
+}
+
+}  // namespace
+
 std::vector<TensorPlan> make_plan(const GgufFile& source, std::span<const std::string> quantizable,
                                   const std::function<bool(const std::string&)>& has_imatrix_entry,
                                   const PlanOptions& options) {
@@ -58,8 +70,16 @@ std::vector<TensorPlan> make_plan(const GgufFile& source, std::span<const std::s
         if (tensor == nullptr) continue;
         TensorPlan entry;
         entry.name = name;
-        entry.types = admissible_types(*tensor, options.types, has_imatrix_entry(name));
-        entry.anchors = options.full ? entry.types : choose_anchors(entry.types);
+        const auto types = admissible_types(*tensor, options.types, has_imatrix_entry(name));
+        std::vector<ggml_type> plain = types, with_feedback;
+        if (options.rounding != RoundingChoice::ggml)
+            std::ranges::copy_if(types, std::back_inserter(with_feedback),
+                                 [&](ggml_type type) { return options.takes_feedback(*tensor, type); });
+        if (options.rounding == RoundingChoice::feedback)
+            std::erase_if(
+                plain, [&](ggml_type type) { return std::ranges::find(with_feedback, type) != with_feedback.end(); });
+        add_encodings(plain, Rounding::ggml, options.full, entry);
+        add_encodings(with_feedback, Rounding::feedback, options.full, entry);
         entry.anchor_stride = options.full ? 1 : 2;
         if (!entry.types.empty()) plan.push_back(std::move(entry));
     }

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "cerebellum/core/encoding.h"
 #include "cerebellum/gguf/gguf_file.h"
 
 namespace cerebellum {
@@ -14,8 +15,8 @@ namespace cerebellum {
 /// What is to be measured of one tensor.
 struct TensorPlan {
     std::string name;
-    std::vector<ggml_type> types;    // all admissible ones, falling in size
-    std::vector<ggml_type> anchors;  // of these, measured by a replay to the end of the model
+    std::vector<Encoding> types;    // all admissible ones, falling in size
+    std::vector<Encoding> anchors;  // of these, measured by a replay to the end of the model
     /// Anchors are replayed on one window in so many only: what they give, the gain, is a ratio of two figures of the
     /// same windows and varies far less between windows than either.
     std::size_t anchor_stride = 1;
@@ -37,6 +38,9 @@ struct TensorPlan {
 struct PlanOptions {
     std::vector<ggml_type> types;  // allowed at all; empty for the default ones
     bool full = false;             // every type is an anchor
+    RoundingChoice rounding = RoundingChoice::ggml;
+    /// Whether a tensor of this type can be rounded with feedback; asked unless rounding is ggml's.
+    std::function<bool(const TensorInfo&, ggml_type)> takes_feedback;
 };
 
 /// Which types a tensor can be stored in: the shape admits them, they are smaller than the source, and there is an

@@ -4,8 +4,10 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <map>
 
 #include "cerebellum/core/quant_type.h"
+#include "cerebellum/gguf/gguf_support_test.h"
 
 namespace cerebellum {
 namespace {
@@ -66,6 +68,30 @@ TEST(Anchors, are_some_of_the_types) {
         }
     }
     EXPECT_GE(choose_anchors(default_types()).size(), 2U);
+}
+
+TEST(Anchors, each_rounding_has_its_own_of_the_types_measured_in_it) {
+    const testing::TemporaryFolder folder;
+    testing::write_test_gguf(folder / "m.gguf", {{"blk.0.attn_q.weight", GGML_TYPE_F16, {256, 64, 1, 1}}},
+                             [](gguf_context*) {});
+    const auto source = GgufFile::open(folder / "m.gguf");
+    const std::vector<std::string> names = {"blk.0.attn_q.weight"};
+    PlanOptions options;
+    options.takes_feedback = [](const TensorInfo&, ggml_type type) { return !type_needs_imatrix(type); };
+    for (const auto rounding : {RoundingChoice::ggml, RoundingChoice::feedback, RoundingChoice::automatic}) {
+        options.rounding = rounding;
+        const auto plan = make_plan(
+            source, names, [](const std::string&) { return true; }, options);
+        ASSERT_EQ(plan.size(), 1U);
+        std::map<Rounding, std::vector<ggml_type>> types, anchors;
+        for (const auto& type : plan[0].types) types[type.rounding].push_back(type.type);
+        for (const auto& type : plan[0].anchors) anchors[type.rounding].push_back(type.type);
+        for (const auto& [which, list] : types) EXPECT_EQ(anchors[which], choose_anchors(list));
+        EXPECT_EQ(types.contains(Rounding::feedback), rounding != RoundingChoice::ggml);
+        for (const auto type : types[Rounding::feedback])
+            EXPECT_EQ(std::ranges::count(types[Rounding::ggml], type), rounding == RoundingChoice::automatic ? 1 : 0);
+        EXPECT_THAT(types[Rounding::ggml], Contains(GGML_TYPE_IQ2_XXS));
+    }
 }
 
 TEST(Windows, are_taken_in_an_order_of_which_every_part_is_spread) {

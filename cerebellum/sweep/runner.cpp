@@ -46,13 +46,13 @@ struct Quantized {
 /// A change that has been replayed as far as some cut, on its way to the head.
 struct Variant {
     Measurement measurement;
-    ggml_type type = GGML_TYPE_COUNT;
+    Encoding type;
     std::vector<std::size_t> windows;  // which ones
     States states;                     // one for each of these
     std::vector<std::byte> weight;     // the changed weight, where it is read again further on
     std::size_t held_bytes = 0;        // memory of states and weight
 
-    Substitutions substitutes() const { return {{measurement.tensor, {type, weight}}}; }
+    Substitutions substitutes() const { return {{measurement.tensor, {type.type, weight}}}; }
 };
 
 /// Windows that a pair still has to be measured on, in a tier.
@@ -66,7 +66,7 @@ struct Extent {
 
 /// A tensor's type and what is wanted of it.
 struct Change {
-    ggml_type type = GGML_TYPE_COUNT;
+    Encoding type;
     Extent fast, full;
 };
 
@@ -123,12 +123,12 @@ class Sweep {
     };
 
     /// What the journal does not hold yet of the first `wanted` windows.
-    Extent missing(const std::string& tensor, ggml_type type, Tier tier, std::size_t wanted) const {
+    Extent missing(const std::string& tensor, const Encoding& type, Tier tier, std::size_t wanted) const {
         const auto known = figures_.find(tensor, type_name(type), tier);
         return {known ? known->windows() : 0, wanted};
     }
 
-    bool known_to_show(const std::string& tensor, ggml_type type) const {
+    bool known_to_show(const std::string& tensor, const Encoding& type) const {
         const auto known = figures_.find(tensor, type_name(type), Tier::fast);
         return known && std::ranges::any_of(known->local_energy, [](double energy) { return energy > 0.0; });
     }
@@ -245,7 +245,7 @@ class Sweep {
                                                                             : source_.at_range.begin());
     }
 
-    Quantized quantized(const std::string& tensor, ggml_type type) const {
+    Quantized quantized(const std::string& tensor, const Encoding& type) const {
         const auto start = Clock::now();
         Quantized result;
         result.bytes = quantize_(tensor, type);
@@ -253,7 +253,7 @@ class Sweep {
         return result;
     }
 
-    static Measurement blank(const std::string& tensor, ggml_type type, Tier tier) {
+    static Measurement blank(const std::string& tensor, const Encoding& type, Tier tier) {
         Measurement measurement;
         measurement.tensor = tensor;
         measurement.type = type_name(type);
@@ -277,7 +277,7 @@ class Sweep {
         worst_ = fmt::format("; worst so far: {:.1e}, {} {}", kld, known->tensor, known->type);
     }
 
-    static Variant new_variant(const Work& work, ggml_type type) {
+    static Variant new_variant(const Work& work, const Encoding& type) {
         Variant variant;
         variant.measurement = blank(work.plan->name, type, Tier::full);
         variant.type = type;
@@ -435,7 +435,7 @@ class Sweep {
         const auto start = Clock::now();
         ChangeProbe probe(topology_);
         Slice::Options options;
-        options.substitutes = {{name, {type, data.bytes}}};
+        options.substitutes = {{name, {type.type, data.bytes}}};
         if (work.local)
             options.tail = [&](ggml_context* context, const Slice::Clone& clone) {
                 return probe.append(nodes.end, context, clone);

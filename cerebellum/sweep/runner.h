@@ -15,7 +15,7 @@
 namespace cerebellum {
 
 /// A tensor's bytes in another type; the caller knows the source and the importance matrix.
-using Quantizer = std::function<std::vector<std::byte>(const std::string& tensor, ggml_type type)>;
+using Quantizer = std::function<std::vector<std::byte>(const std::string& tensor, const Encoding& type)>;
 
 struct SourceStates;
 

@@ -53,7 +53,7 @@ class RunSweep : public ::testing::Test {
           model_((silence_llama_log(), Model::load(small_model()))),
           engine_(model_, n_tokens, 1) {
         for (const unsigned seed : {1U, 2U}) windows_.push_back(engine_.prepare(random_tokens(model_, n_tokens, seed)));
-        const std::vector<ggml_type> types = {GGML_TYPE_Q6_K, GGML_TYPE_Q4_0, GGML_TYPE_Q2_K};
+        const std::vector<Encoding> types = {GGML_TYPE_Q6_K, GGML_TYPE_Q4_0, GGML_TYPE_Q2_K};
         for (const auto* name : {"token_embd.weight", "blk.0.attn_q.weight", "blk.0.ffn_down.weight",
                                  "blk.3.attn_v.weight", "blk.5.ffn_up.weight", "output.weight"}) {
             TensorPlan tensor;
@@ -68,10 +68,10 @@ class RunSweep : public ::testing::Test {
     Journal journal(const std::string& name) const { return Journal::open(folder_ / name, {{{"model", "small"}}}); }
 
     Quantizer quantizer() {
-        return [this](const std::string& name, ggml_type type) {
+        return [this](const std::string& name, const Encoding& type) {
             ++quantized_;
             const auto* tensor = source_.find(name);
-            return quantize_tensor(*tensor, source_.data(*tensor), type, {}, 1);
+            return quantize_tensor(*tensor, source_.data(*tensor), type.type, {}, 1);
         };
     }
 

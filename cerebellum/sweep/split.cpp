@@ -9,10 +9,10 @@ namespace cerebellum {
 namespace {
 
 /// The same for one of its types alone.
-TensorPlan with_one_type(const TensorPlan& tensor, ggml_type type) {
+TensorPlan with_one_type(const TensorPlan& tensor, const Encoding& type) {
     auto one = tensor;
     one.types = {type};
-    std::erase_if(one.anchors, [&](ggml_type anchor) { return anchor != type; });
+    std::erase_if(one.anchors, [&](const Encoding& anchor) { return anchor != type; });
     return one;
 }
 

@@ -85,7 +85,7 @@ TEST_F(Allocating, constraints_hold_in_the_recipe) {
     EXPECT_LE(recipe.file_bytes, budget);
     EXPECT_EQ(recipe.types.at("token_embd.weight"), GGML_TYPE_Q8_0);
     for (const auto& [name, type] : recipe.types) {
-        const double bits = bits_per_weight(type);
+        const double bits = bits_per_weight(type.type);
         if (role_of(name) == "attn_v") {
             EXPECT_GE(bits, bits_per_weight(GGML_TYPE_Q6_K));
             for (const char* other : {"attn_q", "attn_k"})
@@ -101,7 +101,7 @@ TEST_F(Allocating, constraints_hold_in_the_recipe) {
     EXPECT_THAT(recipe.provenance.at("constraints"), HasSubstr("--pin token_embd=q8_0"));
     const auto few = allocated({"--bpw", "4.5", "--max-types", "2", "--only-types", "q2_K,q4_K,q6_K"});
     std::set<ggml_type> used;
-    for (const auto& [name, type] : few.types) used.insert(type);
+    for (const auto& [name, type] : few.types) used.insert(type.type);
     EXPECT_LE(used.size(), 2U);
 }
 
