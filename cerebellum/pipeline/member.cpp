@@ -1,8 +1,8 @@
 #include "cerebellum/pipeline/member.h"
 
 #include <fmt/format.h>
-#include <stdlib.h>
 #include <unistd.h>
+#include <cstdlib>
 
 #include <algorithm>
 #include <thread>

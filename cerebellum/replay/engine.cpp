@@ -188,7 +188,7 @@ ReplayEngine::SelfCheck ReplayEngine::self_check(std::span<const Window> windows
             head->run(windows[w].inputs, states[w]);
             const auto replayed = values<float>(head->read(logits));
             const auto expected = decoder.decode(windows[w].tokens);
-            positions += static_cast<double>(expected.size() / log_p.size());
+            positions += static_cast<double>(expected.size()) / static_cast<double>(log_p.size());
             if (std::memcmp(replayed.data(), expected.data(), expected.size_bytes()) == 0) continue;
             for (std::size_t i = 0; i < expected.size(); ++i) {
                 const double difference =

@@ -217,6 +217,20 @@ TEST_F(RpcProgram, several_servers_measure_what_one_measures) {
         const double kld = expected[i]["kld"];
         EXPECT_NEAR(got[i]["kld"].get<double>(), kld, 1e-9 + 1e-6 * kld) << got[i]["tensor"];
     }
+    // With a local device in front: the CPU scores, and rounds as one process alone does.
+    arguments.back() = endpoint();
+    for (const auto* more : {"--device", "CPU", "-v"}) arguments.emplace_back(more);
+    *std::ranges::find(arguments, (folder_ / "two.db").string()) = (folder_ / "both.db").string();
+    const auto both = testing::run_program(arguments, folder_.path());
+    ASSERT_EQ(both.code, 0) << both.errors;
+    EXPECT_THAT(both.errors, HasSubstr("parts), " + endpoint()));
+    const auto with_cpu = nlohmann::json::parse(both.output);
+    ASSERT_EQ(with_cpu.size(), expected.size());
+    for (std::size_t i = 0; i < with_cpu.size(); ++i) {
+        const double kld = expected[i]["kld"];
+        EXPECT_NEAR(with_cpu[i]["kld"].get<double>(), kld, 5e-3 * kld) << with_cpu[i]["tensor"];
+    }
+    arguments.resize(arguments.size() - 3);
     arguments.back() = "somewhere";
     EXPECT_EQ(testing::run_program(arguments, folder_.path()).code, 2);
 }
