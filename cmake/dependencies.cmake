@@ -10,6 +10,7 @@ find_package(OpenSSL REQUIRED COMPONENTS Crypto)
 find_package(Boost 1.74 REQUIRED)  # headers only: Boost.Math
 find_package(ZLIB REQUIRED)
 find_package(Eigen3 3.4 REQUIRED NO_MODULE)
+find_package(yaml-cpp REQUIRED)
 # Debian's cpp-httplib comes without a CMake package. Its header has to be read with the options that its library was
 # compiled with, else the two disagree about the size of its classes: cmake/httplib.h.in.
 find_package(PkgConfig REQUIRED)

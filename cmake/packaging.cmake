@@ -111,5 +111,5 @@ set(CPACK_DEBIAN_RUNTIME_PACKAGE_RECOMMENDS "python3-venv")  # for `cerebellum c
 set(CPACK_DEBIAN_DEVELOPMENT_PACKAGE_NAME libcerebellum-dev)
 set(CPACK_DEBIAN_DEVELOPMENT_PACKAGE_SECTION libdevel)
 set(CPACK_DEBIAN_DEVELOPMENT_PACKAGE_DEPENDS
-    "libfmt-dev, nlohmann-json3-dev, libsqlite3-dev, libssl-dev, zlib1g-dev, libcpp-httplib-dev")
+    "libfmt-dev, nlohmann-json3-dev, libsqlite3-dev, libssl-dev, zlib1g-dev, libcpp-httplib-dev, libyaml-cpp-dev")
 include(CPack)

@@ -9,7 +9,7 @@ declare -A header_of=(
   [libsqlite3-dev]=sqlite3.h [nlohmann-json3-dev]=nlohmann/json.hpp [libcli11-dev]=CLI/CLI.hpp
   [libeigen3-dev]=eigen3/Eigen/Core [libfmt-dev]=fmt/format.h [libgtest-dev]=gtest/gtest.h
   [libssl-dev]=openssl/evp.h [libcpp-httplib-dev]=httplib.h [libbrotli-dev]=brotli/decode.h
-  [zlib1g-dev]=zlib.h [libboost-dev]=boost/math/distributions/students_t.hpp
+  [libyaml-cpp-dev]=yaml-cpp/yaml.h [zlib1g-dev]=zlib.h [libboost-dev]=boost/math/distributions/students_t.hpp
   [libvulkan-dev]=vulkan/vulkan.h [spirv-headers]=spirv/unified1/spirv.h
   [libgmock-dev]=gmock/gmock.h [librapidcheck-dev]=rapidcheck.h [libglpk-dev]=glpk.h
 )
@@ -22,7 +22,7 @@ declare -A command_of=(
   [slurm-wlm]=slurmctld [munge]=munged
 )
 build=(build-essential cmake ninja-build git npm libsqlite3-dev nlohmann-json3-dev libcli11-dev libeigen3-dev libfmt-dev
-       libssl-dev zlib1g-dev libboost-dev pkg-config libcpp-httplib-dev libbrotli-dev)
+       libssl-dev zlib1g-dev libboost-dev pkg-config libcpp-httplib-dev libbrotli-dev libyaml-cpp-dev)
 test=(libgtest-dev libgmock-dev librapidcheck-dev libglpk-dev python3 bubblewrap)
 lint=(clang-format clang-tidy python3)
 pip=(python3 python3-pip)

@@ -39,7 +39,8 @@ int run(int argc, char** argv) {
                                      add_compare(app),  add_imatrix(app), add_explain(app),    add_interactions(app),
                                      add_import(app),   add_eval(app),    add_memory(app),     add_compare_evals(app),
                                      add_show(app),     add_doctor(app),  add_completion(app), add_man(app),
-                                     add_convert(app),  add_report(app),  add_journal(app)};
+                                     add_convert(app),  add_report(app),  add_journal(app),    add_card(app),
+                                     add_modelfile(app), add_publish(app)};
     add_defaults_file(app);
     try {
         app.parse(argc, argv);

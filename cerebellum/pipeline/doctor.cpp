@@ -264,6 +264,21 @@ nlohmann::json to_json(const Patient& patient) {
             {"fits", fits}};
 }
 
+nlohmann::json hardware() {
+    const auto machine = this_machine();
+    auto devices = nlohmann::json::array();
+    for (const auto& device : device_facts())
+        devices.push_back({{"name", device.name},
+                           {"description", device.description},
+                           {"kind", device.kind},
+                           {"total_bytes", device.total_bytes}});
+    return {{"system", machine.system},
+            {"processor", machine.processor},
+            {"physical_cores", machine.physical_cores},
+            {"memory_bytes", machine.memory_bytes},
+            {"devices", devices}};
+}
+
 nlohmann::json to_json(const std::vector<Finding>& findings) {
     auto list = nlohmann::json::array();
     for (const auto& finding : findings)

@@ -60,6 +60,8 @@ struct Capacity {
 std::vector<Capacity> capacities(const Patient& patient);
 
 nlohmann::json to_json(const Patient& patient);
+/// What does not change from one minute to the next, to be stored with figures that were measured here.
+nlohmann::json hardware();
 nlohmann::json to_json(const std::vector<Finding>& findings);
 
 }  // namespace cerebellum

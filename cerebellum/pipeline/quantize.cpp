@@ -13,6 +13,7 @@
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/evaluate/built_file.h"
 #include "cerebellum/pipeline/allocation.h"
+#include "cerebellum/pipeline/doctor.h"
 #include "cerebellum/pipeline/mix_scores.h"
 #include "cerebellum/pipeline/sequential.h"
 #include "cerebellum/version.h"
@@ -348,6 +349,7 @@ nlohmann::json to_json(const QuantizeResult& result) {
             {"null_floor_kld", result.null_floor_kld},
             {"goal", result.recipe.provenance.at("goal")},
             {"remarks", result.remarks},
+            {"machine", hardware()},
             {"files", rows}};
 }
 

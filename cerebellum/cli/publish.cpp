@@ -1,0 +1,306 @@
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "cerebellum/cli/card_options.h"
+#include "cerebellum/cli/commands.h"
+#include "cerebellum/cli/goal_options.h"
+#include "cerebellum/cli/options.h"
+#include "cerebellum/cli/subprocess.h"
+#include "cerebellum/cli/terminal.h"
+#include "cerebellum/core/error.h"
+#include "cerebellum/core/file.h"
+#include "cerebellum/gguf/gguf_file.h"
+#include "cerebellum/pipeline/quantize.h"
+#include "cerebellum/version.h"
+
+namespace cerebellum::cli {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+namespace {
+
+constexpr const char* state_name = "publish.json";
+
+struct Values {
+    CommonOptions common;
+    GoalOptions goal;
+    ConstraintOptions constraints;
+    CardSettings settings;
+    std::string folder, name;
+    std::vector<std::string> eval_texts, results;
+    int rounds = 0, window = 0;
+    bool speed = false;
+};
+
+/// The name of a model without what says how it is stored.
+std::string base_name(const fs::path& model) {
+    auto name = model.stem().string();
+    for (const auto* ending : {"-f16", "-bf16", "-f32", "-F16", "-BF16", "-F32", ".f16", ".bf16", ".f32"})
+        if (name.ends_with(ending)) return name.substr(0, name.size() - std::string_view(ending).size());
+    return name;
+}
+
+/// "4.25bpw", "12GiB", "kld0.02".
+std::string label_of(const GoalOptions& goal) {
+    if (!goal.size.empty()) return goal.size;
+    if (!goal.bpw.empty()) return goal.bpw.ends_with("bpw") ? goal.bpw : goal.bpw + "bpw";
+    if (goal.max_kld > 0.0) return fmt::format("kld{:g}", goal.max_kld);
+    if (!goal.vram.empty()) return goal.vram + "-vram";
+    return goal.gpu_size + "-gpu";
+}
+
+/// The long name of an option; empty for arguments without one.
+std::string long_name(const CLI::Option& option) {
+    return option.get_lnames().empty() ? "" : "--" + option.get_lnames().front();
+}
+
+/// What was given of the options that another command has, too, as arguments of it.
+std::vector<std::string> shared_arguments(const CLI::App& from, const CLI::App& to,
+                                          const std::vector<std::string>& without) {
+    std::vector<std::string> arguments;
+    for (const auto* option : from.get_options([](const CLI::Option*) { return true; })) {
+        const auto name = long_name(*option);
+        if (name.empty() || option->count() == 0 || to.get_option_no_throw(name) == nullptr) continue;
+        if (std::ranges::find(without, name) != without.end()) continue;
+        const bool flag = option->get_items_expected_max() == 0;
+        for (const auto& value : option->results()) {
+            if (flag && value != "true") continue;
+            arguments.push_back(name);
+            if (!flag) arguments.push_back(value);
+        }
+    }
+    return arguments;
+}
+
+/// As it is written in a shell; folders of this machine are left out.
+std::string shown(const std::vector<std::string>& arguments) {
+    std::string text = "cerebellum";
+    for (const auto& argument : arguments) {
+        auto word = argument;
+        if (word.find('/') != std::string::npos) {
+            const auto equals = word.find('=');
+            const auto prefix = equals < word.find('/') ? word.substr(0, equals + 1) : std::string();
+            word = prefix + fs::path(word).filename().string();
+        }
+        const bool plain = word.find_first_of(" '\"$&|;<>()*?[]\\") == std::string::npos && !word.empty();
+        text += " ";
+        if (plain) {
+            text += word;
+            continue;
+        }
+        text += "'";
+        for (const char c : word) text += c == '\'' ? std::string("'\\''") : std::string(1, c);
+        text += "'";
+    }
+    return text;
+}
+
+/// The folder that is being made: what was asked for, and which steps are done.
+class Publication {
+  public:
+    Publication(fs::path folder, json asked, bool force, Progress& progress)
+        : folder_(std::move(folder)), progress_(progress) {
+        state_ = {
+            {"format", "cerebellum-publication"}, {"version", 1}, {"asked", std::move(asked)}, {"done", json::array()}};
+        const auto path = folder_ / state_name;
+        if (fs::exists(path)) {
+            const auto stored = json::parse(read_file(path), nullptr, false);
+            const bool same = stored.is_object() && stored.contains("done") && stored["done"].is_array() &&
+                              stored.value("asked", json()) == state_["asked"];
+            if (same && !force) {
+                state_ = stored;
+                return;
+            }
+            if (!force)
+                throw Error(
+                    fmt::format("{} holds something else that was published, or the same with other options; name "
+                                "another folder, or --force to replace it",
+                                folder_.string()));
+        } else if (fs::exists(folder_) && !fs::is_empty(folder_) && !force) {
+            throw Error(fmt::format("the folder {} is not empty; name another one, or --force to write into it",
+                                    folder_.string()));
+        }
+        std::error_code error;
+        fs::create_directories(folder_, error);
+        if (error) throw Error(fmt::format("cannot make the folder {}: {}", folder_.string(), error.message()));
+        store();
+    }
+
+    bool is_done(const std::string& step) const {
+        return std::ranges::find(state_["done"], json(step)) != state_["done"].end();
+    }
+    /// Runs a command of this program unless it has been run before. Throws Stopped with its exit code.
+    void step(const std::string& name, const std::vector<std::string>& arguments, const fs::path& output = {}) {
+        if (is_done(name)) return;
+        progress_.check();
+        progress_.info(fmt::format("{}: {}", name, shown(arguments)));
+        if (const int code = run_self(arguments, output); code != 0) throw Stopped{code};
+        finish(name);
+    }
+    void finish(const std::string& name) {
+        state_["done"].push_back(name);
+        store();
+    }
+
+    struct Stopped {
+        int code;
+    };
+
+  private:
+    void store() const { write_file_atomically(folder_ / state_name, state_.dump(2) + "\n"); }
+
+    fs::path folder_;
+    Progress& progress_;
+    json state_;
+};
+
+/// SHA-256 of every file, as 'sha256sum --check' reads them, from the facts that the card is made of.
+void write_hashes(const fs::path& folder, const fs::path& facts) {
+    std::string text;
+    for (const auto& file : json::parse(read_file(facts))["files"])
+        text += fmt::format("{}  {}\n", file["sha256"].get<std::string>(), file["name"].get<std::string>());
+    write_file_atomically(folder / "SHA256SUMS", text);
+}
+
+int publish(const Values& values, const CLI::App& app, const CLI::App& command) {
+    const auto goal = goal_of(values.goal);
+    TerminalProgress progress(values.common.quiet, values.common.verbose);
+    const fs::path model = values.common.model, folder = values.folder;
+    if (fs::is_directory(model))
+        throw Error(fmt::format("{} is a folder; make a GGUF of it first: cerebellum convert {} -o model.gguf",
+                                model.string(), model.string()));
+    const auto source = GgufFile::open(model);
+    for (const auto& path : values.results)
+        if (!fs::exists(path)) throw Error(fmt::format("--results {}: there is no such file", path));
+    const auto name = values.name.empty() ? base_name(model) + "-" + label_of(values.goal) : values.name;
+    if (name.find('/') != std::string::npos) throw UsageError("--name is the name of a file, without folders");
+    const auto file = folder / (name + ".gguf");
+    const auto journal = values.common.journal.empty() ? folder / (base_name(model) + ".cerebellum.db")
+                                                       : fs::path(values.common.journal);
+    const auto* quantize = app.get_subcommand("quantize");
+    std::vector<std::string> making = {"quantize", model.string()};
+    const auto given =
+        shared_arguments(command, *quantize, {"--output", "--force", "--json", "--journal", "--quiet", "--verbose"});
+    making.insert(making.end(), given.begin(), given.end());
+    auto repeated = making;
+    repeated.front() = "publish";
+    repeated.insert(repeated.end(), {"-o", folder.filename().string()});
+
+    const json asked = {{"cerebellum", CEREBELLUM_VERSION},
+                        {"model", source.fingerprint()},
+                        {"name", name},
+                        {"quantize", given},
+                        {"eval_texts", values.eval_texts},
+                        {"speed", values.speed},
+                        {"results", values.results}};
+    Publication publication(folder, asked, values.common.force, progress);
+    const auto quiet = [&](std::vector<std::string> arguments) {
+        if (values.common.quiet) arguments.emplace_back("--quiet");
+        if (values.common.threads > 0)
+            arguments.insert(arguments.end(), {"--threads", std::to_string(values.common.threads)});
+        return arguments;
+    };
+
+    making.insert(making.end(), {"-o", file.string(), "--journal", journal.string()});
+    if (values.common.quiet) making.emplace_back("--quiet");
+    if (values.common.force || fs::exists(file)) making.emplace_back("--force");
+    publication.step("quantize", making);
+
+    std::vector<std::string> results = values.results;
+    if (!values.eval_texts.empty()) {
+        std::vector<std::string> arguments = {"eval", "kld", model.string(), file.string(), "--json"};
+        for (const auto& text : values.eval_texts) arguments.insert(arguments.end(), {"--text", text});
+        const auto output = folder / (name + ".kld.json");
+        publication.step("divergence", quiet(arguments), output);
+        results.push_back(output.string());
+    }
+    if (values.speed) {
+        const auto output = folder / (name + ".speed.json");
+        publication.step("speed", quiet({"eval", "speed", file.string(), "--json"}), output);
+        results.push_back(output.string());
+    }
+    publication.step("modelfile",
+                     {"modelfile", file.string(), "-o", (folder / "Modelfile").string(), "--force", "--json"},
+                     serving_path(file));
+    std::vector<std::string> card = {"card",           file.string(), "--force",      "--journal",
+                                     journal.string(), "--command",   shown(repeated)};
+    const auto settings = shared_arguments(command, *app.get_subcommand("card"),
+                                           {"--output", "--force", "--json", "--journal", "--results", "--quiet"});
+    card.insert(card.end(), settings.begin(), settings.end());
+    if (!results.empty()) {
+        card.emplace_back("--results");
+        card.insert(card.end(), results.begin(), results.end());
+    }
+    if (values.common.quiet) card.emplace_back("--quiet");
+    publication.step("card", card);
+    write_hashes(folder, facts_path(file));
+
+    std::vector<std::string> files;
+    for (const auto& entry : fs::directory_iterator(folder)) files.push_back(entry.path().filename().string());
+    std::ranges::sort(files);
+    if (values.common.json)
+        fmt::print("{}\n", json{{"folder", folder.string()}, {"file", file.string()}, {"files", files}}.dump(2));
+    else
+        fmt::print("{}: {}\n", folder.string(), fmt::join(files, ", "));
+    return 0;
+}
+
+}  // namespace
+
+Command add_publish(CLI::App& app) {
+    auto values = std::make_shared<Values>();
+    auto* command = app.add_subcommand(
+        "publish", "Everything for a folder to publish: file, verification, model card, Modelfile, results, hashes");
+    command->footer(
+        "Examples:\n  cerebellum publish model-f16.gguf --size 4.25bpw -o model-4.25bpw\n"
+        "  cerebellum publish model-bf16.gguf --vram 12GiB --ctx 16384 -o out --license apache-2.0 --base-model "
+        "org/model\n\n"
+        "Runs 'quantize', 'eval' (with --eval-text or --speed), 'modelfile' and 'card'. Interrupt it at any time: the "
+        "same\n"
+        "command goes on where it stopped, and does nothing where all is done. A folder that holds anything else is "
+        "left\n"
+        "alone without --force.");
+    add_model(*command, values->common);
+    command->add_option("-o,--output", values->folder, "The folder to make")->required()->type_name("FOLDER");
+    command->add_flag("--force", values->common.force, "Write into the folder whatever it holds");
+    command->add_option("--name", values->name, "Name of the file without .gguf (default: the model's, and the size)")
+        ->type_name("NAME");
+    add_goal(*command, values->goal, false);
+    add_constraints(*command, values->constraints);
+    add_measuring(*command, values->common);
+    command
+        ->add_option("--window", values->window,
+                     "Tokens per window where --ctx says how the file will be run (with --vram or --gpu-size)")
+        ->check(CLI::PositiveNumber);
+    add_aim(*command, values->common);
+    command
+        ->add_option("--rounds", values->rounds,
+                     "Up to so many times measure promotions and demotions around the recipe and allocate again")
+        ->check(CLI::NonNegativeNumber)
+        ->capture_default_str();
+    const char* group = "Evaluations for the card";
+    command
+        ->add_option("--eval-text", values->eval_texts,
+                     "Measure perplexity and divergence on this text, which nothing was chosen on; repeatable")
+        ->type_name("FILE")
+        ->group(group);
+    command->add_flag("--speed", values->speed, "Measure tokens per second on this machine")->group(group);
+    command->add_option("--results", values->results, "Stored evaluations to put into the card, as 'card' takes them")
+        ->type_name("FILE.json")
+        ->group(group);
+    add_card_settings(*command, values->settings);
+    add_json(*command, values->common);
+    return [&app, command, values] {
+        try {
+            return publish(*values, app, *command);
+        } catch (const Publication::Stopped& stopped) {
+            return stopped.code;
+        }
+    };
+}
+
+}  // namespace cerebellum::cli
