@@ -6,7 +6,6 @@
 #include <cmath>
 #include <map>
 #include <nlohmann/json.hpp>
-#include <optional>
 #include <set>
 #include <span>
 
@@ -18,11 +17,11 @@
 #include "cerebellum/gguf/gguf_file.h"
 #include "cerebellum/journal/digest.h"
 #include "cerebellum/pipeline/allocation.h"
+#include "cerebellum/pipeline/interactions.h"
 #include "cerebellum/pipeline/quantize.h"
 #include "cerebellum/pipeline/session.h"
-#include "cerebellum/predict/calibration.h"
+#include "cerebellum/pipeline/whole_prediction.h"
 #include "cerebellum/predict/classes.h"
-#include "cerebellum/predict/damage.h"
 #include "cerebellum/version.h"
 
 namespace cerebellum {
@@ -135,43 +134,13 @@ struct Ratios {
     }
 };
 
-/// KLD over all windows of what was measured of a tensor alone, with as many windows as the mix has.
-std::optional<double> alone(const Journal& journal, const std::string& tensor, ggml_type type, std::size_t windows) {
-    const auto total = [](const auto& row) { return clustered_mean(row.kld, row.counts).mean; };
-    if (const auto row = journal.find(tensor, type_name(type), Tier::full); row && row->kld.size() == windows)
-        return total(*row);
-    if (const auto mix = journal.find_mix("measured", {{tensor, type}}); mix && mix->kld.size() == windows)
-        return total(*mix);
-    return std::nullopt;
-}
-
+/// By kind of change: how much several do together against the sum of what each does alone.
 json interactions_of(const Journal& journal, std::span<const TensorInfo> tensors,
                      std::span<const Measurement> measurements) {
     std::map<std::string, Ratios> ratios;
-    const auto problem = make_problem(tensors, measurements);
-    for (const auto& mix : journal.mixes("measured")) {
-        const double whole = clustered_mean(mix.kld, mix.counts).mean;
-        if (mix.kind == "recipe") {
-            if (const auto sum = predicted_kld(problem, mix.types); sum && *sum > 0.0)
-                ratios["whole recipes"].add(whole / *sum);
-            continue;
-        }
-        if (mix.kind != "interaction" || mix.types.size() < 2) continue;
-        double sum = 0.0;
-        bool known = true;
-        std::set<std::optional<int>> blocks;
-        for (const auto& [tensor, type] : mix.types) {
-            const auto part = alone(journal, tensor, type, mix.kld.size());
-            known = known && part;
-            sum += part.value_or(0.0);
-            blocks.insert(block_of(tensor));
-        }
-        if (!known || !(sum > 0.0)) continue;
-        ratios[blocks.size() > 1       ? "over blocks"
-               : mix.types.size() == 2 ? "pairs in a block"
-                                       : "whole blocks"]
-            .add(whole / sum);
-    }
+    for (const auto& interaction : stored_interactions(journal)) ratios[interaction.kind].add(interaction.ratio.mean);
+    const auto problem = make_problem(tensors, 0, measurements, Objective::kld);
+    for (const auto& whole : measured_wholes(problem, journal)) ratios["recipe"].add(whole.whole.mean / whole.sum);
     json result = json::object();
     for (auto& [kind, all] : ratios)
         if (!all.values.empty()) result[kind] = all.summary();
@@ -212,13 +181,7 @@ json card_findings(const Journal& journal) {
     if (measurements.empty())
         throw Error(fmt::format("{} holds no measurements; run 'cerebellum ablate' first", journal.path().string()));
     const auto tensors = tensors_from_journal(journal);
-    std::map<std::string, const TensorInfo*> by_name;
-    for (const auto& tensor : tensors) by_name[tensor.name] = &tensor;
-    const auto classes = classify(measurements, [&](const std::string& name, ggml_type type) {
-        const auto& tensor = *by_name.at(name);
-        return static_cast<double>(tensor.size_bytes) -
-               static_cast<double>(type_size_bytes(type, tensor.row_length(), tensor.n_rows()));
-    });
+    const auto classes = classify(measurements, bytes_saved_of(tensors));
     std::set<std::pair<std::string, std::string>> pairs, full;
     std::set<std::string> measured;
     for (const auto& row : measurements) {
