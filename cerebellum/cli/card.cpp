@@ -72,12 +72,13 @@ int run(Values values) {
     if (fs::exists(findings_path(file))) findings = stored(findings_path(file), card);
     values.settings.commands = commands_of(values);
     std::vector<fs::path> companions = {recipe_path(file), type_file_path(file), imatrix_path(file),
-                                        results_path(file)};
+                                        results_path(file), report_path(file)};
     auto facts = card_facts(file, values.settings, companions, progress);
     if (fs::exists(results_path(file))) {
         const auto results = nlohmann::json::parse(read_file(results_path(file)), nullptr, false);
         if (results.is_object() && results.contains("machine")) facts["machine"] = results["machine"];
     }
+    if (fs::exists(report_path(file))) facts["report"] = link_to(report_path(file), card);
     write_file_atomically(facts_path(file), facts.dump(2) + "\n");
     const auto optional = [&](const fs::path& path) {
         return fs::exists(path) ? std::optional(stored(path, card)) : std::nullopt;
@@ -102,6 +103,9 @@ fs::path findings_path(const fs::path& file) {
 }
 fs::path serving_path(const fs::path& file) {
     return beside(file, ".serving.json");
+}
+fs::path report_path(const fs::path& file) {
+    return beside(file, ".report.html");
 }
 
 void add_card_settings(CLI::App& command, CardSettings& settings) {

@@ -17,5 +17,6 @@ void add_card_settings(CLI::App& command, CardSettings& settings);
 std::filesystem::path facts_path(const std::filesystem::path& file);
 std::filesystem::path findings_path(const std::filesystem::path& file);
 std::filesystem::path serving_path(const std::filesystem::path& file);
+std::filesystem::path report_path(const std::filesystem::path& file);
 
 }  // namespace cerebellum::cli

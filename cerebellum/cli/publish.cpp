@@ -14,6 +14,7 @@
 #include "cerebellum/core/file.h"
 #include "cerebellum/gguf/gguf_file.h"
 #include "cerebellum/pipeline/quantize.h"
+#include "cerebellum/report/html_report.h"
 #include "cerebellum/version.h"
 
 namespace cerebellum::cli {
@@ -161,7 +162,8 @@ class Publication {
 /// SHA-256 of every file, as 'sha256sum --check' reads them, from the facts that the card is made of.
 void write_hashes(const fs::path& folder, const fs::path& facts) {
     std::string text;
-    for (const auto& file : json::parse(read_file(facts))["files"])
+    const auto stored = json::parse(read_file(facts));
+    for (const auto& file : stored["files"])
         text += fmt::format("{}  {}\n", file["sha256"].get<std::string>(), file["name"].get<std::string>());
     write_file_atomically(folder / "SHA256SUMS", text);
 }
@@ -226,6 +228,20 @@ int publish(const Values& values, const CLI::App& app, const CLI::App& command) 
     publication.step("modelfile",
                      {"modelfile", file.string(), "-o", (folder / "Modelfile").string(), "--force", "--json"},
                      serving_path(file));
+    std::vector<std::string> page = {"report",    model.string(),
+                                     "--journal", journal.string(),
+                                     "--recipe",  recipe_path(file).string(),
+                                     "-o",        report_path(file).string(),
+                                     "--results", results_path(file).string()};
+    page.insert(page.end(), results.begin(), results.end());
+    const auto aims = shared_arguments(command, *app.get_subcommand("report"),
+                                       {"--output", "--force", "--json", "--journal", "--results"});
+    page.insert(page.end(), aims.begin(), aims.end());
+    page.emplace_back("--force");
+    if (has_report_page())
+        publication.step("report", page);
+    else
+        progress.info("report: left out, this build has no page (CEREBELLUM_REPORT=OFF)");
     std::vector<std::string> card = {"card",           file.string(), "--force",      "--journal",
                                      journal.string(), "--command",   shown(repeated)};
     const auto settings = shared_arguments(command, *app.get_subcommand("card"),
@@ -254,12 +270,12 @@ int publish(const Values& values, const CLI::App& app, const CLI::App& command) 
 Command add_publish(CLI::App& app) {
     auto values = std::make_shared<Values>();
     auto* command = app.add_subcommand(
-        "publish", "Everything for a folder to publish: file, verification, model card, Modelfile, results, hashes");
+        "publish", "Everything for a folder to publish: file, verification, report, model card, Modelfile, results, hashes");
     command->footer(
         "Examples:\n  cerebellum publish model-f16.gguf --size 4.25bpw -o model-4.25bpw\n"
         "  cerebellum publish model-bf16.gguf --vram 12GiB --ctx 16384 -o out --license apache-2.0 --base-model "
         "org/model\n\n"
-        "Runs 'quantize', 'eval' (with --eval-text or --speed), 'modelfile' and 'card'. Interrupt it at any time: the "
+        "Runs 'quantize', 'eval' (with --eval-text or --speed), 'modelfile', 'report' and 'card'. Interrupt it at any time: the "
         "same\n"
         "command goes on where it stopped, and does nothing where all is done. A folder that holds anything else is "
         "left\n"

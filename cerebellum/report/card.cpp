@@ -43,6 +43,10 @@ void write_summary(CardDocument& card, const CardSources& sources) {
         "running model, and the bytes were spent where the damage is largest. It is a standard file for llama.cpp "
         "and everything that is built on it.");
     card.paragraph(text);
+    if (const auto page = facts.find("/report"))
+        card.paragraph(CardText("Everything that was measured, as a page that opens in a browser: ")
+                           .file(*page)
+                           .add(" (on the Hub, download it first)."));
     if (!sources.results) return;
     const auto& results = *sources.results;
     for (std::size_t i = 0; i < results.size("/files"); ++i)

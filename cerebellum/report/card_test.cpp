@@ -21,7 +21,7 @@ using ::testing::HasSubstr;
 using ::testing::Not;
 
 const char* const facts_json = R"({
-  "name": "tiny-4.5bpw", "weights": 1000000, "bpw": 4.4987, "file": {"name": "tiny-4.5bpw.gguf"},
+  "name": "tiny-4.5bpw", "weights": 1000000, "bpw": 4.4987, "file": {"name": "tiny-4.5bpw.gguf", "bytes": 500000},
   "source": {"name": "tiny-f16.gguf", "fingerprint": "ab12"},
   "types": [{"type": "q4_K", "tensors": 12, "bytes": 400123, "roles": {"attn_q": 5, "ffn_down": 7}},
             {"type": "q8_0", "tensors": 1, "bytes": 99877, "roles": {"token_embd": 1}}],

@@ -88,6 +88,11 @@ CardText& CardText::file(const StoredResult& result) {
     return *this;
 }
 
+CardText& CardText::file(const Stored& name) {
+    pieces_.push_back({name.text(), name.text(), true});
+    return *this;
+}
+
 CardText& CardText::add(const CardText& other) {
     pieces_.insert(pieces_.end(), other.pieces_.begin(), other.pieces_.end());
     return *this;

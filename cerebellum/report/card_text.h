@@ -42,6 +42,8 @@ class CardText {
     CardText& key(const Stored& value);
     /// A link to a whole file.
     CardText& file(const StoredResult& result);
+    /// A link to a file whose name is stored.
+    CardText& file(const Stored& name);
     CardText& add(const CardText& other);
 
     bool empty() const { return pieces_.empty(); }

@@ -68,7 +68,7 @@ TEST_F(Publish, one_command_makes_the_whole_folder_and_goes_on_where_it_stopped)
     for (const auto& file :
          {name + ".gguf", std::string("README.md"), std::string("Modelfile"), name + ".results.json",
           name + ".recipe.json", name + ".tensor-types.txt", name + ".imatrix.gguf", name + ".facts.json",
-          name + ".findings.json", name + ".serving.json", std::string("SHA256SUMS")})
+          name + ".findings.json", name + ".serving.json", name + ".report.html", std::string("SHA256SUMS")})
         EXPECT_TRUE(fs::exists(folder() / file)) << file;
     EXPECT_LE(fs::file_size(folder() / (name + ".gguf")), 3'000'000U);
 
@@ -78,6 +78,10 @@ TEST_F(Publish, one_command_makes_the_whole_folder_and_goes_on_where_it_stopped)
     EXPECT_THAT(card, HasSubstr("someone/wikicode"));
     EXPECT_THAT(card, HasSubstr("cerebellum publish wikicode-6.8M-f16.gguf --size 3MB"));
     EXPECT_THAT(card, Not(HasSubstr(work_.path().string())));  // no path of this machine
+    EXPECT_THAT(card, HasSubstr("](" + name + ".report.html)"));
+    EXPECT_THAT(read(name + ".report.html"), HasSubstr(name + ".results.json"));
+    EXPECT_THAT(read("SHA256SUMS"), HasSubstr("  " + name + ".gguf\n"));
+    EXPECT_THAT(read("SHA256SUMS"), HasSubstr("  " + name + ".report.html\n"));
     EXPECT_THAT(read("Modelfile"), HasSubstr("FROM ./" + name + ".gguf"));
     EXPECT_EQ(Program({"bash", "-c", "cd " + testing::quoted(folder()) + " && sha256sum --check --quiet SHA256SUMS"},
                       work_.path())
