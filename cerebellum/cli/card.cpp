@@ -71,8 +71,8 @@ int run(Values values) {
     }
     if (fs::exists(findings_path(file))) findings = stored(findings_path(file), card);
     values.settings.commands = commands_of(values);
-    std::vector<fs::path> companions = {recipe_path(file), type_file_path(file), imatrix_path(file),
-                                        results_path(file), report_path(file)};
+    std::vector<fs::path> companions = {recipe_path(file), type_file_path(file), imatrix_path(file), results_path(file),
+                                        report_path(file)};
     auto facts = card_facts(file, values.settings, companions, progress);
     if (fs::exists(results_path(file))) {
         const auto results = nlohmann::json::parse(read_file(results_path(file)), nullptr, false);

@@ -270,12 +270,14 @@ int publish(const Values& values, const CLI::App& app, const CLI::App& command) 
 Command add_publish(CLI::App& app) {
     auto values = std::make_shared<Values>();
     auto* command = app.add_subcommand(
-        "publish", "Everything for a folder to publish: file, verification, report, model card, Modelfile, results, hashes");
+        "publish",
+        "Everything for a folder to publish: file, verification, report, model card, Modelfile, results, hashes");
     command->footer(
         "Examples:\n  cerebellum publish model-f16.gguf --size 4.25bpw -o model-4.25bpw\n"
         "  cerebellum publish model-bf16.gguf --vram 12GiB --ctx 16384 -o out --license apache-2.0 --base-model "
         "org/model\n\n"
-        "Runs 'quantize', 'eval' (with --eval-text or --speed), 'modelfile', 'report' and 'card'. Interrupt it at any time: the "
+        "Runs 'quantize', 'eval' (with --eval-text or --speed), 'modelfile', 'report' and 'card'. Interrupt it at any "
+        "time: the "
         "same\n"
         "command goes on where it stopped, and does nothing where all is done. A folder that holds anything else is "
         "left\n"

@@ -43,6 +43,15 @@ std::string inside_script(const nlohmann::json& document) {
 
 }  // namespace
 
+bool has_report_page() {
+    try {
+        report_page();
+        return true;
+    } catch (const Error&) {
+        return false;
+    }
+}
+
 std::string html_report(const nlohmann::json& document, std::string_view title) {
     constexpr std::string_view title_mark = "@REPORT_TITLE@", document_mark = "@REPORT_DOCUMENT@";
     const auto page = report_page();
