@@ -132,7 +132,7 @@ std::string without_links(std::string body, std::vector<Link>& links) {
     body = std::regex_replace(body, std::regex("```[\\s\\S]*?```"), "");
     const std::regex link(R"(\[([^\]]*)\]\(([^)#]*)#?([^)]*)\))");
     for (std::sregex_iterator i(body.begin(), body.end(), link), end; i != end; ++i)
-        links.push_back({(*i)[1], (*i)[2], (*i)[3]});
+        links.push_back({(*i)[1], (*i)[2], std::regex_replace((*i)[3].str(), std::regex("%20"), " ")});
     body = std::regex_replace(body, link, "");
     return std::regex_replace(body, std::regex("`[^`]*`"), "");
 }

@@ -6,6 +6,7 @@ Usage: check_card.py README.md
 import json
 import pathlib
 import sys
+import urllib.parse
 
 from huggingface_hub import EvalResult, ModelCard
 
@@ -14,7 +15,7 @@ def stored_value(folder, url):
     """The value that a link of the card points to."""
     file, pointer = url.split("#", 1)
     value = json.loads((folder / file).read_text())
-    for part in pointer.split("/")[1:]:
+    for part in urllib.parse.unquote(pointer).split("/")[1:]:
         part = part.replace("~1", "/").replace("~0", "~")
         value = value[int(part)] if isinstance(value, list) else value[part]
     return value

@@ -61,7 +61,10 @@ void check_links(const fs::path& folder, const std::string& card) {
     EXPECT_GT(count, 50U);
 }
 
-TEST_F(Publish, one_command_makes_the_whole_folder_and_goes_on_where_it_stopped) {
+/// Whole publications: each takes most of a minute.
+class PublishSlow : public Publish {};
+
+TEST_F(PublishSlow, one_command_makes_the_whole_folder_and_goes_on_where_it_stopped) {
     const auto name = std::string("wikicode-6.8M-3MB");
     const auto first = publish("3MB");
     ASSERT_EQ(first.code, 0) << first.errors;
@@ -106,7 +109,7 @@ TEST_F(Publish, one_command_makes_the_whole_folder_and_goes_on_where_it_stopped)
     EXPECT_THAT(read("README.md"), HasSubstr("wikicode-6.8M-4MB"));
 }
 
-TEST_F(Publish, is_resumed_after_it_was_killed) {
+TEST_F(PublishSlow, is_resumed_after_it_was_killed) {
     Program program(testing::with_program(command("3MB")), work_.path());
     const auto journal = folder() / "wikicode-6.8M.cerebellum.db";
     while (program.running() && !fs::exists(journal)) std::this_thread::sleep_for(std::chrono::milliseconds(5));
