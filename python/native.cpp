@@ -205,8 +205,8 @@ std::string ablate(const Settings& settings, nb::object progress) {
     });
 }
 
-std::string allocate(const fs::path& model, const fs::path& journal, const std::string& size, double max_kld,
-                     const std::vector<std::string>& pins) {
+std::string recipe_for(const fs::path& model, const fs::path& journal, const std::string& size, double max_kld,
+                       const std::vector<std::string>& pins) {
     const nb::gil_scoped_release release;
     const auto request = request_of(size, max_kld, pins);
     const auto measured = open_measured(model, journal);
@@ -344,7 +344,7 @@ NB_MODULE(_native, m) {
 
     m.def("inspect", &inspect, "file"_a);
     m.def("ablate", &ablate, "settings"_a, "progress"_a.none());
-    m.def("allocate", &allocate, "model"_a, "journal"_a, "size"_a, "max_kld"_a, "pins"_a);
+    m.def("allocate", &recipe_for, "model"_a, "journal"_a, "size"_a, "max_kld"_a, "pins"_a);
     m.def("build", &build, "model"_a, "recipe"_a, "output"_a, "journal"_a.none(), "imatrix"_a.none(), "threads"_a,
           "overwrite"_a, "progress"_a.none());
     m.def("verify", &verify, "settings"_a, "files"_a, "progress"_a.none());

@@ -9,6 +9,7 @@ shift
 case "$work" in /|"$HOME"|"$source_dir") echo "test.sh: $work is no folder of its own" >&2; exit 2 ;; esac
 bash "$source_dir/scripts/system-packages.sh" build pip
 rm -rf "$work" && mkdir -p "$work"
+work=$(cd "$work" && pwd)
 python3 -m venv "$work/venv"
 "$work/venv/bin/python" -m pip install --quiet --disable-pip-version-check --config-settings=build-dir="$work/build" \
   "$source_dir[test]" mypy pandas-stubs

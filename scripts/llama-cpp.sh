@@ -27,7 +27,8 @@ flags=(-DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=OFF -DCMAKE_POSITION_INDEP
        -DGGML_CCACHE=OFF -DGGML_RPC=ON -DLLAMA_BUILD_IS_DEV=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF
        -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_APP=OFF ${LLAMA_CPP_FLAGS:-})
 cpu_features=$(grep -m1 -E '^(flags|Features)' /proc/cpuinfo 2>/dev/null || uname -m)
-key=$(printf '%s\n' "${flags[@]}" "$(${CXX:-c++} --version | head -n1)" "$cpu_features" | sha256sum | cut -c1-12)
+# What the compiler is called does not matter: pip says g++ where make says c++.
+key=$(printf '%s\n' "${flags[@]}" "$(${CXX:-c++} --version | sed '1s/^[^ ]*/c++/;1q')" "$cpu_features" | sha256sum | cut -c1-12)
 
 source_dir=$cache/llama.cpp-$version-src
 build_dir=$cache/llama.cpp-$version-$key-build

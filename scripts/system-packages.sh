@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes sure that what the build needs from the operating system is there.
-# Usage: system-packages.sh [build|test|lint|pip|fuzz|vulkan|package|web|mpi]...   (default: build)
+# Usage: system-packages.sh [build|test|lint|pip|fuzz|vulkan|package|web|mpi|slurm]...   (default: build)
 # On Debian and Ubuntu missing packages are installed with apt-get when we are root or may use sudo; otherwise the
 # list of what is missing is printed and the exit code is 1.
 set -euo pipefail
@@ -19,6 +19,7 @@ declare -A command_of=(
   [dpkg-dev]=dpkg-shlibdeps [file]=file [debootstrap]=debootstrap [qemu-user]=qemu-x86_64
   [bubblewrap]=bwrap [pkg-config]=pkg-config [glslc]=glslc
   [libopenmpi-dev]=mpicxx [openmpi-bin]=mpirun
+  [slurm-wlm]=slurmctld [munge]=munged
 )
 build=(build-essential cmake ninja-build git npm libsqlite3-dev nlohmann-json3-dev libcli11-dev libeigen3-dev libfmt-dev
        libssl-dev zlib1g-dev libboost-dev pkg-config libcpp-httplib-dev libbrotli-dev)
@@ -31,12 +32,13 @@ package=(dpkg-dev file)
 package_test=(debootstrap qemu-user)
 web=(chromium)
 mpi=(libopenmpi-dev openmpi-bin)  # 97 MB, so nothing installs it by itself: what wants it does without or skips
+slurm=(slurm-wlm munge)           # for one slow test, which skips without it
 
 wanted=()
 for set_name in "${@:-build}"; do
   case "$set_name" in
-    build|test|lint|pip|fuzz|vulkan|package|package_test|web|mpi) declare -n packages="$set_name"; wanted+=("${packages[@]}"); unset -n packages ;;
-    *) echo "system-packages.sh: unknown set '$set_name' (build, test, lint, pip, fuzz, vulkan, package, package_test, web, mpi)" >&2; exit 2 ;;
+    build|test|lint|pip|fuzz|vulkan|package|package_test|web|mpi|slurm) declare -n packages="$set_name"; wanted+=("${packages[@]}"); unset -n packages ;;
+    *) echo "system-packages.sh: unknown set '$set_name' (build, test, lint, pip, fuzz, vulkan, package, package_test, web, mpi, slurm)" >&2; exit 2 ;;
   esac
 done
 

@@ -67,6 +67,12 @@ void add_measuring(CLI::App& command, CommonOptions& options) {
             "Where to run the model: a ggml device such as CUDA0, or host:port of a ggml RPC server (default: CPU)")
         ->type_name("NAME");
     command
+        .add_option(
+            "--rpc", options.rpc,
+            "ggml RPC servers, comma-separated, that divide the model among themselves and --device, where that is "
+            "given; for trusted networks only")
+        ->type_name("HOST:PORT,...");
+    command
         .add_option("--memory", options.memory,
                     "Most memory to use, as 12GiB; weights are then streamed from the file if they must")
         ->type_name("SIZE");
@@ -213,6 +219,12 @@ RunOptions run_options(const CommonOptions& options, const std::string& beside) 
             throw UsageError(fmt::format("--reference {}: it can be the source or q8_0", options.reference));
     }
     run.device = options.device;
+    for (const auto& server : CLI::detail::split(options.rpc, ',')) {
+        if (server.empty()) continue;
+        if (server.find(':') == std::string::npos)
+            throw UsageError(fmt::format("--rpc {}: a server is written as host:port", server));
+        run.rpc.push_back(server);
+    }
     run.limits = {parse_bytes("--memory", options.memory), parse_bytes("--device-memory", options.device_memory),
                   options.scratch};
     return run;

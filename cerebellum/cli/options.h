@@ -32,6 +32,7 @@ struct CommonOptions {
     bool json = false;
     bool quiet = false;
     bool verbose = false;
+    std::string rpc;
     std::string device, memory, device_memory, scratch;
     std::string objective = "kld", profile;
 };

@@ -27,6 +27,8 @@ class GroupExecutor {
     GroupExecutor(const GroupExecutor&) = delete;
     GroupExecutor& operator=(const GroupExecutor&) = delete;
 
+    const Group& group() const { return group_; }
+
     /// Sends the same bytes to all other ranks, where receive() waits for them.
     void hand_out(const std::string& bytes);
 

@@ -1,8 +1,8 @@
 #include "cerebellum/pipeline/member.h"
 
 #include <fmt/format.h>
-#include <stdlib.h>
 #include <unistd.h>
+#include <cstdlib>
 
 #include <algorithm>
 #include <thread>
@@ -52,6 +52,8 @@ RunOptions options_of_rank(RunOptions options, const Group& group) {
     if (devices.size() > 1 && group.size() == 1)
         throw UsageError(fmt::format("--device {}: several devices are for several processes; start them with mpirun",
                                      options.device));
+    if (!options.rpc.empty() && group.size() > 1)
+        throw UsageError("--rpc: a server works for one process at a time; leave mpirun out");
     options.device = devices[static_cast<std::size_t>(group.local_rank()) % devices.size()];
     if (options.threads <= 0 && group.size() > 1)
         options.threads = is_bound() ? physical_cores() : std::max(1, physical_cores() / group.local_size());

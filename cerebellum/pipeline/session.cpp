@@ -1,10 +1,13 @@
 #include "cerebellum/pipeline/session.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <fnmatch.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <random>
 #include <set>
 
 #include "cerebellum/build/build_gguf.h"
@@ -104,6 +107,21 @@ void spread(std::vector<Value>& values) {
     values = std::move(ordered);
 }
 
+/// The device of --device and the RPC servers; these alone where only they are given.
+std::vector<std::string> devices_of(const RunOptions& options) {
+    std::vector<std::string> devices;
+    if (!options.device.empty() || options.rpc.empty()) devices.push_back(options.device);
+    devices.insert(devices.end(), options.rpc.begin(), options.rpc.end());
+    return devices;
+}
+
+/// Each kind once: figures may be compared where these are the same.
+std::string kinds_of(const std::vector<std::string>& devices) {
+    std::set<std::string> kinds;
+    for (const auto& device : devices) kinds.insert(Device::kind_of(device));
+    return fmt::format("{}", fmt::join(kinds, " and "));
+}
+
 std::vector<Window> record(ReplayEngine& engine, const TokenWindows& windows) {
     std::vector<Window> recorded;
     for (const auto& window : windows) recorded.push_back(engine.prepare(window));
@@ -201,7 +219,7 @@ JournalIdentity Session::identity() const {
         {"reference", options_.baseline.empty()
                           ? reference_name()
                           : fmt::format("baseline {}", GgufFile::open(options_.baseline).fingerprint())},
-        {"device", options_.device.empty() ? "CPU" : Device::kind_of(options_.device)},
+        {"device", kinds_of(devices_of(options_))},
     }};
 }
 
@@ -295,27 +313,31 @@ std::string Session::why_unmeasurable(const std::string& tensor) {
 ReplayEngine& Session::engine() {
     if (engine_) return *engine_;
     const auto& windows = text().calibration;
-    engine_ = std::make_unique<ReplayEngine>(
-        model_, options_.context,
-        EngineOptions{options_.threads, options_.device, replay_limits(options_), demand().test});
-    progress_.detail(fmt::format("memory on {}: {}", engine_->device().name(), describe(engine_->memory_plan())));
+    const auto devices = devices_of(options_);
+    engine_ = std::make_unique<ReplayEngine>(model_, options_.context,
+                                             EngineOptions{options_.threads,
+                                                           devices.front(),
+                                                           {devices.begin() + 1, devices.end()},
+                                                           replay_limits(options_),
+                                                           demand().test});
+    progress_.detail(fmt::format("memory on {}: {}", engine_->device_names(), describe(engine_->memory_plan())));
     const TokenWindows some(windows.begin(), windows.begin() + std::min<std::ptrdiff_t>(2, std::ssize(windows)));
     const auto check = engine_->self_check(record(*engine_, some));
     const auto deviation =
         fmt::format("logits differ by up to {:.3g} from llama.cpp's, KLD {:.3g}", check.largest_deviation, check.kld);
-    if (engine_->device().is_host() && check.largest_deviation != 0.0)
+    if (engine_->is_host() && check.largest_deviation != 0.0)
         throw NotReplayable(fmt::format("{} ({}) cannot be replayed exactly: {}", options_.model.string(),
                                         source_.architecture(), deviation));
     // Other devices round differently, but not by much: more is another computation.
     constexpr double most_kld = 0.01;
     if (!(check.kld <= most_kld))
         throw Error(fmt::format("{} ({}) cannot be measured on {}: {}; use --device CPU", options_.model.string(),
-                                source_.architecture(), engine_->device().name(), deviation));
+                                source_.architecture(), engine_->device_names(), deviation));
     journal_->put_meta("null_floor_kld", fmt::format("{:.6g}", check.null_floor_kld));
-    if (!engine_->device().is_host())
+    if (!engine_->is_host())
         progress_.info(fmt::format(
             "{}: KLD from llama.cpp on the CPU {:.3g}, null floor (the source against itself) {:.3g} nats per token",
-            engine_->device().name(), check.kld, check.null_floor_kld));
+            engine_->device_names(), check.kld, check.null_floor_kld));
     return *engine_;
 }
 
@@ -478,11 +500,21 @@ SweepSummary Session::measure(std::span<const TensorPlan> wanted) {
     JournalFigures figures(*journal_);
     if (executor_ != nullptr) {
         auto items = work_items(wanted);
-        std::ranges::stable_sort(items, {}, &WorkItem::position);
+        // Where the source's states are shared, any order costs the same, and the dearest parts first leave small ones
+        // for the end. Where each rank takes the states along, it should not have to go back.
+        if (neighbours_.count > 1)
+            std::ranges::stable_sort(items, std::greater<>{}, &WorkItem::cost);
+        else
+            std::ranges::stable_sort(items, {}, &WorkItem::position);
         return executor_->measure(items, trial(), figures, progress_);
     }
     if (!replays()) return measure_through_files(file_trials(), wanted, measured, figures, progress_);
     return run_sweep(engine(), prepare(measured), wanted, quantizer(), *journal_, progress_);
+}
+
+Neighbours Session::neighbours_of(const Group& group, const std::string& job) const {
+    return {options_.limits.scratch_folder, job, static_cast<std::size_t>(group.local_rank()),
+            static_cast<std::size_t>(group.local_size())};
 }
 
 Trial Session::trial() {
@@ -492,7 +524,8 @@ Trial Session::trial() {
         };
     if (!worker_) {
         measured_ = prepare(measured_windows());
-        worker_ = std::make_unique<SweepWorker>(engine(), measured_, quantizer());
+        worker_ = std::make_unique<SweepWorker>(engine(), measured_, quantizer(), neighbours_);
+        worker_->share_states(progress_);
     }
     return [this](std::span<const TensorPlan> plan, FigureStore& figures, Progress& progress) {
         return worker_->measure(plan, figures, progress);
@@ -502,12 +535,14 @@ Trial Session::trial() {
 void Session::distribute(GroupExecutor& executor) {
     imatrix();
     text();
+    neighbours_ = neighbours_of(executor.group(), fmt::format("{:08x}{:08x}", std::random_device()(), ::getpid()));
     const auto artifact = [this](const char* name) {
         const auto bytes = journal_->get_artifact(name).value();
         return nlohmann::json::binary({bytes.begin(), bytes.end()});
     };
     const auto bytes = nlohmann::json::to_cbor(nlohmann::json{{"identity", journal_->identity().fields},
                                                               {"replays", replays()},
+                                                              {"job", neighbours_.job},
                                                               {"text", artifact("text")},
                                                               {"imatrix", artifact("imatrix")}});
     executor.hand_out({bytes.begin(), bytes.end()});
@@ -529,6 +564,7 @@ void Session::take_part(Group& group) {
     }
     text_.reset();
     imatrix_.reset();
+    neighbours_ = neighbours_of(group, of_rank_0.at("job"));
     if (of_rank_0.at("replays").get<bool>() != replays())
         throw Error("the model can be replayed exactly on rank 0 or on this rank, but not on both");
     serve(group, trial(), progress_);

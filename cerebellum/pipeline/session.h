@@ -47,8 +47,9 @@ struct RunOptions {
     /// its tensors are changed to are still made of the source.
     std::filesystem::path baseline;
     std::string baseline_name;
-    bool no_replay = false;  // measure through whole files, though replaying may be possible
-    std::string device;      // where replays run, as Device takes it; empty: the CPU
+    bool no_replay = false;        // measure through whole files, though replaying may be possible
+    std::string device;            // where replays run, as Device takes it; empty: the CPU
+    std::vector<std::string> rpc;  // ggml RPC servers, host:port, that share the model with `device`, or have it alone
     MemoryLimits limits;
 };
 
@@ -142,6 +143,7 @@ class Session {
     JournalIdentity identity() const;
     /// Measures a part of a plan, by replaying or through whole files. Keeps what its next call can use again.
     Trial trial();
+    Neighbours neighbours_of(const Group& group, const std::string& job) const;
     /// Of the recorded graph, which need not be replayable; null where there is none.
     const Topology* topology();
     TextDemand demand() const;
@@ -158,6 +160,7 @@ class Session {
     std::optional<TextParts> text_;
     std::unique_ptr<ReplayEngine> engine_;
     GroupExecutor* executor_ = nullptr;
+    Neighbours neighbours_;
     std::vector<Window> measured_;
     std::unique_ptr<SweepWorker> worker_;
     std::optional<bool> replays_;

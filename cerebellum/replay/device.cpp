@@ -116,6 +116,12 @@ const std::string& Device::name() const {
     return state_->name;
 }
 
+std::size_t Device::free_bytes() const {
+    std::size_t free = 0, total = 0;
+    ggml_backend_dev_memory(ggml_backend_get_device(state_->main()), &free, &total);
+    return free;
+}
+
 bool Device::is_host() const {
     return !state_->accelerator;
 }

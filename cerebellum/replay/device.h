@@ -55,6 +55,8 @@ class Device {
     /// What does the arithmetic behind a device's name, for example "NVIDIA H200": figures made on two devices of a
     /// kind may be compared. Throws as the constructor does.
     static std::string kind_of(const std::string& name);
+    /// Bytes that it has free, as it says itself.
+    std::size_t free_bytes() const;
     /// Whether this is the CPU: tensors' data can be read where it lies, graphs may hold custom operations, and what it
     /// computes is bit-identical to llama_decode.
     bool is_host() const;

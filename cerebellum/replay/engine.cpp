@@ -1,5 +1,8 @@
 #include "cerebellum/replay/engine.h"
 
+#include <fmt/format.h>
+#include <ggml-cpu.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -50,6 +53,13 @@ void score_operation(ggml_tensor* dst, int thread, int threads, void*) {
     });
 }
 
+/// Of several devices, what all of them together may take.
+MemoryLimits limits_of_all(const EngineOptions& options) {
+    auto limits = options.limits;
+    limits.device_bytes *= 1 + options.more_devices.size();
+    return limits;
+}
+
 }  // namespace
 
 int burn_in(int n_tokens) {
@@ -84,7 +94,8 @@ ReplayEngine::ReplayEngine(const Model& model, int n_tokens, const EngineOptions
       topology_(recorder_.graph()),
       device_(options.device, options.threads),
       weights_(device_),
-      memory_plan_(plan_memory(memory_needs(topology_, options.n_windows), options.limits, device_.is_host())) {
+      memory_plan_(plan_memory(memory_needs(topology_, options.n_windows), limits_of_all(options), device_.is_host())) {
+    place_on_devices(options);
     weights_.set_limit(memory_plan_.weight_bytes);
     device_.values().set_limits(
         {memory_plan_.device_value_bytes, memory_plan_.host_value_bytes, options.limits.scratch_folder});
@@ -92,12 +103,52 @@ ReplayEngine::ReplayEngine(const Model& model, int n_tokens, const EngineOptions
 
 ReplayEngine::~ReplayEngine() = default;
 
+void ReplayEngine::place_on_devices(const EngineOptions& options) {
+    if (options.more_devices.empty()) return;
+    if (!memory_plan_.resident)
+        throw Error(
+            "the devices together have less memory than the model's weights take; name more of them, or use one "
+            "--device alone, which streams weights");
+    std::vector<std::size_t> capacities = {device_.free_bytes()};
+    const ValueStore::Limits limits = {memory_plan_.device_value_bytes, memory_plan_.host_value_bytes,
+                                       options.limits.scratch_folder};
+    for (const auto& name : options.more_devices) {
+        others_.push_back(std::make_unique<Other>(name, options.threads));
+        others_.back()->device.values().set_limits(limits);
+        capacities.push_back(others_.back()->device.free_bytes());
+    }
+    for (auto& capacity : capacities) {
+        if (options.limits.device_bytes > 0) capacity = std::min(capacity, options.limits.device_bytes);
+        capacity = std::max<std::size_t>(capacity, 1);  // some devices do not say
+    }
+    device_of_range_ = spread_ranges(memory_plan_.needs.range_bytes, capacities);
+    device_of_range_.back() = 0;  // the head, with the reference that it is scored against
+    host_inputs_ = std::make_unique<ValueStore>(ggml_backend_cpu_buffer_type());
+}
+
+std::size_t ReplayEngine::device_of(int node) const {
+    if (device_of_range_.empty()) return 0;
+    const auto cuts = topology_.cuts();
+    const auto behind = std::ranges::upper_bound(cuts, node) - cuts.begin();
+    return device_of_range_[std::min(static_cast<std::size_t>(behind) - 1, device_of_range_.size() - 1)];
+}
+
+std::string ReplayEngine::device_names() const {
+    if (others_.empty()) return device_.name();
+    std::string names;
+    for (std::size_t i = 0; i <= others_.size(); ++i)
+        names += fmt::format("{}{} ({} of {} parts)", i == 0 ? "" : ", ",
+                             i == 0 ? device_.name() : others_[i - 1]->device.name(),
+                             std::ranges::count(device_of_range_, i), device_of_range_.size());
+    return names;
+}
+
 Value ReplayEngine::store(const std::shared_ptr<const std::vector<std::byte>>& input) {
     for (const auto& [known, value] : stored_inputs_)
         if (known == input) return value;
     constexpr std::size_t remembered = 64;
     if (stored_inputs_.size() >= remembered) stored_inputs_.erase(stored_inputs_.begin());
-    stored_inputs_.emplace_back(input, device_.values().keep(*input));
+    stored_inputs_.emplace_back(input, (host_inputs_ ? *host_inputs_ : device_.values()).keep(*input));
     return stored_inputs_.back().second;
 }
 
@@ -137,7 +188,7 @@ ReplayEngine::SelfCheck ReplayEngine::self_check(std::span<const Window> windows
             head->run(windows[w].inputs, states[w]);
             const auto replayed = values<float>(head->read(logits));
             const auto expected = decoder.decode(windows[w].tokens);
-            positions += static_cast<double>(expected.size() / log_p.size());
+            positions += static_cast<double>(expected.size()) / static_cast<double>(log_p.size());
             if (std::memcmp(replayed.data(), expected.data(), expected.size_bytes()) == 0) continue;
             for (std::size_t i = 0; i < expected.size(); ++i) {
                 const double difference =

@@ -37,6 +37,9 @@ WindowScore sum_scores(std::span<const PositionScore> scores, int first_position
 struct EngineOptions {
     int threads = 1;
     std::string device;  // as Device takes it; empty: the CPU
+    /// Devices beside it that take a part of the model, for models that are too large for one. All weights must fit
+    /// then. limits.device_bytes holds for each of them.
+    std::vector<std::string> more_devices;
     MemoryLimits limits;
     int n_windows = 1;  // how many will travel together, for the memory plan
 };
@@ -45,18 +48,26 @@ struct EngineOptions {
 class ReplayEngine {
   public:
     ReplayEngine(const Model& model, int n_tokens, int threads)
-        : ReplayEngine(model, n_tokens, EngineOptions{threads, {}, {}, 1}) {}
+        : ReplayEngine(model, n_tokens, EngineOptions{threads, {}, {}, {}, 1}) {}
     /// Throws Error where the limits are too small for the model.
     ReplayEngine(const Model& model, int n_tokens, const EngineOptions& options);
     ~ReplayEngine();
 
     const Model& model() const { return *model_; }
     const Topology& topology() const { return topology_; }
+    /// The first device, which the head runs on.
     Device& device() { return device_; }
+    /// Whether everything runs on the CPU: then it is bit-identical to llama_decode.
+    bool is_host() const { return device_.is_host() && others_.empty(); }
+    /// "CUDA0", or all devices with the number of blocks that each has.
+    std::string device_names() const;
     WeightStore& weights() { return weights_; }
     const MemoryPlan& memory_plan() const { return memory_plan_; }
     std::unique_ptr<Slice> slice(int begin, int end, const Slice::Options& options = {}) {
-        return std::make_unique<Slice>(topology_, device_, weights_, begin, end, options);
+        const auto other = device_of(begin);
+        return other == 0 ? std::make_unique<Slice>(topology_, device_, weights_, begin, end, options)
+                          : std::make_unique<Slice>(topology_, others_[other - 1]->device, others_[other - 1]->weights,
+                                                    begin, end, options);
     }
     int n_tokens() const { return n_tokens_; }
 
@@ -85,6 +96,14 @@ class ReplayEngine {
 
   private:
     struct Reference;
+    struct Other {
+        Other(const std::string& name, int threads) : device(name, threads), weights(device) {}
+        Device device;
+        WeightStore weights;
+    };
+    void place_on_devices(const EngineOptions& options);
+    /// 0: the first device; otherwise one more than the number of the other one.
+    std::size_t device_of(int node) const;
     void make_reference();
     std::vector<LiveState> states_at_head(std::span<const Window> windows);
     Value store(const std::shared_ptr<const std::vector<std::byte>>& input);
@@ -95,6 +114,9 @@ class ReplayEngine {
     Topology topology_;
     Device device_;
     WeightStore weights_;
+    std::vector<std::unique_ptr<Other>> others_;
+    std::vector<std::size_t> device_of_range_;  // between the cuts; empty where there is but one device
+    std::unique_ptr<ValueStore> host_inputs_;   // of the windows, where several devices read them
     MemoryPlan memory_plan_;
     // Inputs that windows share (positions, masks) are stored once.
     std::vector<std::pair<std::shared_ptr<const std::vector<std::byte>>, Value>> stored_inputs_;

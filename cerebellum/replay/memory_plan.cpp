@@ -107,6 +107,25 @@ MemoryPlan plan_memory(const MemoryNeeds& needs, const MemoryLimits& limits, boo
     return plan;
 }
 
+std::vector<std::size_t> spread_ranges(std::span<const std::size_t> range_bytes,
+                                       std::span<const std::size_t> capacities) {
+    double bytes = 0.0, capacity = 0.0;
+    for (const auto each : range_bytes) bytes += static_cast<double>(each);
+    for (const auto each : capacities) capacity += static_cast<double>(each);
+    std::vector<std::size_t> device_of(range_bytes.size(), 0);
+    std::size_t device = 0;
+    // Walking from the head, a range belongs to the device in whose share its middle lies.
+    double behind = 0.0, share = capacity > 0.0 ? static_cast<double>(capacities[0]) / capacity : 1.0;
+    for (std::size_t r = range_bytes.size(); r-- > 0;) {
+        const double middle = behind + 0.5 * static_cast<double>(range_bytes[r]);
+        while (device + 1 < capacities.size() && middle > share * bytes)
+            share += static_cast<double>(capacities[++device]) / capacity;
+        device_of[r] = device;
+        behind += static_cast<double>(range_bytes[r]);
+    }
+    return device_of;
+}
+
 std::string describe(const MemoryPlan& plan) {
     const auto amount = [](std::size_t bytes) {
         return bytes == MemoryPlan::unlimited ? std::string("as needed") : format_bytes(bytes);

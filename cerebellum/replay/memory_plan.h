@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <filesystem>
 #include <limits>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -44,6 +45,12 @@ struct MemoryPlan {
 /// Pure. Throws Error naming the least that would do where a limit is too small. `device_is_host`: the device computes
 /// in host memory, so that there is but one limit.
 MemoryPlan plan_memory(const MemoryNeeds& needs, const MemoryLimits& limits, bool device_is_host);
+
+/// Which of several devices each range runs on, neighbouring ones on the same as far as may be: the first device has
+/// the last ranges, the head among them, the second one those in front of them, and so on. Weights are divided as the
+/// capacities are. Pure.
+std::vector<std::size_t> spread_ranges(std::span<const std::size_t> range_bytes,
+                                       std::span<const std::size_t> capacities);
 
 std::string describe(const MemoryPlan& plan);
 

@@ -77,5 +77,17 @@ TEST(MemoryPlan, too_little_is_refused_with_what_would_do) {
     EXPECT_EQ(message_of({0, 6000 * mebibyte, {}}, false), "");
 }
 
+TEST(SpreadRanges, divides_weights_as_the_capacities_are_with_the_head_on_the_first_device) {
+    const std::vector<std::size_t> equal(8, 100);
+    const std::size_t one[] = {7}, two[] = {50, 50}, uneven[] = {30, 10}, three[] = {1, 1, 2};
+    using Devices = std::vector<std::size_t>;
+    EXPECT_EQ(spread_ranges(equal, one), Devices(8, 0));
+    EXPECT_EQ(spread_ranges(equal, two), (Devices{1, 1, 1, 1, 0, 0, 0, 0}));
+    EXPECT_EQ(spread_ranges(equal, uneven), (Devices{1, 1, 0, 0, 0, 0, 0, 0}));
+    EXPECT_EQ(spread_ranges(equal, three), (Devices{2, 2, 2, 2, 1, 1, 0, 0}));
+    const std::size_t large_head[] = {10, 10, 10, 10, 60};
+    EXPECT_EQ(spread_ranges(large_head, two), (Devices{1, 1, 1, 1, 0}));
+}
+
 }  // namespace
 }  // namespace cerebellum

@@ -5,9 +5,13 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <functional>
 #include <future>
+#include <iterator>
 #include <map>
 #include <memory>
+#include <numeric>
+#include <thread>
 #include <utility>
 
 #include "cerebellum/core/error.h"
@@ -77,7 +81,8 @@ struct SourceStates {
     States at_head;
     /// At the begins of the ranges that were measured last: the next plan begins in one of them, or behind.
     std::map<std::size_t, States> at_range;
-    bool kept = false;  // for another sweep
+    bool kept = false;                     // for another sweep
+    std::unique_ptr<SharedStates> shared;  // all states of all windows, instead of at_range
 };
 
 namespace {
@@ -90,6 +95,7 @@ class Sweep {
           topology_(engine.topology()),
           map_(topology_),
           ranges_(map_.ranges()),
+          all_windows_(windows),
           windows_(windows),
           quantize_(quantize),
           figures_(figures),
@@ -111,6 +117,15 @@ class Sweep {
             progress_.end();
         }
         return summary_;
+    }
+
+    /// This process's windows, where there are neighbours.
+    void share() {
+        if (!source_.shared) return;
+        std::vector<std::size_t> mine;
+        for (std::size_t w = 0; w < all_windows_.size(); ++w)
+            if (source_.shared->is_mine(w) && !source_.shared->is_ready(w)) mine.push_back(w);
+        share_states_of(mine);
     }
 
   private:
@@ -215,6 +230,10 @@ class Sweep {
         auto& states = source_.at_head;
         const auto known = states.size();
         if (known >= windows_.size()) return;
+        if (source_.shared) {
+            prepare_shared_states();
+            return;
+        }
         states.resize(windows_.size());
         for (std::size_t r = 0; r < ranges_.size(); ++r) {
             advance(plain(r), ranges_[r], states, known);
@@ -222,11 +241,59 @@ class Sweep {
         }
     }
 
+    /// Of all windows: replays this process's share of them and waits for the others'. What its neighbours do not bring
+    /// in good time it replays as well, since they may be gone.
+    void prepare_shared_states() {
+        auto& shared = *source_.shared;
+        const auto start = Clock::now();
+        share();
+        const double patience_s = 60.0 + 5.0 * seconds_since(start);
+        const auto is_late = [&](std::size_t w) { return !shared.is_ready(w); };
+        const auto waiting = Clock::now();
+        std::vector<std::size_t> late(all_windows_.size());
+        std::iota(late.begin(), late.end(), std::size_t{0});
+        while (std::erase_if(late, std::not_fn(is_late)), !late.empty() && seconds_since(waiting) < patience_s) {
+            progress_.check();
+            std::this_thread::sleep_for(std::chrono::milliseconds(2));
+        }
+        share_states_of(late);
+        for (std::size_t w = 0; w < all_windows_.size(); ++w)
+            source_.at_head.push_back(shared.get(w, ranges_.size(), engine_.device().values()));
+    }
+
+    void share_states_of(const std::vector<std::size_t>& windows) {
+        if (windows.empty()) return;
+        const auto start = Clock::now();
+        States states(windows.size());
+        for (std::size_t r = 0; r < ranges_.size(); ++r) {
+            for (std::size_t i = 0; i < windows.size(); ++i) {
+                progress_.check();
+                source_.shared->put(windows[i], r, states[i]);
+                plain(r).run(all_windows_[windows[i]].inputs, states[i]);
+                states[i] = plain(r).live_out(states[i]);
+            }
+            release(r);
+        }
+        for (std::size_t i = 0; i < windows.size(); ++i) {
+            source_.shared->put(windows[i], ranges_.size(), states[i]);
+            source_.shared->set_ready(windows[i]);
+        }
+        account(0, topology_.head_cut(), windows.size(), start);
+    }
+
+    States shared_states_at(std::size_t range) {
+        States states;
+        for (std::size_t w = 0; w < windows_.size(); ++w)
+            states.push_back(source_.shared->get(w, range, engine_.device().values()));
+        return states;
+    }
+
     /// The last known states of the source in front of all that is to be measured, and where they are.
     std::pair<std::size_t, States> first_states() {
         std::size_t first = 0;
         while (first < ranges_.size() && work_[first].empty()) ++first;
         if (first == ranges_.size()) return {first, {}};
+        if (source_.shared) return {first, shared_states_at(first)};
         for (auto known = source_.at_range.upper_bound(first); known != source_.at_range.begin();) {
             --known;
             if (known->second.size() < windows_.size()) continue;
@@ -237,7 +304,7 @@ class Sweep {
     }
 
     void keep_states(std::size_t range, const States& states) {
-        if (!source_.kept) return;
+        if (!source_.kept || source_.shared) return;
         source_.at_range[range] = states;
         constexpr std::size_t at_most = 2;
         while (source_.at_range.size() > at_most)
@@ -328,8 +395,8 @@ class Sweep {
             std::vector<Variant> entering;
             if (open) {
                 if (!work_[r].empty()) keep_states(r, baseline);
-                States at_end = baseline;
-                advance(range, ranges_[r], at_end);
+                States at_end = source_.shared ? shared_states_at(r + 1) : baseline;
+                if (!source_.shared) advance(range, ranges_[r], at_end);
                 measure_range(r, std::move(baseline), at_end, entering);
                 baseline = std::move(at_end);
             }
@@ -390,7 +457,7 @@ class Sweep {
             for (const auto& change : work.changes) jobs.push_back({&work, change});
         std::ranges::stable_sort(jobs, {}, [](const Job& job) { return job.work->use->first; });
         // Where the CPU does not compute itself, it quantizes the next change while the device replays this one.
-        const auto policy = engine_.device().is_host() ? std::launch::deferred : std::launch::async;
+        const auto policy = engine_.is_host() ? std::launch::deferred : std::launch::async;
         const auto begin_quantizing = [&](std::size_t job) {
             return job < jobs.size()
                        ? std::async(policy, [this, name = jobs[job].work->plan->name,
@@ -543,6 +610,7 @@ class Sweep {
     const Topology& topology_;
     const SweepMap map_;
     const std::vector<SweepRange>& ranges_;
+    std::span<const Window> all_windows_;
     std::span<const Window> windows_;
     const Quantizer& quantize_;
     FigureStore& figures_;
@@ -578,12 +646,19 @@ void add(SweepSummary& sum, const SweepSummary& part) {
     sum.quantize_s += part.quantize_s;
 }
 
-SweepWorker::SweepWorker(ReplayEngine& engine, std::span<const Window> windows, Quantizer quantize)
+SweepWorker::SweepWorker(ReplayEngine& engine, std::span<const Window> windows, Quantizer quantize,
+                         const Neighbours& neighbours)
     : engine_(&engine), windows_(windows), quantize_(std::move(quantize)), states_(std::make_unique<SourceStates>()) {
     states_->kept = true;
+    states_->shared = SharedStates::open(neighbours, engine.topology(), SweepMap(engine.topology()), windows.size());
 }
 
 SweepWorker::~SweepWorker() = default;
+
+void SweepWorker::share_states(Progress& progress) {
+    HeldFigures none;
+    Sweep(*engine_, windows_, {}, quantize_, none, progress, *states_).share();
+}
 
 SweepSummary SweepWorker::measure(std::span<const TensorPlan> plan, FigureStore& figures, Progress& progress) {
     return Sweep(*engine_, windows_, plan, quantize_, figures, progress, *states_).run();

@@ -11,6 +11,7 @@
 #include "cerebellum/replay/engine.h"
 #include "cerebellum/sweep/figure_store.h"
 #include "cerebellum/sweep/plan.h"
+#include "cerebellum/sweep/shared_states.h"
 
 namespace cerebellum {
 
@@ -47,12 +48,17 @@ void add(SweepSummary& sum, const SweepSummary& part);
 
 /// Sweeps over one plan after the other, as they are dealt out to it, with the same figures. It keeps the source's
 /// states between them: plans that follow each other in the order of the graph cost no replay of the source twice.
+/// With neighbours it makes a share of these states and takes the others from them, where the file for that has room.
 /// Everything given to it must outlive it. Not thread-safe.
 class SweepWorker {
   public:
-    SweepWorker(ReplayEngine& engine, std::span<const Window> windows, Quantizer quantize);
+    SweepWorker(ReplayEngine& engine, std::span<const Window> windows, Quantizer quantize,
+                const Neighbours& neighbours = {});
     ~SweepWorker();
     SweepSummary measure(std::span<const TensorPlan> plan, FigureStore& figures, Progress& progress);
+    /// Makes this process's share of the states, which its neighbours will wait for, whether or not there is anything
+    /// for this process to measure.
+    void share_states(Progress& progress);
 
   private:
     ReplayEngine* engine_;

@@ -19,6 +19,8 @@ using testing::random_tokens;
 using testing::small_model;
 using testing::TemporaryFolder;
 
+namespace fs = std::filesystem;
+
 constexpr int n_tokens = 64;
 
 /// The same rows, but for how long they took.
@@ -238,6 +240,44 @@ TEST_F(RunSweep, windows_measured_later_extend_the_rows_to_the_same_figures) {
     tokens += run(into, progress).tokens;
     EXPECT_EQ(rows_of(into), rows_of(at_once));
     EXPECT_EQ(tokens, whole.tokens);
+}
+
+TEST_F(RunSweep, dealt_piece_by_piece_in_any_order_comes_to_the_same_figures) {
+    auto at_once = journal("at-once.db");
+    NoProgress progress;
+    run(at_once, progress);
+    auto into = journal("pieces.db");
+    JournalFigures figures(into);
+    SweepWorker worker(engine_, windows_, quantizer());
+    for (const std::size_t piece : {3U, 0U, 4U, 1U, 5U, 2U})
+        worker.measure(std::span(plan_).subspan(piece, 1), figures, progress);
+    EXPECT_EQ(rows_of(into), rows_of(at_once));
+}
+
+TEST_F(RunSweep, neighbours_share_the_source_s_states_and_come_to_the_same_figures) {
+    auto at_once = journal("at-once.db");
+    NoProgress progress;
+    const auto alone = run(at_once, progress);
+    auto into = journal("shared.db");
+    JournalFigures figures(into);
+    ReplayEngine other(model_, n_tokens, 1);
+    std::vector<Window> its_windows;
+    for (const auto& window : windows_) its_windows.push_back(other.prepare(window.tokens));
+    Neighbours neighbours = {folder_.path(), "job", 0, 2};
+    SweepWorker first(engine_, windows_, quantizer(), neighbours);
+    const auto files = [this] {
+        return std::ranges::count_if(fs::directory_iterator(folder_.path()),
+                                     [](const auto& entry) { return entry.path().extension() == ".states"; });
+    };
+    EXPECT_EQ(files(), 1);
+    neighbours.index = 1;
+    SweepWorker second(other, its_windows, quantizer(), neighbours);
+    EXPECT_EQ(files(), 0) << "what all have opened needs no name";
+    second.share_states(progress);
+    auto summary = first.measure(std::span(plan_).first(4), figures, progress);
+    add(summary, second.measure(std::span(plan_).subspan(4), figures, progress));
+    EXPECT_EQ(rows_of(into), rows_of(at_once));
+    EXPECT_LE(summary.replay_flops, alone.replay_flops) << "the source was replayed more often than by one process";
 }
 
 TEST_F(RunSweep, tensors_that_nothing_reads_are_reported) {

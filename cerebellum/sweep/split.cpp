@@ -8,6 +8,9 @@ namespace cerebellum {
 
 namespace {
 
+/// Quantizing a weight takes a core about as long as so many operations of a replay do, mean over all types.
+constexpr double quantizing_flops = 6000.0;
+
 /// The same for one of its types alone.
 TensorPlan with_one_type(const TensorPlan& tensor, const Encoding& type) {
     auto one = tensor;
@@ -24,14 +27,17 @@ std::vector<WorkItem> split_plan(const SweepMap& map, std::span<const TensorPlan
         const auto place = map.place_of(tensor.name);
         if (!place) continue;
         const auto fast_windows = static_cast<double>(tensor.fast_windows(windows));
+        const double quantizing = quantizing_flops * place->weights;
         if (!place->local) {
             for (const auto type : tensor.types)
-                items.push_back({with_one_type(tensor, type), fast_windows * map.full_cost(*place), place->range});
+                items.push_back(
+                    {with_one_type(tensor, type), quantizing + fast_windows * map.full_cost(*place), place->range});
             continue;
         }
-        const double cost = static_cast<double>(tensor.types.size()) * fast_windows * map.fast_cost(*place) +
-                            static_cast<double>(tensor.anchors.size() * tensor.anchor_windows(windows)) *
-                                (map.full_cost(*place) - map.fast_cost(*place));
+        const double cost =
+            static_cast<double>(tensor.types.size()) * (quantizing + fast_windows * map.fast_cost(*place)) +
+            static_cast<double>(tensor.anchors.size() * tensor.anchor_windows(windows)) *
+                (map.full_cost(*place) - map.fast_cost(*place));
         items.push_back({tensor, cost, place->range});
     }
     return items;

@@ -85,9 +85,12 @@ TEST(SplitPlan, keeps_tensors_of_blocks_whole_and_others_by_type) {
     EXPECT_EQ(items[5].position, map.ranges().size()) << "the head is behind all blocks";
     EXPECT_LT(items[5].cost, items[0].cost);
     EXPECT_GT(items[5].cost, 0.0);
-    // Twice the windows, twice the work.
+    // Twice the windows, twice the replays, and no more to quantize.
     const auto twice = split_plan(map, plan, 8);
-    for (std::size_t i = 0; i < items.size(); ++i) EXPECT_DOUBLE_EQ(twice[i].cost, 2.0 * items[i].cost) << i;
+    for (std::size_t i = 0; i < items.size(); ++i) {
+        EXPECT_GT(twice[i].cost, items[i].cost) << i;
+        EXPECT_LT(twice[i].cost, 2.0 * items[i].cost) << i;
+    }
 }
 
 TEST(SplitPlan, through_whole_files_every_pair_costs_the_same) {

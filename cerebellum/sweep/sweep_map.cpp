@@ -17,6 +17,11 @@ std::optional<SweepMap::Place> SweepMap::place_of(const std::string& tensor) con
     place.range = static_cast<std::size_t>(
         std::ranges::find_if(ranges_, [&](const SweepRange& range) { return place.use->first < range.end; }) -
         ranges_.begin());
+    for (const auto& known : topology_->graph().tensors)
+        if (known.kind == TensorKind::weight && known.name == tensor) {
+            place.weights = 1.0;
+            for (const auto n : known.shape) place.weights *= static_cast<double>(n);
+        }
     place.local =
         topology_->span_of(tensor) >= 0 && place.range < ranges_.size() && place.use->last < ranges_[place.range].end;
     return place;

@@ -25,6 +25,7 @@ class SweepMap {
         const WeightUse* use = nullptr;
         std::size_t range = 0;  // that first reads the tensor; ranges().size(): the head
         bool local = false;     // read in one block only, whose output shows the change
+        double weights = 0.0;   // that it has
     };
     /// None where nothing reads the tensor, or nothing that takes any type.
     std::optional<Place> place_of(const std::string& tensor) const;

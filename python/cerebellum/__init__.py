@@ -10,6 +10,7 @@ Data frames need pandas (pip install 'cerebellum[pandas]'); everything else does
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from os import PathLike
@@ -94,11 +95,15 @@ class Journal:
         result: list[dict[str, Any]] = json.loads(_native.damage(self.path))
         for row in result:
             row["kld_low"], row["kld_high"] = row.pop("kld_95")
+            for name, value in row.items():  # JSON has no infinity
+                if value is None:
+                    row[name] = math.inf
         return result
 
     def damage(self) -> pandas.DataFrame:
         """What each tensor loses in each type: tensor, type, tier, kld (nats per token) with its standard error and 95 %
-        interval; delta_nll, top1_agree and local_energy where they were measured."""
+        interval, infinite where a single window was scored; delta_nll, top1_agree and local_energy where they were
+        measured."""
         return _frame(self.damage_rows())
 
     def windows(self) -> pandas.DataFrame:

@@ -58,6 +58,7 @@ def test_damage(journal):
     wide = frame.pivot(index="tensor", columns="type", values="kld")
     assert (wide["q2_K"] > wide["q4_K"]).all()
     assert (frame["kld_low"] <= frame["kld"]).all() and (frame["kld"] <= frame["kld_high"]).all()
+    assert frame["kld_error"].dtype == float
     windows = journal.windows()
     assert set(windows["tier"]) == {"fast", "full"}
     assert windows.groupby(["tensor", "type", "tier"]).size().min() >= 1

@@ -46,10 +46,11 @@ class Mpi : public ::testing::Test {
         return (work_ / name).string();
     }
 
-    std::vector<std::string> ablate(const std::string& name, const std::vector<std::string>& more = {}) const {
+    std::vector<std::string> ablate(const std::string& name, const std::vector<std::string>& more = {},
+                                    const std::string& tokens = "128") const {
         std::vector<std::string> arguments = {"ablate",    small_model().string(),
                                               "--text",    (work_ / "text.txt").string(),
-                                              "--tokens",  "128",
+                                              "--tokens",  tokens,
                                               "--ctx",     "64",
                                               "--types",   "q2_K,q4_0",
                                               "--threads", "1",
@@ -117,18 +118,19 @@ TEST_F(Mpi, two_ranks_measure_what_one_process_measures) {
 }
 
 TEST_F(Mpi, a_run_that_was_killed_goes_on_where_it_stopped) {
+    const std::string long_enough = "1024";  // to be found in the middle of it
     std::size_t before = 0;
     {
-        Program program(with_ranks(2, ablate("j.db")), work_.path());
+        Program program(with_ranks(2, ablate("j.db", {}, long_enough)), work_.path());
         while (program.running() && rows("j.db") < 12) std::this_thread::sleep_for(std::chrono::milliseconds(5));
         program.send(SIGTERM);
         EXPECT_NE(wait(program).code, 0);
         before = rows("j.db");
         EXPECT_GE(before, 12U);
     }
-    const auto resumed = run_ranks(2, ablate("j.db"));
+    const auto resumed = run_ranks(2, ablate("j.db", {}, long_enough));
     ASSERT_EQ(resumed.code, 0) << resumed.errors;
-    const auto alone = run_program(ablate("alone.db"), work_.path(), std::chrono::seconds(300));
+    const auto alone = run_program(ablate("alone.db", {}, long_enough), work_.path(), std::chrono::seconds(300));
     ASSERT_EQ(alone.code, 0) << alone.errors;
     EXPECT_EQ(digest("j.db"), digest("alone.db"));
     EXPECT_LT(before, rows("j.db"));

@@ -52,15 +52,16 @@ class Rpc : public ::testing::Test {
         silence_llama_log();
         start();
     }
-    void start() {
-        port_ = free_port();
-        server_ = std::make_unique<Program>(
+    void start() { start(port_, server_); }
+    void start(int& port, std::unique_ptr<Program>& server) const {
+        port = free_port();
+        server = std::make_unique<Program>(
             std::vector<std::string>{(fs::path(CEREBELLUM_REFEREE_BIN) / "ggml-rpc-server").string(), "-H", "127.0.0.1",
-                                     "-p", std::to_string(port_), "-t", "1"},
+                                     "-p", std::to_string(port), "-t", "1"},
             folder_.path());
-        for (int i = 0; i < 500 && server_->running() && !accepts(port_); ++i)
+        for (int i = 0; i < 500 && server->running() && !accepts(port); ++i)
             std::this_thread::sleep_for(std::chrono::milliseconds(20));
-        ASSERT_TRUE(server_->running());
+        ASSERT_TRUE(server->running());
     }
     std::string endpoint() const { return fmt::format("127.0.0.1:{}", port_); }
 
@@ -138,6 +139,28 @@ TEST_F(Rpc, scores_are_computed_there_and_equal_those_of_the_cpu) {
     }
 }
 
+TEST_F(Rpc, a_model_is_divided_among_servers) {
+    int port = 0;
+    std::unique_ptr<Program> second;
+    start(port, second);
+    const auto model = Model::load(small_model());
+    constexpr int n_tokens = 64;
+    EngineOptions options;
+    options.device = endpoint();
+    ReplayEngine one(model, n_tokens, options);
+    options.more_devices = {fmt::format("127.0.0.1:{}", port)};
+    ReplayEngine both(model, n_tokens, options);
+    EXPECT_FALSE(both.is_host());
+    EXPECT_THAT(both.device_names(), HasSubstr(options.more_devices.front()));
+    const auto tokens = random_tokens(model, n_tokens, 4);
+    const auto check = both.self_check(std::vector{both.prepare(tokens)});
+    EXPECT_EQ(check.largest_deviation, 0.0);
+    // Neither has all of it.
+    one.self_check(std::vector{one.prepare(tokens)});
+    EXPECT_GT(both.weights().placed_bytes(), 0U);
+    EXPECT_LT(both.weights().placed_bytes(), one.weights().placed_bytes());
+}
+
 class RpcProgram : public Rpc {
   protected:
     void SetUp() override {
@@ -173,6 +196,43 @@ TEST_F(RpcProgram, measures_what_the_cpu_measures) {
         const double kld = expected[i]["kld"];
         EXPECT_NEAR(got[i]["kld"].get<double>(), kld, 5e-3 * kld) << got[i]["tensor"];
     }
+}
+
+TEST_F(RpcProgram, several_servers_measure_what_one_measures) {
+    int port = 0;
+    std::unique_ptr<Program> second;
+    start(port, second);
+    const auto one = testing::run_program(ablate("one.db", endpoint()), folder_.path());
+    ASSERT_EQ(one.code, 0) << one.errors;
+    auto arguments = ablate("two.db", "CPU");
+    arguments.resize(arguments.size() - 3);  // --device CPU --json
+    for (const auto& more :
+         {std::string("--json"), std::string("--rpc"), fmt::format("{},127.0.0.1:{}", endpoint(), port)})
+        arguments.push_back(more);
+    const auto two = testing::run_program(arguments, folder_.path());
+    ASSERT_EQ(two.code, 0) << two.errors;
+    const auto expected = nlohmann::json::parse(one.output), got = nlohmann::json::parse(two.output);
+    ASSERT_EQ(got.size(), expected.size());
+    for (std::size_t i = 0; i < got.size(); ++i) {
+        const double kld = expected[i]["kld"];
+        EXPECT_NEAR(got[i]["kld"].get<double>(), kld, 1e-9 + 1e-6 * kld) << got[i]["tensor"];
+    }
+    // With a local device in front: the CPU scores, and rounds as one process alone does.
+    arguments.back() = endpoint();
+    for (const auto* more : {"--device", "CPU", "-v"}) arguments.emplace_back(more);
+    *std::ranges::find(arguments, (folder_ / "two.db").string()) = (folder_ / "both.db").string();
+    const auto both = testing::run_program(arguments, folder_.path());
+    ASSERT_EQ(both.code, 0) << both.errors;
+    EXPECT_THAT(both.errors, HasSubstr("parts), " + endpoint()));
+    const auto with_cpu = nlohmann::json::parse(both.output);
+    ASSERT_EQ(with_cpu.size(), expected.size());
+    for (std::size_t i = 0; i < with_cpu.size(); ++i) {
+        const double kld = expected[i]["kld"];
+        EXPECT_NEAR(with_cpu[i]["kld"].get<double>(), kld, 5e-3 * kld) << with_cpu[i]["tensor"];
+    }
+    arguments.resize(arguments.size() - 3);
+    arguments.back() = "somewhere";
+    EXPECT_EQ(testing::run_program(arguments, folder_.path()).code, 2);
 }
 
 TEST_F(RpcProgram, a_server_that_dies_leaves_a_journal_to_go_on_with) {
