@@ -21,7 +21,7 @@ import types
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 from judge import JudgeError, file_digest, say  # noqa: E402
-from quality import Comparison, add_quality_options, check_files, print_result  # noqa: E402
+from quality import Comparison, add_quality_options, check_files, print_result, unpacked  # noqa: E402
 
 
 def run_json(options, arguments):
@@ -106,7 +106,7 @@ def main():
         name = "default" if text == "default" else pathlib.Path(text).name
         work = root / (name if name == "default" else f"{name}-{file_digest(text)[:12]}")
         work.mkdir(parents=True, exist_ok=True)
-        of_text = types.SimpleNamespace(**{**vars(options), "text": [] if text == "default" else [text],
+        of_text = types.SimpleNamespace(**{**vars(options), "text": [] if text == "default" else unpacked([text], work),
                                            "option": [*options.measuring, *options.option]})
         least, weights = measure(of_text, work)
         most = int(options.upto * weights / 8.0)

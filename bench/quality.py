@@ -25,7 +25,7 @@ import subprocess
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-from judge import Judge, JudgeError, add_judge_options, file_digest, run_tool, say, tool  # noqa: E402
+from judge import Judge, JudgeError, add_judge_options, file_digest, plain_text, run_tool, say, tool  # noqa: E402
 
 PRESETS = ("Q2_K_S Q2_K Q3_K_S Q3_K_M Q3_K_L Q4_0 Q4_1 Q4_K_S Q4_K_M Q5_0 Q5_1 Q5_K_S Q5_K_M Q6_K Q8_0 IQ1_S IQ1_M "
            "IQ2_XXS IQ2_XS IQ2_S IQ2_M IQ3_XXS IQ3_XS IQ3_S IQ3_M IQ4_XS IQ4_NL").split()
@@ -216,6 +216,7 @@ class Comparison:
         self.options, self.work = options, work
         digest = file_digest(options.source)[:12]
         work.mkdir(parents=True, exist_ok=True)
+        options.text = unpacked(options.text, work)
         imatrix = pathlib.Path(options.imatrix) if options.imatrix else work / "imatrix.gguf"
         if not options.imatrix and not options.stock_only and not imatrix.is_file():
             quantize_ours(options, work, first_size, imatrix)
@@ -290,7 +291,7 @@ def add_quality_options(parser):
     parser.add_argument("--source", required=True, help="high-precision GGUF")
     add_judge_options(parser)
     parser.add_argument("--test-text", required=True, help="text to judge on; .gz and .bz2 are unpacked")
-    parser.add_argument("--text", action="append", default=[], help="what ours may learn from; passed on (repeatable)")
+    parser.add_argument("--text", action="append", default=[], help="what ours may learn from; .gz and .bz2 are unpacked (repeatable)")
     parser.add_argument("--cerebellum", default="build/cerebellum", help="default build/cerebellum")
     parser.add_argument("--imatrix", help="use this importance matrix, in ours too, instead of the one ours makes")
     parser.add_argument("--option", action="append", default=[], help="passed on to cerebellum quantize, as --option=--seed=1")
@@ -299,6 +300,15 @@ def add_quality_options(parser):
     parser.add_argument("--all-pairs", action="store_true", help="judge every (T, E) that fits, not three E for each T")
     parser.add_argument("--screen-chunks", type=int, default=4, help="windows to pick the four best combinations on")
     parser.add_argument("--json", metavar="FILE", help="write the results as JSON here")
+
+
+def unpacked(texts, folder):
+    """The texts' paths, those of packed ones unpacked into `folder`: cerebellum reads plain text."""
+    paths = []
+    for text in texts:
+        with plain_text(text, folder) as path:
+            paths.append(str(path))
+    return paths
 
 
 def check_files(options):
