@@ -171,7 +171,7 @@ void write_hashes(const fs::path& folder, const fs::path& facts) {
 int publish(const Values& values, const CLI::App& app, const CLI::App& command) {
     const auto goal = goal_of(values.goal);
     TerminalProgress progress(values.common.quiet, values.common.verbose);
-    const fs::path model = values.common.model, folder = values.folder;
+    const fs::path model = values.common.model;
     if (fs::is_directory(model))
         throw Error(fmt::format("{} is a folder; make a GGUF of it first: cerebellum convert {} -o model.gguf",
                                 model.string(), model.string()));
@@ -179,6 +179,7 @@ int publish(const Values& values, const CLI::App& app, const CLI::App& command) 
     for (const auto& path : values.results)
         if (!fs::exists(path)) throw Error(fmt::format("--results {}: there is no such file", path));
     const auto name = values.name.empty() ? base_name(model) + "-" + label_of(values.goal) : values.name;
+    const fs::path folder = values.folder.empty() ? fs::path(name) : fs::path(values.folder);
     if (name.find('/') != std::string::npos) throw UsageError("--name is the name of a file, without folders");
     const auto file = folder / (name + ".gguf");
     const auto journal = values.common.journal.empty() ? folder / (base_name(model) + ".cerebellum.db")
@@ -190,7 +191,7 @@ int publish(const Values& values, const CLI::App& app, const CLI::App& command) 
     making.insert(making.end(), given.begin(), given.end());
     auto repeated = making;
     repeated.front() = "publish";
-    repeated.insert(repeated.end(), {"-o", folder.filename().string()});
+    repeated.insert(repeated.end(), {"--folder", folder.filename().string()});
 
     const json asked = {{"cerebellum", CEREBELLUM_VERSION},
                         {"model", source.fingerprint()},
@@ -273,8 +274,8 @@ Command add_publish(CLI::App& app) {
         "publish",
         "Everything for a folder to publish: file, verification, report, model card, Modelfile, results, hashes");
     command->footer(
-        "Examples:\n  cerebellum publish model-f16.gguf --size 4.25bpw -o model-4.25bpw\n"
-        "  cerebellum publish model-bf16.gguf --vram 12GiB --ctx 16384 -o out --license apache-2.0 --base-model "
+        "Examples:\n  cerebellum publish model-f16.gguf --size 4.25bpw\n"
+        "  cerebellum publish model-bf16.gguf --vram 12GiB --ctx 16384 --folder out --license apache-2.0 --base-model "
         "org/model\n\n"
         "Runs 'quantize', 'eval' (with --eval-text or --speed), 'modelfile', 'report' and 'card'. Interrupt it at any "
         "time: the "
@@ -283,9 +284,11 @@ Command add_publish(CLI::App& app) {
         "left\n"
         "alone without --force.");
     add_model(*command, values->common);
-    command->add_option("-o,--output", values->folder, "The folder to make")->required()->type_name("FOLDER");
+    command->add_option("--folder", values->folder, "The folder to make (default: the file's name without .gguf, here)")
+        ->type_name("FOLDER");
     command->add_flag("--force", values->common.force, "Write into the folder whatever it holds");
-    command->add_option("--name", values->name, "Name of the file without .gguf (default: the model's, and the size)")
+    command
+        ->add_option("--file-name", values->name, "Name of the file without .gguf (default: the model's, and the size)")
         ->type_name("NAME");
     add_goal(*command, values->goal, false);
     add_constraints(*command, values->constraints);

@@ -33,7 +33,7 @@ class Publish : public ::testing::Test {
         return run_program(arguments, work_.path(), std::chrono::seconds(400));
     }
     std::vector<std::string> command(const std::string& size) const {
-        return {"publish",      small_model().string(), "--size",    size,  "-o",        folder().string(),
+        return {"publish",      small_model().string(), "--size",    size,  "--folder",  folder().string(),
                 "--text",       text().string(),        "--tokens",  "256", "--ctx",     "64",
                 "--types",      "q2_K,q4_K,q8_0",       "--threads", "1",   "--license", "cc-by-sa-3.0",
                 "--base-model", "someone/wikicode"};
@@ -129,12 +129,13 @@ TEST_F(Publish, refuses_what_cannot_be_done) {
     EXPECT_EQ(occupied.code, 1);
     EXPECT_THAT(occupied.errors, HasSubstr("not empty"));
     fs::remove(folder() / "mine.txt");
-    EXPECT_EQ(run({"publish", small_model().string(), "-o", folder().string()}).code, 2);
+    EXPECT_EQ(run({"publish", small_model().string(), "--folder", folder().string()}).code, 2);
     EXPECT_EQ(run({"publish", small_model().string(), "--size", "3MB"}).code, 2);
-    EXPECT_EQ(publish("3MB", {"--name", "a/b"}).code, 2);
+    EXPECT_EQ(publish("3MB", {"--file-name", "a/b"}).code, 2);
     EXPECT_EQ(publish("3MB", {"--results", (work_ / "nothing.json").string()}).code, 1);
-    EXPECT_EQ(run({"publish", (work_ / "nothing.gguf").string(), "--size", "3MB", "-o", folder().string()}).code, 1);
-    EXPECT_THAT(run({"publish", work_.path().string(), "--size", "3MB", "-o", folder().string()}).errors,
+    EXPECT_EQ(run({"publish", (work_ / "nothing.gguf").string(), "--size", "3MB", "--folder", folder().string()}).code,
+              1);
+    EXPECT_THAT(run({"publish", work_.path().string(), "--size", "3MB", "--folder", folder().string()}).errors,
                 HasSubstr("cerebellum convert"));
     const auto impossible = publish("1kB");
     EXPECT_EQ(impossible.code, 1);
