@@ -148,7 +148,7 @@ Command add_card(CLI::App& app) {
             "--results", values->results,
             "Stored evaluations: summaries, and what 'eval ppl', 'kld', 'speed', 'serve' and 'memory' print with "
             "--json")
-        ->type_name("FILE.json");
+        ->type_name("FILE");
     command
         ->add_option("--command", values->settings.commands, "A command that makes the file, for the card; repeatable")
         ->type_name("TEXT");

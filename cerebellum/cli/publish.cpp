@@ -180,7 +180,7 @@ int publish(const Values& values, const CLI::App& app, const CLI::App& command) 
         if (!fs::exists(path)) throw Error(fmt::format("--results {}: there is no such file", path));
     const auto name = values.name.empty() ? base_name(model) + "-" + label_of(values.goal) : values.name;
     const fs::path folder = values.folder.empty() ? fs::path(name) : fs::path(values.folder);
-    if (name.find('/') != std::string::npos) throw UsageError("--name is the name of a file, without folders");
+    if (name.find('/') != std::string::npos) throw UsageError("--file-name is the name of a file, without folders");
     const auto file = folder / (name + ".gguf");
     const auto journal = values.common.journal.empty() ? folder / (base_name(model) + ".cerebellum.db")
                                                        : fs::path(values.common.journal);
@@ -311,7 +311,7 @@ Command add_publish(CLI::App& app) {
         ->group(group);
     command->add_flag("--speed", values->speed, "Measure tokens per second on this machine")->group(group);
     command->add_option("--results", values->results, "Stored evaluations to put into the card, as 'card' takes them")
-        ->type_name("FILE.json")
+        ->type_name("FILE")
         ->group(group);
     add_card_settings(*command, values->settings);
     add_json(*command, values->common);

@@ -130,7 +130,7 @@ TEST_F(Publish, refuses_what_cannot_be_done) {
     EXPECT_THAT(occupied.errors, HasSubstr("not empty"));
     fs::remove(folder() / "mine.txt");
     EXPECT_EQ(run({"publish", small_model().string(), "--folder", folder().string()}).code, 2);
-    EXPECT_EQ(run({"publish", small_model().string(), "--size", "3MB"}).code, 2);
+    EXPECT_EQ(run({"publish", "--size", "3MB"}).code, 2);
     EXPECT_EQ(publish("3MB", {"--file-name", "a/b"}).code, 2);
     EXPECT_EQ(publish("3MB", {"--results", (work_ / "nothing.json").string()}).code, 1);
     EXPECT_EQ(run({"publish", (work_ / "nothing.gguf").string(), "--size", "3MB", "--folder", folder().string()}).code,
