@@ -121,7 +121,7 @@ std::vector<ImatrixStatistics> imatrix_statistics(const Imatrix& imatrix) {
 }
 
 TokenWindows imatrix_windows(const Model& model, const std::filesystem::path& text, int n_tokens, int most) {
-    auto tokens = model.tokenize(read_file(text));
+    auto tokens = model.tokenize(read_text(text));
     if (model.adds_bos()) tokens.insert(tokens.begin(), model.first_token());
     const auto step = static_cast<std::size_t>(n_tokens);
     TokenWindows windows;

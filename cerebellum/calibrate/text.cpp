@@ -71,7 +71,7 @@ namespace {
 
 /// Windows of one file, behind those that are there already. Returns the tokens of the text.
 std::size_t cut_windows(const Model& model, const std::filesystem::path& file, int n_tokens, TokenWindows& windows) {
-    const std::string text = read_file(file);
+    const std::string text = read_text(file);
     if (std::ranges::all_of(text, [](unsigned char c) { return std::isspace(c); }))
         throw Error(fmt::format("{} holds no text; give a file with some pages of plain text", file.string()));
     const auto tokens = model.tokenize(text);

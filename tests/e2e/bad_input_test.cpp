@@ -253,6 +253,21 @@ TEST_F(BadInput, texts_without_text) {
     EXPECT_THAT(refused(quantize(small_model(), {"--text", text.string(), "-q"}), failure), HasSubstr("too short"));
 }
 
+TEST_F(BadInput, texts_that_are_not_utf8) {
+    // A packed file, a text in Latin-1, one that was cut within a character.
+    for (const std::string content : {"\x1f\x8b\x08\x08 and so on", "Na\xefve text of many words", "Na\xc3"}) {
+        const auto text = write("text.txt", content).string();
+        for (const auto& arguments : std::vector<std::vector<std::string>>{
+                 quantize(small_model(), {"--text", text, "-q"}),
+                 {"imatrix", "compute", small_model().string(), "--text", text, "-o", (work_ / "i.gguf").string()},
+                 {"eval", "ppl", small_model().string(), "--text", text}}) {
+            const auto errors = refused(arguments, failure);
+            EXPECT_THAT(errors, HasSubstr(text));
+            EXPECT_THAT(errors, HasSubstr("UTF-8"));
+        }
+    }
+}
+
 TEST_F(BadInput, sizes_that_are_none) {
     for (const std::string size : {"large", "", "-3MB", "0", "3XB", "nan", "1e400GB", "4.25 bpw or so", "inf"})
         EXPECT_THAT(
