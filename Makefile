@@ -93,7 +93,7 @@ quick-checks:
 	bash scripts/check-format.sh
 
 test: quick-checks build-tests asan
-	@ctest --test-dir build --output-on-failure --label-exclude slow
+	@ctest --test-dir build -j $(JOBS) --output-on-failure --label-exclude slow
 
 test-slow: build-tests
 	@bash scripts/system-packages.sh web

@@ -1,8 +1,10 @@
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <cstring>
+#include <span>
 #include <vector>
 
 #include "cerebellum/llama/recorded_graph.h"
@@ -30,6 +32,13 @@ inline bool multiplies_weight(const RecordedGraph& graph, const RecordedTensor& 
         return graph.tensors[static_cast<std::size_t>(node.sources[static_cast<std::size_t>(source)])];
     };
     return tensor(0).kind == TensorKind::weight && tensor(1).type == GGML_TYPE_F32;
+}
+
+/// Where the replay of [begin, end) may end if nothing behind it is replayed: behind the last node that is read. This
+/// spares the head its product with the output matrix, a good part of a small model's work.
+inline int last_read_end(int begin, int end, std::span<const int> reads) {
+    const auto inside = [&](int node) { return begin <= node && node < end; };
+    return !reads.empty() && std::ranges::all_of(reads, inside) ? std::ranges::max(reads) + 1 : end;
 }
 
 /// Calls visit(expert, row) for every input of a mixture's matrices, once for each expert that a token is routed to.

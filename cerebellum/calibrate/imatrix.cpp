@@ -167,7 +167,9 @@ Imatrix compute_imatrix(ReplayEngine& engine, std::span<const Window> windows, c
             options.reads.push_back(input.source);
             if (input.ids >= 0) options.reads.push_back(input.ids);
         }
-        const auto range = engine.slice(cuts[c], cuts[c + 1], options);
+        const bool last = c + 2 == cuts.size();
+        const auto range =
+            engine.slice(cuts[c], last ? last_read_end(cuts[c], cuts[c + 1], options.reads) : cuts[c + 1], options);
         for (std::size_t w = 0; w < windows.size(); ++w) {
             progress.check();
             range->run(windows[w].inputs, states[w]);
@@ -181,7 +183,7 @@ Imatrix compute_imatrix(ReplayEngine& engine, std::span<const Window> windows, c
                 else
                     add_dense(input.weight, view(input.source), input.sums, threads);
             }
-            states[w] = range->live_out(states[w]);
+            if (!last) states[w] = range->live_out(states[w]);
             progress.advance(++done, "windows");
         }
         for (const auto& input : inputs)

@@ -118,13 +118,15 @@ class Collector {
             if (of_range.empty()) of_range.emplace_back();
             for (std::size_t p = 0; p < of_range.size(); ++p) {
                 auto& pass = of_range[p];
-                const auto range = engine_.slice(cuts[c], cuts[c + 1], options(pass));
+                const auto reading = options(pass);
+                const auto end = c + 1 == last ? last_read_end(cuts[c], cuts[c + 1], reading.reads) : cuts[c + 1];
+                const auto range = engine_.slice(cuts[c], end, reading);
                 for (auto& sum : pass.sums) sum.begin();
                 for (std::size_t w = 0; w < windows_.size(); ++w) {
                     progress_.check();
                     range->run(windows_[w].inputs, states[w]);
                     add(*range, pass);
-                    if (p + 1 == of_range.size()) states[w] = range->live_out(states[w]);
+                    if (c + 1 != last && p + 1 == of_range.size()) states[w] = range->live_out(states[w]);
                     progress_.advance(++done_, "windows");
                 }
                 for (const auto& sum : pass.sums) sink_.put(sum.input().input, sum.matrix(), sum.lower_triangle());
