@@ -8,8 +8,8 @@
 #include <optional>
 #include <regex>
 
+#include "cerebellum/core/compressed_file.h"
 #include "cerebellum/core/error.h"
-#include "cerebellum/core/file.h"
 
 namespace cerebellum {
 

@@ -8,8 +8,8 @@
 #include <iterator>
 #include <nlohmann/json.hpp>
 
+#include "cerebellum/core/compressed_file.h"
 #include "cerebellum/core/error.h"
-#include "cerebellum/core/file.h"
 #include "cerebellum/core/hash.h"
 #include "cerebellum/llama/sampler.h"
 

@@ -161,7 +161,9 @@ Command add_imatrix(CLI::App& app) {
         "The text is cut into windows of --ctx tokens, what is left over is not used. Per tensor: the sum of the\n"
         "squares of each input column, and the number of tokens; per expert for mixtures of experts.");
     add_model(*computing, values->common);
-    computing->add_option("--text", values->common.texts, "Plain text; repeatable")->required()->type_name("FILE");
+    computing->add_option("--text", values->common.texts, "Plain text, also gzip-compressed; repeatable")
+        ->required()
+        ->type_name("FILE");
     computing->add_option("--ctx", values->common.context, "Tokens per window (default: 512)")
         ->check(CLI::Range(16, 1 << 20));
     computing->add_option("--windows,--chunks", values->chunks, "At most so many windows of each text (default: all)")

@@ -25,10 +25,10 @@ void add_model(CLI::App& command, CommonOptions& options) {
 
 void add_measuring(CLI::App& command, CommonOptions& options) {
     command
-        .add_option(
-            "--text", options.texts,
-            "Plain text to measure on; repeatable. DOMAIN=FILE labels it, for --profile. Without any the model writes "
-            "its own")
+        .add_option("--text", options.texts,
+                    "Plain text to measure on, also gzip-compressed; repeatable. DOMAIN=FILE labels it, for --profile. "
+                    "Without any "
+                    "the model writes its own")
         ->type_name("[DOMAIN=]FILE");
     command.add_option("--tokens", options.tokens, "Tokens that every change is measured on")
         ->check(CLI::PositiveNumber)

@@ -4,6 +4,7 @@
 #include <zlib.h>
 
 #include <array>
+#include <boost/locale/utf.hpp>
 #include <cerrno>
 #include <cstring>
 #include <memory>
@@ -35,6 +36,21 @@ std::string read_unpacked(const fs::path& path) {
         throw Error(fmt::format("cannot unpack {}: {}; fetch it again", path.string(),
                                 status == Z_BUF_ERROR ? "it is cut short" : reason));
     return content;
+}
+
+std::string read_text(const fs::path& path) {
+    namespace utf = boost::locale::utf;
+    std::string text = read_unpacked(path);
+    for (auto at = text.cbegin(); at != text.cend();) {
+        const auto begin = at;
+        const auto point = utf::utf_traits<char>::decode(at, text.cend());
+        if (point == utf::illegal || point == utf::incomplete)
+            throw Error(
+                fmt::format("{} is no text in UTF-8 (byte {} does not fit); convert it with iconv, or unpack it if "
+                            "it is packed by anything but gzip",
+                            path.string(), begin - text.cbegin()));
+    }
+    return text;
 }
 
 }  // namespace cerebellum

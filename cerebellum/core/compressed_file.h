@@ -9,4 +9,8 @@ namespace cerebellum {
 /// or its compressed data is damaged or cut short.
 std::string read_unpacked(const std::filesystem::path& path);
 
+/// The same of a text in UTF-8, as tokenizers want it: some throw on other bytes, some take them for words. Throws
+/// Error also where it is anything else, naming the first byte that does not fit.
+std::string read_text(const std::filesystem::path& path);
+
 }  // namespace cerebellum

@@ -46,6 +46,19 @@ TEST_F(CompressedFile, may_not_be_packed_at_all) {
     EXPECT_EQ(read_unpacked(folder_ / "plain"), "QTYPE,a\n");
 }
 
+TEST_F(CompressedFile, is_a_text_only_if_it_is_utf8) {
+    const std::string text = "\xef\xbb\xbfna\xc3\xafve \xe2\x82\xac \xf0\x9f\x98\x80\n";
+    EXPECT_EQ(read_text(packed(text)), text);
+    EXPECT_EQ(read_text(packed("")), "");
+    // Latin-1, overlong, a surrogate, beyond the last code point, cut within a character.
+    for (const std::string damage : {"\xef", "\xc0\xaf", "\xed\xa0\x80", "\xf4\x90\x80\x80", "\xe2\x82"}) {
+        write_file_atomically(folder_ / "damaged.txt", "four" + damage);
+        EXPECT_THAT([&] { read_text(folder_ / "damaged.txt"); },
+                    ::testing::ThrowsMessage<Error>(
+                        ::testing::AllOf(::testing::HasSubstr("damaged.txt"), ::testing::HasSubstr("byte 4 "))));
+    }
+}
+
 TEST_F(CompressedFile, is_refused_where_it_is_damaged) {
     std::string content;
     for (int i = 0; i < 50000; ++i) content += std::to_string(i * 7919 % 10007);

@@ -7,7 +7,6 @@
 #include <unistd.h>
 
 #include <array>
-#include <boost/locale/utf.hpp>
 #include <cerrno>
 #include <cstring>
 #include <fstream>
@@ -30,21 +29,6 @@ std::string read_file(const fs::path& path) {
     std::string content((std::istreambuf_iterator<char>(stream)), std::istreambuf_iterator<char>());
     if (stream.bad()) throw Error(fmt::format("cannot read {}: {}", path.string(), std::strerror(errno)));
     return content;
-}
-
-std::string read_text(const fs::path& path) {
-    namespace utf = boost::locale::utf;
-    std::string text = read_file(path);
-    for (auto at = text.cbegin(); at != text.cend();) {
-        const auto begin = at;
-        const auto point = utf::utf_traits<char>::decode(at, text.cend());
-        if (point == utf::illegal || point == utf::incomplete)
-            throw Error(
-                fmt::format("{} is no text in UTF-8 (byte {} does not fit); unpack it if it is packed, or convert it: "
-                            "iconv -f ENCODING -t UTF-8",
-                            path.string(), begin - text.cbegin()));
-    }
-    return text;
 }
 
 namespace {

@@ -11,10 +11,6 @@ namespace cerebellum {
 /// The whole of a file. Throws Error naming the path and the reason.
 std::string read_file(const std::filesystem::path& path);
 
-/// The whole of a text in UTF-8, as tokenizers want it: some throw on other bytes, some take them for words. Throws
-/// Error as read_file, and where the text is something else (packed, say) naming the first byte that does not fit.
-std::string read_text(const std::filesystem::path& path);
-
 /// Writes a file so that its final name only ever shows the old or the complete new content: temporary name in the same
 /// folder, fsync, rename. Throws Error naming the path; the temporary file is removed. What a killed process has left
 /// behind is removed by the next one that writes a file of that name.

@@ -180,7 +180,7 @@ TokenScore compare_exactly(const ReferenceRow& reference, std::span<const float>
 std::string read_eval_text(std::span<const std::filesystem::path> files) {
     std::string text;
     for (const auto& file : files) {
-        auto content = read_unpacked(file);
+        auto content = read_text(file);
         if (content.ends_with('\n')) content.pop_back();
         if (content.empty()) throw Error(fmt::format("{} is empty; give a text to score", file.string()));
         text += content;
