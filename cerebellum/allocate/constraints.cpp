@@ -8,7 +8,6 @@
 #include <functional>
 #include <map>
 #include <numeric>
-#include <ranges>
 #include <set>
 
 #include "cerebellum/core/error.h"
@@ -158,16 +157,18 @@ List smallest_conflict(List constraints, const std::function<bool(const List&)>&
     return constraints;
 }
 
-std::string texts_of(const List& constraints) {
-    return fmt::format("{}",
-                       fmt::join(constraints | std::views::transform([](const auto* c) { return c->text; }), " and "));
+std::string conflict_text(const List& constraints) {
+    std::vector<std::string> texts;
+    texts.reserve(constraints.size());
+    for (const auto* constraint : constraints) texts.push_back(constraint->text);
+    return fmt::format("{}", fmt::join(texts, " and "));
 }
 
 std::string types_of(const TensorChoices& tensor) {
-    return fmt::format("{}", fmt::join(tensor.choices | std::views::transform([](const TypeChoice& choice) {
-                                           return type_name(choice.type);
-                                       }),
-                                       ", "));
+    std::vector<std::string> names;
+    names.reserve(tensor.choices.size());
+    for (const auto& choice : tensor.choices) names.push_back(type_name(choice.type));
+    return fmt::format("{}", fmt::join(names, ", "));
 }
 
 [[noreturn]] void refuse_types(const AllocationProblem& problem, const List& constraints, int n_blocks) {
@@ -180,8 +181,8 @@ std::string types_of(const TensorChoices& tensor) {
             fmt::format("{} leaves no type for {}, which can be {} (what its rows admit and was measured); name "
                         "one of these, or measure more with 'cerebellum ablate'",
                         conflict.front()->text, tensor.name, types_of(tensor)));
-    throw Error(fmt::format("{} leave no type for {} (which can be {}); drop or change one of them", texts_of(conflict),
-                            tensor.name, types_of(tensor)));
+    throw Error(fmt::format("{} leave no type for {} (which can be {}); drop or change one of them",
+                            conflict_text(conflict), tensor.name, types_of(tensor)));
 }
 
 void check_matches(const AllocationProblem& problem, const Constraint& constraint, int n_blocks) {
@@ -244,8 +245,9 @@ Constraint parse_protection(std::string_view option, std::string_view text) {
     const auto refuse = [&] {
         throw UsageError(fmt::format("{} {}: write it as first=2,last=1 or first=2,last=1,type=q6_K", option, text));
     };
-    for (const auto part : std::views::split(text, ',')) {
-        const std::string_view item(part.begin(), part.end());
+    for (std::size_t begin = 0; begin <= text.size();) {
+        const auto item = text.substr(begin, text.find(',', begin) - begin);
+        begin += item.size() + 1;
         const auto sign = item.find('=');
         const auto key = item.substr(0, sign);
         const auto value = sign == std::string_view::npos ? std::string_view() : item.substr(sign + 1);
@@ -308,10 +310,18 @@ AllocationProblem constrained(const AllocationProblem& problem, const Constraint
         return smallest_file_bytes(filtered(problem, some, n_blocks)) <= problem.budget_bytes;
     };
     const auto conflict = smallest_conflict(list_of(constraints), met);
-    throw Error(fmt::format(
-        "the budget of {} bytes is too small for {}: the smallest file has {} bytes with and {} "
-        "without; ask for more or drop one",
-        problem.budget_bytes, texts_of(conflict), smallest_file_bytes(filtered(problem, conflict, n_blocks)), least));
+    throw Error(
+        fmt::format("the budget of {} bytes is too small for {}: the smallest file has {} bytes with and {} "
+                    "without; ask for more or drop one",
+                    problem.budget_bytes, conflict_text(conflict),
+                    smallest_file_bytes(filtered(problem, conflict, n_blocks)), least));
+}
+
+std::string texts_of(const Constraints& constraints) {
+    std::vector<std::string> texts;
+    texts.reserve(constraints.all.size());
+    for (const auto& constraint : constraints.all) texts.push_back(constraint.text);
+    return fmt::format("{}", fmt::join(texts, " "));
 }
 
 }  // namespace cerebellum

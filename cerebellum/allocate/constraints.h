@@ -35,6 +35,9 @@ struct Constraints {
     bool empty() const { return all.empty() && max_types == 0; }
 };
 
+/// The texts of all constraints, as they were given, with spaces between them.
+std::string texts_of(const Constraints& constraints);
+
 /// "token_embd=q8_0". `option` is put in front of the text in messages ("--pin"). Throws UsageError where there is no
 /// '=' or no such type.
 Constraint parse_rule(Constraint::Kind kind, std::string_view option, std::string_view text);

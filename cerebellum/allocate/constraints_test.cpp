@@ -26,7 +26,7 @@ AllocationProblem small_transformer() {
     std::mt19937_64 random(1);
     AllocationProblem problem;
     problem.fixed_bytes = 1000;
-    const auto add = [&](const std::string& name, std::vector<ggml_type> types, double weights) {
+    const auto add = [&](const std::string& name, const std::vector<ggml_type>& types, double weights) {
         TensorChoices tensor{name, {}};
         const double level = 0.5 + static_cast<double>(random() % 100) / 50.0;
         for (const auto type : types)
@@ -163,7 +163,7 @@ TEST(Constraints, a_pin_of_one_coupled_tensor_holds_for_all) {
 }
 
 TEST(Constraints, a_limited_number_of_types) {
-    for (const std::size_t most : {2, 3, 4}) {
+    for (const std::size_t most : {2U, 3U, 4U}) {
         const auto allocation = allocate(constrained(small_transformer(), {{}, most}));
         std::map<ggml_type, int> used;
         for (const auto& [name, type] : allocation.types) ++used[type.type];

@@ -125,7 +125,7 @@ TEST(FewTypes, a_search_cut_short_says_so_and_bounds_what_it_missed) {
 
 TEST(FewTypesSlow, large_problems) {
     std::mt19937_64 random(5);
-    for (const std::size_t most : {3, 5, 8}) {
+    for (const std::size_t most : {3U, 5U, 8U}) {
         const auto labelled = random_problem(random, 1000, 20, 0.0);
         const auto start = std::clock();
         const auto solution = solve_few_labels(labelled.problem, labelled.labels, most);

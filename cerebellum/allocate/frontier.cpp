@@ -62,7 +62,7 @@ Frontier solve_frontier(const AllocationProblem& problem) {
     // A group's own steps are in the order of their slopes already, and equal ones keep it.
     std::ranges::stable_sort(steps, {}, &HullStep::slope);
     std::uint64_t bytes = smallest.file_bytes;
-    long double kld = static_cast<long double>(smallest.predicted_kld);
+    auto kld = static_cast<long double>(smallest.predicted_kld);
     for (const auto& step : steps) {
         bytes += step.bytes;
         kld += static_cast<long double>(step.kld);

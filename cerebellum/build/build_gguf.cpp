@@ -407,7 +407,7 @@ std::uint64_t build_gguf(const GgufFile& source, const Recipe& recipe, const Ima
     for (auto& file : files) file->make_durable();
     progress.check();
     if (std::error_code ignored; files.size() > 1) fs::remove(parts.front().path, ignored);
-    for (auto file = files.rbegin(); file != files.rend(); ++file) (*file)->commit();
+    std::for_each(files.rbegin(), files.rend(), [](auto& file) { file->commit(); });
     progress.advance(static_cast<double>(total), "");
     progress.end();
     return total;

@@ -96,7 +96,9 @@ void write_tensors(const GgufFile& source, std::span<const OutputFile> files, co
     std::uint64_t written = 0;
     const auto run = [&](std::int64_t index) {
         const auto place = static_cast<std::size_t>(index);
-        const auto& [work, first_row, n_rows] = chunks[place];
+        const auto& chunk = chunks[place];
+        auto* const work = chunk.work;
+        const auto first_row = chunk.first_row, n_rows = chunk.n_rows;
         const TensorInfo& tensor = *work->tensor->source;
         const ggml_type type = work->tensor->type;
         {

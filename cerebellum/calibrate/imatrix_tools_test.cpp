@@ -1,5 +1,6 @@
 #include "cerebellum/calibrate/imatrix_tools.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -120,7 +121,7 @@ TEST(ImatrixTools, statistics_are_those_of_llama_imatrix) {
         if (!(fields >> layer >> name >> total >> min >> max >> mean >> deviation >> active >> n >> entropy >> norm >>
               zd >> cosine))
             continue;
-        const auto wanted = "blk." + layer + "." + name + ".weight";
+        const auto wanted = fmt::format("blk.{}.{}.weight", layer, name);
         const auto found = std::ranges::find(statistics, wanted, &ImatrixStatistics::tensor);
         ASSERT_NE(found, statistics.end()) << line;
         EXPECT_NEAR(found->total, total, 0.02) << line;

@@ -220,7 +220,7 @@ end
                     line += " -x";
                     break;
             }
-            text += line + " -d " + help + "\n";
+            text += fmt::format("{} -d {}\n", line, help);
         }
     }
     return text;

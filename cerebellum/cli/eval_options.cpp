@@ -23,7 +23,7 @@ constexpr int wikitext2_context = 2048;
 constexpr int default_context = 512;
 
 fs::path wikitext2_file(const EvalTextOptions& options) {
-    const auto path = data_folder(options.data) / "wiki.test.raw";
+    auto path = data_folder(options.data) / "wiki.test.raw";
     if (!fs::exists(path))
         throw Error(
             fmt::format("--wikitext2: there is no {}; 'scripts/fetch-data wikitext2' downloads it, and --data "
@@ -57,7 +57,7 @@ fs::path questions_file(Benchmark benchmark, const std::string& option, const st
     if (!option.empty()) return option;
     const char* name = usual_file(benchmark);
     if (name == nullptr) throw UsageError("give the --questions FILE of your own questions");
-    const auto path = data_folder(data) / name;
+    auto path = data_folder(data) / name;
     if (!fs::exists(path))
         throw Error(
             fmt::format("there is no {}; 'scripts/fetch-data {}' downloads it, and --questions names another file",
@@ -102,7 +102,7 @@ fs::path code_tasks_file(const std::string& benchmark, const std::string& option
         throw UsageError(
             fmt::format("there is no code benchmark '{}'; known are humaneval, humaneval-plus", benchmark));
     if (!option.empty()) return option;
-    const auto path = data_folder(data) / (benchmark == "humaneval" ? "HumanEval.jsonl" : "HumanEvalPlus.jsonl");
+    auto path = data_folder(data) / (benchmark == "humaneval" ? "HumanEval.jsonl" : "HumanEvalPlus.jsonl");
     if (!fs::exists(path))
         throw Error(fmt::format("there is no {}; 'scripts/fetch-data {}' downloads it, and --tasks names another file",
                                 path.string(), benchmark));

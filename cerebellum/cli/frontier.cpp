@@ -27,8 +27,8 @@ std::string describe(const FrontierReport& report, const GgufFile& source) {
     std::vector<Line> lines;
     const auto& points = report.points;
     std::vector<std::size_t> shown = report.knees;
-    const double first = static_cast<double>(points.front().file_bytes),
-                 last = static_cast<double>(points.back().file_bytes);
+    const auto first = static_cast<double>(points.front().file_bytes),
+               last = static_cast<double>(points.back().file_bytes);
     for (std::size_t i = 0; i < sizes; ++i) {
         const double size = first + (last - first) * static_cast<double>(i) / static_cast<double>(sizes - 1);
         const auto above = std::ranges::upper_bound(points, static_cast<std::uint64_t>(size), {},
@@ -36,8 +36,7 @@ std::string describe(const FrontierReport& report, const GgufFile& source) {
         shown.push_back(above == points.begin() ? 0 : static_cast<std::size_t>(above - points.begin()) - 1);
     }
     std::ranges::sort(shown);
-    const auto repeated = std::ranges::unique(shown);
-    shown.erase(repeated.begin(), repeated.end());
+    shown.erase(std::unique(shown.begin(), shown.end()), shown.end());
     for (const auto i : shown)
         lines.push_back({points[i].file_bytes, points[i].kld,
                          std::ranges::find(report.knees, i) != report.knees.end() ? "<- knee" : ""});

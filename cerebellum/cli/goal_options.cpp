@@ -3,8 +3,6 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include <ranges>
-
 #include "cerebellum/cli/options.h"
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/parallel.h"
@@ -158,7 +156,9 @@ Constraints constraints_of(const ConstraintOptions& options, int threads) {
         all.push_back(only_these_types("--only-types " + options.only_types, parse_types(options.only_types)));
     if (!options.fast_on.empty()) {
         const auto fast = types_fast_on(options.fast_on, threads);
-        const auto names = fast | std::views::transform([](ggml_type type) { return type_name(type); });
+        std::vector<std::string> names;
+        names.reserve(fast.size());
+        for (const auto type : fast) names.push_back(type_name(type));
         all.push_back(
             only_these_types(fmt::format("--fast-types {} ({})", options.fast_on, fmt::join(names, ",")), fast));
     }

@@ -24,10 +24,10 @@ Metric metric_of_csv(const fs::path& path, const std::string& wanted) {
 }
 
 fs::path csv_file(const ImportSource& source) {
-    const fs::path path = source.sensitivity;
+    fs::path path = source.sensitivity;
     if (!fs::is_directory(path)) return path;
-    const auto kld = path / "kld_results.csv";
-    const auto ppl = path / "ppl_results.csv";
+    auto kld = path / "kld_results.csv";
+    auto ppl = path / "ppl_results.csv";
     if (source.metric != "ppl" && fs::exists(kld)) return kld;
     if (source.metric != "kld" && fs::exists(ppl)) return ppl;
     throw Error(fmt::format("the folder {} has no {}_results.csv", path.string(),

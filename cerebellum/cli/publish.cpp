@@ -84,8 +84,8 @@ std::string shown(const std::vector<std::string>& arguments) {
         auto word = argument;
         if (word.find('/') != std::string::npos) {
             const auto equals = word.find('=');
-            const auto prefix = equals < word.find('/') ? word.substr(0, equals + 1) : std::string();
-            word = prefix + fs::path(word).filename().string();
+            auto prefix = equals < word.find('/') ? word.substr(0, equals + 1) : std::string();
+            word = prefix.append(fs::path(word).filename().string());
         }
         const bool plain = word.find_first_of(" '\"$&|;<>()*?[]\\") == std::string::npos && !word.empty();
         text += " ";

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cmath>
 #include <csignal>
 #include <cstdio>
 #include <string_view>
@@ -32,7 +33,7 @@ std::string cut(const std::string& text, std::size_t characters) {
 }  // namespace
 
 std::string format_seconds(double seconds) {
-    const auto whole = static_cast<long>(std::max(0.0, seconds) + 0.5);
+    const long whole = std::lround(std::max(0.0, seconds));
     if (whole < 60) return fmt::format("{} s", whole);
     if (whole < 3600) return fmt::format("{} min {} s", whole / 60, whole % 60);
     return fmt::format("{} h {} min", whole / 3600, whole % 3600 / 60);

@@ -24,7 +24,7 @@ class CompressedFile : public ::testing::Test {
     ~CompressedFile() override { fs::remove_all(folder_); }
 
     fs::path packed(const std::string& content) const {
-        const auto path = folder_ / "packed.gz";
+        auto path = folder_ / "packed.gz";
         gzFile file = gzopen(path.c_str(), "wb");
         gzwrite(file, content.data(), static_cast<unsigned>(content.size()));
         gzclose(file);

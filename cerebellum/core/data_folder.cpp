@@ -45,7 +45,7 @@ fs::path data_folder(const std::string& name) {
 }
 
 fs::path cache_folder() {
-    if (const auto given = from_environment("CEREBELLUM_CACHE"); !given.empty()) return given;
+    if (auto given = from_environment("CEREBELLUM_CACHE"); !given.empty()) return given;
     if (const auto given = from_environment("XDG_CACHE_HOME"); !given.empty()) return given / "cerebellum";
     if (const auto home = from_environment("HOME"); !home.empty()) return home / ".cache" / "cerebellum";
     throw Error("there is no folder to keep things in: neither HOME nor XDG_CACHE_HOME nor CEREBELLUM_CACHE is set");

@@ -24,6 +24,7 @@ struct Encoding {
     Encoding() = default;
     Encoding(ggml_type of_type, Rounding with = Rounding::ggml) : type(of_type), rounding(with) {}
 
+    // NOLINTNEXTLINE(modernize-use-nullptr): clang-tidy 14 reads a 0 in it
     friend auto operator<=>(const Encoding&, const Encoding&) = default;
 };
 

@@ -44,7 +44,7 @@ std::vector<std::string> device_names() {
         if (ggml_backend_dev_type(device) == GGML_BACKEND_DEVICE_TYPE_ACCEL) continue;
         names.emplace_back(ggml_backend_dev_name(device));
     }
-    std::ranges::stable_partition(names, [](const auto& name) { return name == "CPU"; });
+    std::stable_partition(names.begin(), names.end(), [](const auto& name) { return name == "CPU"; });
     return names;
 }
 

@@ -53,10 +53,10 @@ std::optional<Dealer::Batch> Dealer::deal(std::size_t worker, double now_s) {
     }
     // Everything is somebody's. What one of them is overdue with, another one does as well: the oldest first, and
     // nothing that was dealt anew a short time ago.
-    for (std::size_t b = 0; b < dealt_.size(); ++b) {
-        if (!dealt_[b].open || dealt_[b].worker == worker || !overdue(dealt_[b], now_s)) continue;
+    for (const auto& dealt : dealt_) {
+        if (!dealt.open || dealt.worker == worker || !overdue(dealt, now_s)) continue;
         std::vector<std::size_t> pieces;
-        for (const auto piece : dealt_[b].pieces) {
+        for (const auto piece : dealt.pieces) {
             const bool with_another = std::ranges::any_of(dealt_, [&](const Dealt& other) {
                 return other.open && !overdue(other, now_s) && std::ranges::binary_search(other.pieces, piece);
             });

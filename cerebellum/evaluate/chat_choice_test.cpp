@@ -23,7 +23,7 @@ const Question question = {"7", "geography", "Which is the capital of France?", 
 class FakeServer {
   public:
     using Answer = std::function<void(const json& request, httplib::Response&)>;
-    explicit FakeServer(Answer answer) {
+    explicit FakeServer(const Answer& answer) {
         server_.Post("/v1/chat/completions", [answer](const httplib::Request& request, httplib::Response& response) {
             answer(json::parse(request.body), response);
         });

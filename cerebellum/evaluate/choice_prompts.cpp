@@ -92,7 +92,7 @@ ChoicePrompt make_choice_prompt(Benchmark benchmark, const Question& question, s
     if (benchmark == Benchmark::winogrande) {
         const auto gap = question.text.find('_');
         for (const auto& option : question.choices) {
-            prompt.contexts.push_back(front + question.text.substr(0, gap) + option);
+            prompt.contexts.push_back(fmt::format("{}{}{}", front, question.text.substr(0, gap), option));
             prompt.continuations.push_back(" " + stripped(question.text.substr(gap + 1)));
         }
         return prompt;

@@ -61,8 +61,10 @@ void add_llama_winogrande(const Model& model, const Question& question, Prepared
     const auto before = question.text.substr(0, gap), behind = question.text.substr(gap + 1);
     std::vector<ScoredSequence> both;
     for (const auto& option : question.choices) {
-        both.push_back({model.tokenize_from_start(before + option + behind), 0, 0});
-        prepared.option_ends.push_back(static_cast<int>(model.tokenize_from_start(before + option).size()));
+        auto text = before + option;
+        prepared.option_ends.push_back(static_cast<int>(model.tokenize_from_start(text).size()));
+        text += behind;
+        both.push_back({model.tokenize_from_start(text), 0, 0});
     }
     const int first_scored = std::min(common_prefix(both), *std::ranges::min_element(prepared.option_ends));
     for (std::size_t c = 0; c < both.size(); ++c) {
@@ -111,9 +113,9 @@ int llama_hellaswag_pick(const SequenceTask& task, const TaskLogits& logits) {
     double best_mean = 0.0;
     for (std::size_t s = 0; s < task.sequences.size(); ++s) {
         const auto& tokens = task.sequences[s].tokens;
-        const auto next = [&](int row) { return tokens[static_cast<std::size_t>(row + 1)]; };
+        const auto next = [&](int row) { return tokens[static_cast<std::size_t>(row) + 1]; };
         const int last = task.sequences[s].last_row;
-        double sum =
+        auto sum =
             static_cast<double>(llama_perplexity::log_of_rounded_prob(logits.at(s, common - 1), next(common - 1)));
         for (int row = common; row <= last; ++row)
             sum += static_cast<double>(llama_perplexity::log_prob(logits.at(s, row), next(row)));
@@ -142,7 +144,7 @@ int llama_winogrande_pick(const Prepared& prepared, const SequenceTask& task, co
         const int unscored = length - start > 1 ? 1 : 0;
         float sum = 0.0F;
         for (int j = start - 1; j < length - 1 - unscored; ++j)
-            sum += llama_perplexity::log_prob(row_of(j), sequence.tokens[static_cast<std::size_t>(j + 1)]);
+            sum += llama_perplexity::log_prob(row_of(j), sequence.tokens[static_cast<std::size_t>(j) + 1]);
         return sum / static_cast<float>(length - start - unscored);
     };
     const float score_1 = mean(2, first, [&](int j) { return logits.at(2, j); });
@@ -179,7 +181,7 @@ ChoiceScore judge(const Question& question, const Prepared& prepared, const Sequ
         const auto& sequence = task.sequences[c];
         double sum = 0.0;
         for (int row = prepared.starts[c] - 1; row + 1 < length_of(sequence); ++row)
-            sum += log_prob(logits.at(c, row), sequence.tokens[static_cast<std::size_t>(row + 1)]);
+            sum += log_prob(logits.at(c, row), sequence.tokens[static_cast<std::size_t>(row) + 1]);
         score.log_probs.push_back(sum);
         score.token_counts.push_back(length_of(sequence) - prepared.starts[c]);
     }

@@ -168,11 +168,12 @@ std::string extract_solution(std::string_view reply, const CodeTask& task) {
     const auto lines = lines_of(without_reasoning(reply));
     if (std::ranges::all_of(lines, [](const std::string& line) { return is_blank(line); })) return "";
     const auto blocks = fenced_blocks(lines);
-    for (auto block = blocks.rbegin(); block != blocks.rend(); ++block)
-        if (defines(*block, task.entry_point)) {
-            const auto whole = outdented(*block, task.entry_point);
-            return preamble(task) + joined(whole, 0, whole.size());
-        }
+    const auto last = std::find_if(blocks.rbegin(), blocks.rend(),
+                                   [&](const auto& block) { return defines(block, task.entry_point); });
+    if (last != blocks.rend()) {
+        const auto whole = outdented(*last, task.entry_point);
+        return preamble(task) + joined(whole, 0, whole.size());
+    }
     if (defines(lines, task.entry_point) && blocks.empty())
         return preamble(task) + unfenced_code(lines, task.entry_point);
     const auto& body = blocks.empty() ? lines : blocks.front();

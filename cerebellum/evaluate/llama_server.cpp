@@ -35,11 +35,11 @@ fs::path find_executable(const fs::path& wanted) {
         return fs::absolute(wanted);
     }
     std::error_code error;
-    const auto own = fs::read_symlink("/proc/self/exe", error).parent_path() / "llama-server";
+    auto own = fs::read_symlink("/proc/self/exe", error).parent_path() / "llama-server";
     if (!error && access(own.c_str(), X_OK) == 0) return own;
     std::istringstream folders(std::getenv("PATH") != nullptr ? std::getenv("PATH") : "");
     for (std::string folder; std::getline(folders, folder, ':');)
-        if (const auto path = fs::path(folder) / "llama-server"; access(path.c_str(), X_OK) == 0) return path;
+        if (auto path = fs::path(folder) / "llama-server"; access(path.c_str(), X_OK) == 0) return path;
     throw Error(
         fmt::format("there is no llama-server beside this program or on the PATH; name one of llama.cpp {} by "
                     "--llama-server, or a running one by --server",

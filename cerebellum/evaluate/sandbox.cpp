@@ -41,7 +41,7 @@ constexpr auto starter =
 fs::path on_path(const char* name) {
     // The system's own first: what is in a user's folders is not visible in the sandbox.
     for (const auto* folder : {"/usr/bin", "/usr/local/bin", "/bin"})
-        if (const auto path = fs::path(folder) / name; access(path.c_str(), X_OK) == 0) return path;
+        if (auto path = fs::path(folder) / name; access(path.c_str(), X_OK) == 0) return path;
     return {};
 }
 

@@ -76,7 +76,7 @@ struct Step {
 Step make_step(const Plan& plan, int first_window, int n_windows, int begin, int end) {
     Step step;
     for (int s = 0; s < n_windows; ++s) {
-        const auto window = static_cast<std::size_t>(first_window + s);
+        const auto window = static_cast<std::size_t>(first_window) + static_cast<std::size_t>(s);
         const auto at = window * static_cast<std::size_t>(plan.context);
         for (int position = begin; position < end; ++position) {
             const auto i = at + static_cast<std::size_t>(position);
@@ -101,12 +101,12 @@ template <typename Scratch, typename Score>
 void walk(const Plan& plan, std::span<BatchDecoder> decoders, int threads, Progress& progress, Score score) {
     const auto n_vocab = static_cast<std::size_t>(decoders.front().n_vocab());
     progress.begin("scoring the text", plan.n_windows);
-    for (int window = 0; window < plan.n_windows; window += plan.side_by_side()) {
-        const int together = std::min(plan.side_by_side(), plan.n_windows - window);
+    for (int first_window = 0; first_window < plan.n_windows; first_window += plan.side_by_side()) {
+        const int n_windows = std::min(plan.side_by_side(), plan.n_windows - first_window);
         for (auto& decoder : decoders) decoder.forget();
         const int part = std::min(plan.context, plan.batch_tokens);
         for (int begin = 0; begin < plan.context; begin += part) {
-            const auto step = make_step(plan, window, together, begin, std::min(plan.context, begin + part));
+            const auto step = make_step(plan, first_window, n_windows, begin, std::min(plan.context, begin + part));
             std::vector<std::span<const float>> logits;
             for (auto& decoder : decoders) {
                 progress.check();
@@ -124,7 +124,7 @@ void walk(const Plan& plan, std::span<BatchDecoder> decoders, int threads, Progr
                                 }
                             });
         }
-        progress.advance(window + together, "windows");
+        progress.advance(first_window + n_windows, "windows");
     }
     progress.end();
 }

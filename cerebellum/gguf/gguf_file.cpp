@@ -37,7 +37,7 @@ static_assert(std::endian::native == std::endian::little, "GGUF files are read a
 /// logs is kept here; other threads' messages go where they went before.
 class LogCapture {
   public:
-    LogCapture() : lock_(mutex_), thread_(std::this_thread::get_id()) {
+    LogCapture() : lock_(one_at_a_time), thread_(std::this_thread::get_id()) {
         ggml_log_get(&previous_, &previous_data_);
         ggml_log_set(&LogCapture::receive, this);
     }
@@ -65,7 +65,7 @@ class LogCapture {
             self->previous_(level, text, self->previous_data_);
     }
 
-    static inline std::mutex mutex_;
+    static inline std::mutex one_at_a_time;
     std::lock_guard<std::mutex> lock_;
     std::thread::id thread_;
     ggml_log_callback previous_ = nullptr;

@@ -32,7 +32,7 @@ std::string refusal(const std::string& bytes) {
     const TemporaryFolder folder;
     const auto path = folder / "broken.gguf";
     write_file_atomically(path, bytes);
-    const std::string text = error_of([&] { GgufFile::open(path); });
+    std::string text = error_of([&] { GgufFile::open(path); });
     EXPECT_THAT(text, HasSubstr(path.string()));
     return text;
 }

@@ -34,7 +34,8 @@ class Header {
         return *this;
     }
     Header& key(const std::string& name, std::int32_t type) { return *this << name << type; }
-    Header& tensor(const std::string& name, std::vector<std::int64_t> shape, std::int32_t type, std::uint64_t offset) {
+    Header& tensor(const std::string& name, const std::vector<std::int64_t>& shape, std::int32_t type,
+                   std::uint64_t offset) {
         *this << name << static_cast<std::uint32_t>(shape.size());
         for (const auto length : shape) *this << length;
         return *this << type << offset;

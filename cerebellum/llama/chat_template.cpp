@@ -2,6 +2,7 @@
 
 #include <llama.h>
 
+#include <cstdint>
 #include <vector>
 
 namespace cerebellum {

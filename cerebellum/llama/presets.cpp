@@ -51,7 +51,7 @@ std::optional<Preset> find_quantization(std::string_view name) {
     };
     std::string upper(name);
     std::ranges::transform(upper, upper.begin(), [](unsigned char c) { return static_cast<char>(std::toupper(c)); });
-    if (const auto preset = find_preset(upper)) return preset;
+    if (auto preset = find_preset(upper)) return preset;
     const auto found = std::ranges::find(others, upper, &Preset::name);
     return found != others.end() ? std::optional(*found) : std::nullopt;
 }

@@ -62,7 +62,7 @@ std::vector<std::vector<Token>> sample_sequences(const Model& model, int n_seque
     constexpr int side_by_side = 32;
     std::vector<std::vector<Token>> result;
     progress.begin("sampling text from the model itself", static_cast<double>(n_sequences) * length);
-    std::uint32_t batch_seed = static_cast<std::uint32_t>(seed * 0x9E3779B97F4A7C15U >> 32);
+    auto batch_seed = static_cast<std::uint32_t>(seed * 0x9E3779B97F4A7C15U >> 32);
     while (static_cast<int>(result.size()) < n_sequences) {
         const int count = std::min(side_by_side, n_sequences - static_cast<int>(result.size()));
         auto batch = sample_batch(model, count, length, batch_seed++, threads, progress,

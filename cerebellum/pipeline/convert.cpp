@@ -158,7 +158,7 @@ fs::path converter_python(const fs::path& converter, Progress& progress) {
     std::error_code code;
     fs::create_directories(cache, code);
     const auto environment = cache / ("converter-" + sha256(read_file(list)).substr(0, 12));
-    const auto python = environment / "bin" / "python";
+    auto python = environment / "bin" / "python";
     const auto complete = environment / "complete";
     if (fs::exists(complete, code)) return python;
     const FolderLock lock(cache / "converter.lock", progress);

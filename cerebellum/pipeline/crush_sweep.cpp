@@ -51,7 +51,7 @@ fs::path baseline_file(Session& session, const RunOptions& run, const std::strin
     recipe.provenance = {{"baseline", name}, {imatrix_digest_key, imatrix_sha256(session.imatrix())}};
     recipe.source_fingerprint = session.source().fingerprint();
     recipe.source_name = session.source().path().filename().string();
-    const auto path =
+    auto path =
         fs::absolute(run.journal).parent_path() / fmt::format("{}.baseline-{}.gguf", run.model.stem().string(), name);
     if (fs::exists(path) && GgufFile::open(path).string_value("cerebellum.recipe_sha256") == recipe_sha256(recipe))
         return path;

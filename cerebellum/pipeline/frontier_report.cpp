@@ -1,11 +1,7 @@
 #include "cerebellum/pipeline/frontier_report.h"
 
-#include <fmt/format.h>
-#include <fmt/ranges.h>
-
 #include <algorithm>
 #include <nlohmann/json.hpp>
-#include <ranges>
 #include <set>
 
 #include "cerebellum/build/build_gguf.h"
@@ -61,9 +57,7 @@ FrontierReport make_frontier(const MeasuredModel& measured, const Constraints& c
     report.points = points_of(report.frontier);
     report.knees = knee_points(report.points);
     report.presets = mark_presets(measured, report.points);
-    report.constraints = fmt::format(
-        "{}", fmt::join(constraints.all | std::views::transform([](const auto& constraint) { return constraint.text; }),
-                        " "));
+    report.constraints = texts_of(constraints);
     return report;
 }
 

@@ -1,12 +1,10 @@
 #include "cerebellum/pipeline/goal.h"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <filesystem>
-#include <ranges>
 
 #include "cerebellum/allocate/placement.h"
 #include "cerebellum/build/build_gguf.h"
@@ -99,7 +97,7 @@ SolvedGoal fit_memory(const GgufFile& source, AllocationProblem problem, const A
         format_bytes(goal.device_bytes),
         best_memory.host.total() > 0 ? fmt::format("; in host memory {}", describe(best_memory.host)) : std::string()));
     if (goal.serving.device == "CPU")
-        best.remarks.push_back(
+        best.remarks.emplace_back(
             "counted as for the CPU: on a GPU the embedding stays in host memory and a little more fits (name "
             "the GPU with --serve-on)");
     best.provenance["memory"] = best.remarks.front();
@@ -221,11 +219,7 @@ SolvedGoal solve_goal(const GgufFile& source, AllocationProblem problem, const A
             break;
     }
     solved.provenance["goal"] = request.goal.text;
-    if (!request.constraints.all.empty())
-        solved.provenance["constraints"] = fmt::format(
-            "{}", fmt::join(request.constraints.all |
-                                std::views::transform([](const auto& constraint) { return constraint.text; }),
-                            " "));
+    if (!request.constraints.all.empty()) solved.provenance["constraints"] = texts_of(request.constraints);
     if (request.constraints.max_types > 0)
         solved.provenance["max_types"] = std::to_string(request.constraints.max_types);
     return solved;

@@ -189,7 +189,7 @@ class Builder {
         result_.tensor_bytes = allocation.file_bytes - model_.fixed_bytes;
         result_.optimal = allocation.exact;
         if (!model_.fixed_bytes_known)
-            result_.notes.push_back(
+            result_.notes.emplace_back(
                 "bytes are of tensor data alone: a tensor map does not say how large header and "
                 "tokenizer are; leave room for them, or give the model's header with --model");
         if (!table_.missing.empty())

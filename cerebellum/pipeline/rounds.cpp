@@ -63,8 +63,7 @@ class Refiner {
     AllocationProblem around(const TypeMap& types, const std::vector<Move>& moves,
                              const std::vector<Scores>& scores) const {
         auto local = problem_;
-        for (std::size_t t = 0; t < local.tensors.size(); ++t) {
-            auto& tensor = local.tensors[t];
+        for (auto& tensor : local.tensors) {
             const auto now = *std::ranges::find(tensor.choices, types.at(tensor.name), &TypeChoice::type);
             tensor.choices = {{now.type, now.bytes, 0.0}};
         }

@@ -33,7 +33,7 @@ using Scores = std::vector<WindowScore>;
 struct Change {
     std::size_t group = 0;
     std::size_t choice = 0;
-    auto operator<=>(const Change&) const = default;
+    auto operator<=>(const Change&) const = default;  // NOLINT(modernize-use-nullptr): clang-tidy 14 reads a 0 in it
 };
 
 struct Candidate {

@@ -134,7 +134,7 @@ double sample_variance(std::span<const double> values) {
 /// Which choices the errors of the figures leave open at one budget.
 class OpenChoices {
   public:
-    OpenChoices(const Seen& seen, AllocationProblem problem) : seen_(seen), problem_(std::move(problem)) {
+    OpenChoices(const Seen& seen, AllocationProblem problem) : problem_(std::move(problem)) {
         for (const auto& m : seen.rows()) (m.tier == Tier::fast ? fast_ : full_)[{m.tensor, m.type}] = &m;
         price_ = price_of_a_byte(problem_);
         for (const auto& tensor : problem_.tensors)
@@ -273,7 +273,6 @@ class OpenChoices {
         }
     }
 
-    const Seen& seen_;
     AllocationProblem problem_;
     std::map<std::pair<std::string, std::string>, const Measurement*> fast_, full_;
     double price_ = 0.0;

@@ -69,12 +69,14 @@ Estimate combine(std::span<const Estimate> parts) {
             spread > 0.0 ? variance * variance / spread : std::numeric_limits<double>::infinity()};
 }
 
-/// A full figure whose row saw n of the N windows of the local energy: ratio estimation by double sampling (Cochran,
-/// Sampling Techniques, 3rd ed., §12.9). What the energy explains has the error of N windows, the rest that of n.
-double double_sampling_error(const Estimate& kld, const Estimate& gain, const Estimate& energy, double n, double N) {
+/// A full figure whose row saw n of the n_all windows of the local energy: ratio estimation by double sampling
+/// (Cochran, Sampling Techniques, 3rd ed., §12.9). What the energy explains has the error of n_all windows, the rest
+/// that of n.
+double double_sampling_error(const Estimate& kld, const Estimate& gain, const Estimate& energy, double n,
+                             double n_all) {
     const double rest = std::pow(gain.error * energy.mean, 2);
     const double explained = std::max(0.0, kld.error * kld.error - rest);
-    return std::sqrt(rest + explained * n / N);
+    return std::sqrt(rest + explained * n / n_all);
 }
 
 struct Known {

@@ -61,7 +61,7 @@ TEST(Sensitivity, is_exact_where_it_was_measured_and_proportional_elsewhere) {
     EXPECT_NEAR(twice.at(0.1), 3.0, 1e-12);
 }
 
-DamageTable table_of(Metric metric, std::vector<std::tuple<std::string, std::string, double>> rows) {
+DamageTable table_of(Metric metric, const std::vector<std::tuple<std::string, std::string, double>>& rows) {
     DamageTable table;
     table.metric = metric;
     for (const auto& [tensor, type, value] : rows) {

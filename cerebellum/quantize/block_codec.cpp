@@ -200,8 +200,8 @@ BlockScales read_scales_q4(const Byte* block) {
     scales.d = read_half(block);
     scales.dmin = read_half(block + 2);
     for (unsigned g = 0; g < 8; ++g) {
-        scales.scale[g] = g < 4 ? whole(packed[g] & 63u) : whole((packed[g + 4] & 15u) | (packed[g - 4] >> 6u) << 4);
-        scales.min[g] = g < 4 ? whole(packed[g + 4] & 63u) : whole(packed[g + 4] >> 4u | (packed[g] >> 6u) << 4);
+        scales.scale[g] = g < 4 ? whole(packed[g] & 63u) : whole((packed[g + 4] & 15u) | (packed[g - 4] >> 6u) << 4u);
+        scales.min[g] = g < 4 ? whole(packed[g + 4] & 63u) : whole(packed[g + 4] >> 4u | (packed[g] >> 6u) << 4u);
     }
     return scales;
 }

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cmath>
 #include <random>
-#include <ranges>
 #include <string>
 #include <vector>
 
@@ -114,8 +113,9 @@ class FeedbackTest : public testing::TestWithParam<ggml_type> {
             const float stored = scales.group_scale(group) * level + scales.group_offset(group);
             return std::fabs(static_cast<double>(stored) - static_cast<double>(weights_[row * n_cols + i]));
         };
-        return {distance(codec_.levels[codes[i % size]]),
-                std::ranges::min(codec_.levels | std::views::transform(distance))};
+        double least = distance(codec_.levels.front());
+        for (const float level : codec_.levels) least = std::min(least, distance(level));
+        return {distance(codec_.levels[codes[i % size]]), least};
     }
     static double total(const std::vector<double>& values) {
         double sum = 0.0;

@@ -42,13 +42,13 @@ std::vector<Value> ChangeProbe::inputs(const LiveState& source) const {
     return values;
 }
 
-double ChangeProbe::relative_energy(const Slice& slice, int first) const {
+double ChangeProbe::relative_energy(std::span<const Value> tail, int first) const {
     const auto n_tokens = static_cast<std::size_t>(topology_->graph().n_tokens);
     std::vector<double> change(n_tokens), energy(n_tokens);
     double elsewhere = 0.0;
     for (std::size_t i = 0; i < parts_.size(); ++i) {
-        const auto changes = floats(slice.read_tail(2 * i));
-        const auto energies = floats(slice.read_tail(2 * i + 1));
+        const auto changes = floats(read(*tail[2 * i]));
+        const auto energies = floats(read(*tail[2 * i + 1]));
         if (std::ranges::all_of(changes, [](float value) { return value == 0.0F; })) continue;
         if (!parts_[i].per_token) {
             if (energies[0] > 0.0F) elsewhere += static_cast<double>(changes[0]) / static_cast<double>(energies[0]);

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <span>
 #include <vector>
 
 #include "cerebellum/replay/slice.h"
@@ -16,9 +17,10 @@ class ChangeProbe {
     Slice::Tail append(int cut, ggml_context* context, const Slice::Clone& clone);
     /// For Slice::run: from the source's live set at the cut.
     std::vector<Value> inputs(const LiveState& source) const;
-    /// After Slice::run: Σ of ‖h′ − h‖² / ‖h‖² over the tokens from `first` on, the last one left out because nothing
-    /// is predicted after it. Normalised per token because a few sink tokens carry most of the energy in real models.
-    double relative_energy(const Slice& slice, int first) const;
+    /// From Slice::keep_tail: Σ of ‖h′ − h‖² / ‖h‖² over the tokens from `first` on, the last one left out because
+    /// nothing is predicted after it. Normalised per token because a few sink tokens carry most of the energy in real
+    /// models.
+    double relative_energy(std::span<const Value> tail, int first) const;
 
   private:
     struct Part {

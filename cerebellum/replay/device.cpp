@@ -70,6 +70,7 @@ struct Device::State {
     std::size_t scheduler_size = 0;                                // nodes that the scheduler has room for
     const ArenaGraph* current = nullptr;
     std::vector<bool> planned_outputs;  // by node of the graph that was placed last
+    GgmlBuffer zeros;                   // to clear leafs with, in the order of what is computed
 
     ggml_backend* main() const { return accelerator ? accelerator.get() : cpu.get(); }
 
@@ -100,7 +101,7 @@ Device::Device(const std::string& name, int threads) : threads_(threads), state_
     } else {
         state_->arena.reset(ggml_gallocr_new(ggml_backend_get_default_buffer_type(state_->cpu.get())));
     }
-    values_ = std::make_unique<ValueStore>(ggml_backend_get_default_buffer_type(state_->main()));
+    values_ = std::make_unique<ValueStore>(state_->main());
 }
 
 Device::~Device() = default;
@@ -171,9 +172,40 @@ void Device::place(ArenaGraph& graph) {
     state_->current = &graph;
 }
 
+void Device::load(const StoredValue& value, ggml_tensor* leaf) {
+    cerebellum::load(value, leaf, state_->main());
+}
+
+void Device::clear(ggml_tensor* leaf) {
+    const auto size_bytes = ggml_nbytes(leaf);
+    if (is_host()) {
+        ggml_backend_tensor_memset(leaf, 0, 0, size_bytes);
+        return;
+    }
+    auto& zeros = state_->zeros;
+    if (!zeros || ggml_backend_buffer_get_size(zeros.get()) < size_bytes) {
+        wait();
+        zeros.reset(ggml_backend_alloc_buffer(state_->main(), size_bytes));
+        if (!zeros)
+            throw Error(
+                fmt::format("{} has not enough memory for the caches of a replay; use a smaller --ctx", state_->name));
+        ggml_backend_buffer_clear(zeros.get(), 0);
+    }
+    auto from = *leaf;
+    from.view_src = nullptr;
+    from.buffer = zeros.get();
+    from.data = ggml_backend_buffer_get_base(zeros.get());
+    ggml_backend_tensor_copy_async(state_->main(), state_->main(), &from, leaf);
+}
+
+void Device::wait() {
+    ggml_backend_synchronize(state_->main());
+}
+
 void Device::compute(ArenaGraph& graph) {
-    const auto status = state_->accelerator ? ggml_backend_sched_graph_compute(state_->scheduler.get(), graph.graph)
-                                            : ggml_backend_graph_compute(state_->cpu.get(), graph.graph);
+    const auto status = state_->accelerator
+                            ? ggml_backend_sched_graph_compute_async(state_->scheduler.get(), graph.graph)
+                            : ggml_backend_graph_compute(state_->cpu.get(), graph.graph);
     if (status != GGML_STATUS_SUCCESS)
         throw Error(
             fmt::format("{} could not run a replay graph (ggml status {})", state_->name, static_cast<int>(status)));

@@ -67,8 +67,13 @@ class Device {
     /// Gives the graph's tensors their places in the arena, if another graph was placed in between. Leafs have no
     /// defined content then, nor after compute().
     void place(ArenaGraph& graph);
-    /// Runs the graph placed last.
+    /// Fill a leaf of the graph placed last, behind all that is being computed.
+    void load(const StoredValue& value, ggml_tensor* leaf);
+    void clear(ggml_tensor* leaf);
+    /// Begins to run the graph placed last; its results are there after wait().
     void compute(ArenaGraph& graph);
+    /// Until the device has done all it was asked to.
+    void wait();
     /// Must be called before a graph that was placed here is destroyed.
     void forget(const ArenaGraph& graph);
 

@@ -242,6 +242,7 @@ void ReplayEngine::set_reference(const Window& window, const LiveState& at_head)
     }
     std::vector<std::int32_t> targets(window.tokens.begin() + 1, window.tokens.end());
     targets.push_back(device_.is_host() ? -1 : 0);  // nothing is predicted after the last token
+    device_.wait();                                 // for those who still read the last ones
     ggml_backend_tensor_set(reference_->targets, targets.data(), 0, targets.size() * sizeof(std::int32_t));
     reference_head_->run(window.inputs, at_head);
 }
@@ -270,23 +271,36 @@ std::unique_ptr<ReplayEngine::Head> ReplayEngine::make_head(const Substitutions&
     return std::make_unique<Head>(slice(topology_.head_cut(), topology_.n_nodes(), options));
 }
 
-WindowScore ReplayEngine::score(const Window& window, const LiveState& at_head) {
+ReplayEngine::Head& ReplayEngine::plain_head() {
     if (!plain_head_) plain_head_ = make_head({});
-    return score(*plain_head_, window, at_head);
+    return *plain_head_;
+}
+
+WindowScore ReplayEngine::score(const Window& window, const LiveState& at_head) {
+    return score(plain_head(), window, at_head);
 }
 
 WindowScore ReplayEngine::score(Head& head, const Window& window, const LiveState& at_head) {
+    return finish_score(begin_score(head, window, at_head));
+}
+
+ReplayEngine::PendingScore ReplayEngine::begin_score(Head& head, const Window& window, const LiveState& at_head) {
     head.slice().run(window.inputs, at_head);
+    return {head.slice().keep_tail()};
+}
+
+WindowScore ReplayEngine::finish_score(const PendingScore& pending) const {
     std::vector<PositionScore> scores(static_cast<std::size_t>(n_tokens_));
+    const auto& from = pending.values;
     if (device_.is_host()) {
-        const auto bytes = head.slice().read_tail();
+        const auto bytes = read(*from[0]);
         std::memcpy(scores.data(), bytes.data(), bytes.size());
     } else {
-        const auto kld = values<float>(head.slice().read_tail(0));
-        const auto log_q = values<float>(head.slice().read_tail(1));
-        const auto log_p = values<float>(head.slice().read_tail(2));
-        const auto top = values<std::int32_t>(head.slice().read_tail(3));
-        const auto reference_top = values<std::int32_t>(head.slice().read_tail(4));
+        const auto kld = values<float>(read(*from[0]));
+        const auto log_q = values<float>(read(*from[1]));
+        const auto log_p = values<float>(read(*from[2]));
+        const auto top = values<std::int32_t>(read(*from[3]));
+        const auto reference_top = values<std::int32_t>(read(*from[4]));
         for (std::size_t i = 0; i < scores.size(); ++i)
             scores[i] = {kld[i], -log_q[i], -log_p[i], top[i] == reference_top[i] ? 1.0F : 0.0F};
         scores.back().nll = scores.back().reference_nll = std::numeric_limits<float>::quiet_NaN();

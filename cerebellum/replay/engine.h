@@ -69,6 +69,11 @@ class ReplayEngine {
                           : std::make_unique<Slice>(topology_, others_[other - 1]->device, others_[other - 1]->weights,
                                                     begin, end, options);
     }
+    /// Until all devices have done what they were asked to.
+    void wait() {
+        device_.wait();
+        for (auto& other : others_) other->device.wait();
+    }
     int n_tokens() const { return n_tokens_; }
 
     /// Records a window's inputs.
@@ -91,6 +96,14 @@ class ReplayEngine {
     class Head;
     std::unique_ptr<Head> make_head(const Substitutions& substitutes);
     WindowScore score(Head& head, const Window& window, const LiveState& at_head);
+    /// The same in two steps: a device goes on with other work before the score is read.
+    struct PendingScore {
+        std::vector<Value> values;
+    };
+    PendingScore begin_score(Head& head, const Window& window, const LiveState& at_head);
+    WindowScore finish_score(const PendingScore& pending) const;
+    /// The head with the source's weights.
+    Head& plain_head();
     /// To be called when a round of scoring is over: where weights are streamed, the head's make way for others.
     void finish_scoring();
 

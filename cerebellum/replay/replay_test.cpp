@@ -125,7 +125,7 @@ struct Exact {
 };
 
 std::vector<double> exact_log_softmax(std::span<const float> logits) {
-    const double max = static_cast<double>(std::ranges::max(logits));
+    const auto max = static_cast<double>(std::ranges::max(logits));
     double sum = 0.0;
     for (const float x : logits) sum += std::exp(static_cast<double>(x) - max);
     std::vector<double> result;

@@ -29,7 +29,7 @@ inline float exp_approx(float x) {
     p = p * r + 5.0000001201e-1F;
     const float y = p * r * r + r + 1.0F;
     const auto bits = std::bit_cast<std::int32_t>(shifted);  // the integer k sits in the low mantissa bits
-    const float scale = std::bit_cast<float>((bits + 127) << 23);
+    const auto scale = std::bit_cast<float>((bits + 127) << 23);
     return x < -87.3F ? 0.0F : y * scale;
 }
 

@@ -11,7 +11,7 @@ namespace cerebellum {
 namespace {
 
 std::vector<double> log_softmax(const std::vector<float>& logits) {
-    const double max = static_cast<double>(std::ranges::max(logits));
+    const auto max = static_cast<double>(std::ranges::max(logits));
     double sum = 0.0;
     for (const float x : logits) sum += std::exp(static_cast<double>(x) - max);
     std::vector<double> result;
@@ -51,7 +51,8 @@ PositionScore score(const std::vector<float>& variant, const std::vector<float>&
 }
 
 TEST(ScoreKernels, log_softmax_equals_double_precision) {
-    for (const std::size_t n : {1, 2, 15, 16, 17, 1023, 1024, 1025, 4096, 32000, 151937}) {
+    for (const std::size_t n :
+         std::initializer_list<std::size_t>{1, 2, 15, 16, 17, 1023, 1024, 1025, 4096, 32000, 151937}) {
         const auto logits = random_logits(n, 4.0F, static_cast<unsigned>(n));
         std::vector<float> out(n);
         log_softmax_row(logits.data(), out.data(), std::ssize(logits));
@@ -64,7 +65,7 @@ TEST(ScoreKernels, log_softmax_equals_double_precision) {
 }
 
 TEST(ScoreKernels, damage_of_every_size_equals_double_precision) {
-    for (const std::size_t n : {17, 1000, 4096, 49153}) {
+    for (const std::size_t n : std::initializer_list<std::size_t>{17, 1000, 4096, 49153}) {
         const auto reference = random_logits(n, 3.0F, static_cast<unsigned>(n));
         for (const float by : {3.0F, 1.0F, 0.3F, 0.1F, 0.03F, 0.01F, 1e-3F}) {
             const auto variant = disturbed(reference, by, 5);
@@ -76,7 +77,7 @@ TEST(ScoreKernels, damage_of_every_size_equals_double_precision) {
 }
 
 TEST(ScoreKernels, nearly_identical_distributions_keep_their_digits) {
-    for (const std::size_t n : {4096, 49153}) {
+    for (const std::size_t n : std::initializer_list<std::size_t>{4096, 49153}) {
         const auto reference = random_logits(n, 3.0F, 3);
         const auto variant = disturbed(reference, 4.5e-5F, 4);
         const double exact = exact_kld(variant, reference);

@@ -13,7 +13,8 @@ namespace cerebellum {
 
 namespace {
 
-std::vector<std::byte> content(const ggml_tensor* tensor) {
+std::vector<std::byte> content(Device& device, const ggml_tensor* tensor) {
+    device.wait();
     std::vector<std::byte> bytes(ggml_nbytes(tensor));
     ggml_backend_tensor_get(tensor, bytes.data(), 0, bytes.size());
     return bytes;
@@ -76,6 +77,7 @@ Slice::Slice(const Topology& topology, Device& device, WeightStore& weights, int
 }
 
 Slice::~Slice() {
+    device_->wait();
     device_->forget(graph_);
 }
 
@@ -199,19 +201,19 @@ void Slice::run(const InputValues& inputs, const LiveState& in, std::span<const 
         auto* tensor = mapped_.at(index);
         const auto& recorded = graph.tensors[static_cast<std::size_t>(index)];
         if (const auto live = in.values.find(index); live != in.values.end()) {
-            load(*live->second, tensor);
+            device_->load(*live->second, tensor);
         } else if (recorded.kind == TensorKind::input) {
             const auto value = inputs.find(index);
             if (value == inputs.end()) throw Error(fmt::format("the input {} has no recorded value", recorded.name));
-            load(*value->second, tensor);
+            device_->load(*value->second, tensor);
         } else if (recorded.kind == TensorKind::state && !std::ranges::binary_search(live_in_, index)) {
-            ggml_backend_tensor_memset(tensor, 0, 0, ggml_nbytes(tensor));
+            device_->clear(tensor);
         } else {
             throw Error(fmt::format("the live value {} is missing at the start of a replay", recorded.name));
         }
     }
     assert(tail_inputs.size() == tail_.inputs.size());
-    for (std::size_t i = 0; i < tail_inputs.size(); ++i) load(*tail_inputs[i], tail_.inputs[i]);
+    for (std::size_t i = 0; i < tail_inputs.size(); ++i) device_->load(*tail_inputs[i], tail_.inputs[i]);
     device_->compute(graph_);
 }
 
@@ -228,11 +230,13 @@ LiveState Slice::live_out(const LiveState& in) const {
 }
 
 std::vector<std::byte> Slice::read(int node) const {
-    return content(mapped_.at(node));
+    return content(*device_, mapped_.at(node));
 }
 
-std::vector<std::byte> Slice::read_tail(std::size_t output) const {
-    return content(tail_.outputs.at(output));
+std::vector<Value> Slice::keep_tail() const {
+    std::vector<Value> kept;
+    for (const auto* output : tail_.outputs) kept.push_back(device_->values().keep(output));
+    return kept;
 }
 
 }  // namespace cerebellum

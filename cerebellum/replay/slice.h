@@ -42,7 +42,7 @@ class Slice {
     /// Nodes of a caller's own behind the range's.
     struct Tail {
         std::vector<ggml_tensor*> inputs;   // leafs that run() is given values for
-        std::vector<ggml_tensor*> outputs;  // kept for read_tail()
+        std::vector<ggml_tensor*> outputs;  // for keep_tail()
     };
     /// The slice's own tensor for one of the recorded graph, null where it has none.
     using Clone = std::function<ggml_tensor*(int)>;
@@ -58,7 +58,7 @@ class Slice {
     Slice(const Slice&) = delete;
     Slice& operator=(const Slice&) = delete;
 
-    /// Computes the range for one window.
+    /// Computes the range for one window. Devices other than the CPU may still be at work when it returns.
     void run(const InputValues& inputs, const LiveState& in, std::span<const Value> tail_inputs = {});
     /// The live set at `end` after run(); what merely passes through is shared with `in`.
     LiveState live_out(const LiveState& in) const;
@@ -66,8 +66,8 @@ class Slice {
     bool writes(int root) const { return written_.contains(root); }
     /// Content of one of Options::reads after run().
     std::vector<std::byte> read(int node) const;
-    /// Content of one of Tail::outputs after run().
-    std::vector<std::byte> read_tail(std::size_t output = 0) const;
+    /// Contents of Tail::outputs after run(), by output. Nothing waits for the device until they are read.
+    std::vector<Value> keep_tail() const;
 
   private:
     ggml_tensor* map(int index);

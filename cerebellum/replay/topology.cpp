@@ -140,7 +140,7 @@ std::vector<int> Topology::cuts() const {
     for (const auto& layer : layers_) result.push_back(layer.begin);
     result.push_back(head_cut());
     result.push_back(n_nodes());
-    result.erase(std::ranges::unique(result).begin(), result.end());
+    result.erase(std::unique(result.begin(), result.end()), result.end());
     return result;
 }
 

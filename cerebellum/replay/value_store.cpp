@@ -33,6 +33,17 @@ ggml_tensor as_bytes(const ggml_tensor* tensor) {
     return as_bytes(buffer, tensor->data, ggml_nbytes(tensor));
 }
 
+/// Copies between the memories of two backends, or where null of none, each in the order of what it computes.
+void copy(const ggml_tensor& from, ggml_backend* from_backend, ggml_tensor& into, ggml_backend* into_backend) {
+    if (from_backend != nullptr && into_backend != nullptr) {
+        ggml_backend_tensor_copy_async(from_backend, into_backend, &from, &into);
+        return;
+    }
+    for (auto* backend : {from_backend, into_backend})
+        if (backend != nullptr) ggml_backend_synchronize(backend);
+    ggml_backend_tensor_copy(&from, &into);
+}
+
 /// A file without a name in which regions are given out and taken back.
 class SpillFile {
   public:
@@ -84,6 +95,7 @@ class SpillFile {
 /// sizes again and again, and devices are slow to give memory out.
 struct ValueStore::Memory {
     ggml_backend_buffer_type_t kind = nullptr;
+    ggml_backend* backend = nullptr;  // null: nothing to wait for
     Limits limits;
     Usage used;
     std::multimap<std::size_t, GgmlBuffer> free_device;
@@ -92,6 +104,10 @@ struct ValueStore::Memory {
     std::unique_ptr<SpillFile> scratch;
 
     std::unique_ptr<StoredValue> place(std::size_t size_bytes, const std::shared_ptr<Memory>& self);
+
+    void wait() const {
+        if (backend != nullptr) ggml_backend_synchronize(backend);
+    }
 };
 
 class StoredValue {
@@ -105,6 +121,13 @@ class StoredValue {
         if (!host_.empty()) memory_->free_host.emplace(size_bytes_, std::move(host_));
         if (in_scratch_) memory_->free_scratch.emplace(size_bytes_, scratch_offset_);
     }
+
+  private:
+    friend struct ValueStore::Memory;
+    friend class ValueStore;
+    friend std::size_t size_bytes(const StoredValue& value);
+    friend void load(const StoredValue& value, ggml_tensor* tensor, ggml_backend* reader);
+    friend std::vector<std::byte> read(const StoredValue& value);
 
     std::shared_ptr<ValueStore::Memory> memory_;
     std::size_t size_bytes_;
@@ -130,8 +153,9 @@ std::unique_ptr<StoredValue> ValueStore::Memory::place(std::size_t size_bytes, c
         return true;
     };
     // Blocks of other sizes make way.
-    const auto has_room = [size_bytes](auto& free, std::size_t& used_bytes, std::size_t limit_bytes) {
+    const auto has_room = [this, size_bytes](auto& free, std::size_t& used_bytes, std::size_t limit_bytes) {
         while (used_bytes + size_bytes > limit_bytes && !free.empty()) {
+            wait();  // it may still be read
             used_bytes -= free.begin()->first;
             free.erase(free.begin());
         }
@@ -163,7 +187,14 @@ ValueStore::ValueStore(ggml_backend_buffer_type_t memory) : memory_(std::make_sh
     memory_->kind = memory;
 }
 
-ValueStore::~ValueStore() = default;
+ValueStore::ValueStore(ggml_backend* backend) : ValueStore(ggml_backend_get_default_buffer_type(backend)) {
+    memory_->backend = backend;
+}
+
+ValueStore::~ValueStore() {
+    memory_->wait();
+    memory_->backend = nullptr;  // values may go on without it
+}
 
 void ValueStore::set_limits(const Limits& limits) {
     memory_->limits = limits;
@@ -179,10 +210,12 @@ Value ValueStore::keep(const ggml_tensor* tensor) {
     if (value->device_) {
         const auto from = as_bytes(tensor);
         auto into = value->device_bytes();
-        ggml_backend_tensor_copy(&from, &into);
+        copy(from, memory_->backend, into, memory_->backend);
     } else if (!value->host_.empty()) {
+        memory_->wait();
         ggml_backend_tensor_get(tensor, value->host_.data(), 0, value->size_bytes_);
     } else if (value->in_scratch_) {
+        memory_->wait();
         std::vector<std::byte> bytes(value->size_bytes_);
         ggml_backend_tensor_get(tensor, bytes.data(), 0, bytes.size());
         memory_->scratch->write(bytes, value->scratch_offset_);
@@ -193,6 +226,7 @@ Value ValueStore::keep(const ggml_tensor* tensor) {
 Value ValueStore::keep(std::span<const std::byte> bytes) {
     auto value = memory_->place(bytes.size(), memory_);
     if (value->device_) {
+        memory_->wait();  // what had this memory before may still be read
         auto into = value->device_bytes();
         ggml_backend_tensor_set(&into, bytes.data(), 0, bytes.size());
     } else if (!value->host_.empty()) {
@@ -211,20 +245,22 @@ std::size_t size_bytes(const StoredValue& value) {
     return value.size_bytes_;
 }
 
-void load(const StoredValue& value, ggml_tensor* tensor) {
+void load(const StoredValue& value, ggml_tensor* tensor, ggml_backend* reader) {
     assert(ggml_nbytes(tensor) == value.size_bytes_);
     if (value.device_) {
         const auto from = value.device_bytes();
         auto into = as_bytes(tensor);
-        ggml_backend_tensor_copy(&from, &into);
+        copy(from, value.memory_->backend, into, reader);
     } else {
         const auto bytes = read(value);
+        if (reader != nullptr) ggml_backend_synchronize(reader);
         ggml_backend_tensor_set(tensor, bytes.data(), 0, bytes.size());
     }
 }
 
 std::vector<std::byte> read(const StoredValue& value) {
     if (value.device_) {
+        value.memory_->wait();
         std::vector<std::byte> bytes(value.size_bytes_);
         const auto from = value.device_bytes();
         ggml_backend_tensor_get(&from, bytes.data(), 0, bytes.size());

@@ -24,6 +24,9 @@ using Value = std::shared_ptr<const StoredValue>;
 /// Keeps values where there is room for them: in the device's memory first, then in host memory, then in a scratch file
 /// that has no name and goes with the store. Memory of released values is used again. Not thread-safe; values may
 /// outlive the store.
+///
+/// Where a backend computes by itself while the host goes on, copies within its memory are queued behind what it was
+/// asked to compute before; everything else waits until it has done that.
 class ValueStore {
   public:
     struct Limits {
@@ -32,8 +35,10 @@ class ValueStore {
         std::filesystem::path scratch_folder;  // empty: the system's folder for temporary files
     };
 
-    /// `memory` is the kind of memory that the device computes in.
+    /// `memory` is the kind of memory that the values' tensors lie in, and nothing computes by itself.
     explicit ValueStore(ggml_backend_buffer_type_t memory);
+    /// `backend` is what computes the tensors that are kept. It must outlive the store.
+    explicit ValueStore(ggml_backend* backend);
     ~ValueStore();
 
     void set_limits(const Limits& limits);
@@ -57,8 +62,8 @@ class ValueStore {
 };
 
 std::size_t size_bytes(const StoredValue& value);
-/// Fills a tensor of the same size.
-void load(const StoredValue& value, ggml_tensor* tensor);
+/// Fills a tensor of the same size, before what `reader` is asked to compute next and after all it was asked before.
+void load(const StoredValue& value, ggml_tensor* tensor, ggml_backend* reader = nullptr);
 std::vector<std::byte> read(const StoredValue& value);
 
 }  // namespace cerebellum

@@ -58,6 +58,7 @@ void WeightStore::make_room(std::size_t size_bytes) {
     for (auto at = used_.end(); at != used_.begin() && placed_bytes_ + size_bytes > limit_bytes_;) {
         --at;
         if (at->use_count() > 1) continue;
+        device_->wait();  // it may still be read
         placed_bytes_ -= (*at)->size_bytes;
         known_.erase((*at)->key);
         at = used_.erase(at);

@@ -388,11 +388,11 @@ void write_limitations(CardDocument& card, const CardSources& sources) {
             "The figures are of the text that is named with them. Other kinds of text (code, other languages, long "
             "contexts) may be damaged more, or less.")};
     if (sources.results)
-        items.push_back(CardText(
-            "Perplexity on a short text has a wide error; the differences in KLD, which are paired, are far clearer."));
+        items.emplace_back().add(
+            "Perplexity on a short text has a wide error; the differences in KLD, which are paired, are far clearer.");
     if (std::ranges::none_of(sources.evaluations,
                              [](const auto& evaluation) { return kind_of(evaluation) == EvaluationKind::benchmark; }))
-        items.push_back(CardText("No benchmark was run on this file."));
+        items.emplace_back().add("No benchmark was run on this file.");
     card.bullets(items);
 }
 

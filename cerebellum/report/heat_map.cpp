@@ -40,7 +40,7 @@ struct LogScale {
 };
 
 std::string painted(int level, int width, bool colour) {
-    const std::string cell(static_cast<std::size_t>(width), ramp[static_cast<std::size_t>(level)]);
+    std::string cell(static_cast<std::size_t>(width), ramp[static_cast<std::size_t>(level)]);
     if (!colour) return cell;
     return fmt::format("\033[48;5;{}m\033[38;5;{}m{}\033[0m", colours[static_cast<std::size_t>(level)],
                        level >= first_bright ? 16 : 231, cell);

@@ -219,6 +219,7 @@ class Sweep {
             slice.run(windows_[w].inputs, states[w]);
             states[w] = slice.live_out(states[w]);
         }
+        engine_.wait();
         account(nodes.begin, nodes.end, windows_.size() - first, start);
     }
     void advance(const SweepRange& nodes, States& states) {
@@ -441,6 +442,9 @@ class Sweep {
             done(map_.cost(nodes.begin, nodes.end) * static_cast<double>(variant.windows.size()),
                  variant.measurement.tensor);
         }
+        const auto start = Clock::now();
+        engine_.wait();
+        summary_.replay_s += seconds_since(start);
     }
 
     /// Measures all changes of weights that are first read in a range. `states` is the source's at its begin.
@@ -467,14 +471,26 @@ class Sweep {
         int at = ranges_[r].begin;
         bool shows = false;
         auto next = begin_quantizing(0);
+        std::unique_ptr<Trial> running;
+        const auto finish_running = [&] {
+            if (running) shows |= finish(*std::exchange(running, nullptr), entering);
+        };
         for (std::size_t j = 0; j < jobs.size(); ++j) {
             const auto& [work, change] = jobs[j];
             advance({at, work->use->first}, states);
             at = work->use->first;
+            // What takes longer is waited for first, so that the time of each is known.
+            if (running && next.wait_for(std::chrono::seconds(0)) != std::future_status::ready) finish_running();
             auto data = next.get();
             next = begin_quantizing(j + 1);
-            shows |= measure_change(r, *work, change, std::move(data), states, at_end, entering);
-            if (j + 1 < jobs.size() && jobs[j + 1].work == work) continue;
+            // A device goes on with the last change while it is given the weight of this one.
+            auto trial = make_trial(r, *work, change, std::move(data));
+            finish_running();
+            replay(*trial, states, at_end);
+            running = std::move(trial);
+            const bool last = j + 1 == jobs.size() || jobs[j + 1].work != work;
+            if (last || engine_.is_host() || !engine_.memory_plan().resident) finish_running();
+            if (!last) continue;
             // A change that reaches the head by another way than the block's output is measured in full.
             if (work->local && !shows && !work->shows)
                 for (const auto other : work->plan->types) {
@@ -484,74 +500,112 @@ class Sweep {
                     in_full.type = other;
                     in_full.full =
                         missing(work->plan->name, other, Tier::full, work->plan->anchor_windows(windows_.size()));
-                    if (!in_full.full.empty())
-                        measure_change(r, *work, in_full, quantized(work->plan->name, other), states, at_end, entering);
+                    if (in_full.full.empty()) continue;
+                    auto whole = make_trial(r, *work, in_full, quantized(work->plan->name, other));
+                    replay(*whole, states, at_end);
+                    finish(*whole, entering);
                 }
             shows = false;
         }
     }
 
-    /// Replays one change to the end of the range, in full also as a variant on its way to the head. Returns whether it
-    /// shows in the range's output.
-    bool measure_change(std::size_t r, const Work& work, const Change& change, Quantized data,
-                        const States& at_first_use, const States& at_end, std::vector<Variant>& entering) {
-        const auto& name = work.plan->name;
-        const auto type = change.type;
-        const SweepRange nodes = {work.use->first, ranges_[r].end};
-        summary_.quantize_s += data.seconds;
+    /// One change on its way to the end of a range, in full also as a variant on its way to the head.
+    struct Trial {
+        const Work* work = nullptr;
+        Change change;
+        SweepRange nodes;
+        Quantized data;
+        ChangeProbe probe;
+        std::unique_ptr<Slice> slice;
+        Variant variant;
+        std::vector<std::size_t> windows;
+        std::vector<std::vector<Value>> tails;  // by window, of local changes
+        double seconds = 0.0;
+    };
+
+    std::unique_ptr<Trial> make_trial(std::size_t r, const Work& work, const Change& change, Quantized data) {
         const auto start = Clock::now();
-        ChangeProbe probe(topology_);
+        summary_.quantize_s += data.seconds;
+        auto trial = std::make_unique<Trial>(Trial{&work,
+                                                   change,
+                                                   {work.use->first, ranges_[r].end},
+                                                   std::move(data),
+                                                   ChangeProbe(topology_),
+                                                   nullptr,
+                                                   new_variant(work, change.type),
+                                                   {},
+                                                   {},
+                                                   0.0});
         Slice::Options options;
-        options.substitutes = {{name, {type.type, data.bytes}}};
+        options.substitutes = {{work.plan->name, {change.type.type, trial->data.bytes}}};
         if (work.local)
-            options.tail = [&](ggml_context* context, const Slice::Clone& clone) {
-                return probe.append(nodes.end, context, clone);
+            options.tail = [&trial = *trial](ggml_context* context, const Slice::Clone& clone) {
+                return trial.probe.append(trial.nodes.end, context, clone);
             };
-        const auto slice = engine_.slice(nodes.begin, nodes.end, options);
-        Measurement fast = blank(name, type, Tier::fast);
-        auto variant = new_variant(work, type);
-        const int first = burn_in(engine_.n_tokens());
-        std::size_t runs = 0;
-        bool shows = !work.local;
+        trial->slice = engine_.slice(trial->nodes.begin, trial->nodes.end, options);
+        trial->seconds = seconds_since(start);
+        return trial;
+    }
+
+    /// Replays a trial; a device may still be at it when this returns.
+    void replay(Trial& trial, const States& at_first_use, const States& at_end) {
+        const auto start = Clock::now();
         for (std::size_t w = 0; w < windows_.size(); ++w) {
-            const bool goes_on = change.full.has(w);
-            if (!change.fast.has(w) && !goes_on) continue;
+            const bool goes_on = trial.change.full.has(w);
+            if (!trial.change.fast.has(w) && !goes_on) continue;
             progress_.check();
-            slice->run(windows_[w].inputs, at_first_use[w], probe.inputs(at_end[w]));
-            ++runs;
-            if (work.local) {
-                const double energy = probe.relative_energy(*slice, first);
-                const auto count = static_cast<double>(engine_.n_tokens() - 1 - first);
-                shows |= energy > 0.0;
-                if (change.fast.has(w)) {
-                    fast.local_energy.push_back(energy);
-                    fast.local_counts.push_back(count);
-                }
-                if (goes_on) {
-                    variant.measurement.local_energy.push_back(energy);
-                    variant.measurement.local_counts.push_back(count);
-                }
-            }
+            trial.slice->run(windows_[w].inputs, at_first_use[w], trial.probe.inputs(at_end[w]));
+            trial.windows.push_back(w);
+            if (trial.work->local) trial.tails.push_back(trial.slice->keep_tail());
             if (!goes_on) continue;
-            variant.windows.push_back(w);
-            variant.states.push_back(slice->live_out(at_first_use[w]));
-            variant.held_bytes += size_bytes(variant.states.back());
+            trial.variant.windows.push_back(w);
+            trial.variant.states.push_back(trial.slice->live_out(at_first_use[w]));
+            trial.variant.held_bytes += size_bytes(trial.variant.states.back());
         }
-        account(nodes.begin, nodes.end, runs, start);
-        fast.wall_s = variant.measurement.wall_s = data.seconds + seconds_since(start);
+        trial.seconds += seconds_since(start);
+    }
+
+    /// Records what a trial gave. Returns whether the change shows in the range's output.
+    bool finish(Trial& trial, std::vector<Variant>& entering) {
+        const auto start = Clock::now();
+        const auto& work = *trial.work;
+        const auto& change = trial.change;
+        auto& variant = trial.variant;
+        Measurement fast = blank(work.plan->name, change.type, Tier::fast);
+        const int first = burn_in(engine_.n_tokens());
+        bool shows = !work.local;
+        for (std::size_t i = 0; i < trial.tails.size(); ++i) {
+            const double energy = trial.probe.relative_energy(trial.tails[i], first);
+            const auto count = static_cast<double>(engine_.n_tokens() - 1 - first);
+            shows |= energy > 0.0;
+            if (change.fast.has(trial.windows[i])) {
+                fast.local_energy.push_back(energy);
+                fast.local_counts.push_back(count);
+            }
+            if (change.full.has(trial.windows[i])) {
+                variant.measurement.local_energy.push_back(energy);
+                variant.measurement.local_counts.push_back(count);
+            }
+        }
+        trial.slice.reset();
+        trial.seconds += seconds_since(start);
+        const auto runs = static_cast<double>(trial.windows.size());
+        summary_.replay_flops += map_.flops(trial.nodes.begin, trial.nodes.end) * runs;
+        summary_.replay_s += trial.seconds;
+        fast.wall_s = variant.measurement.wall_s = trial.data.seconds + trial.seconds;
         if (!change.fast.empty()) {
             keep(fast);
             ++summary_.fast_measured;
         }
         if (!change.full.empty()) {
-            if (work.use->last >= nodes.end) {
-                variant.weight = std::move(data.bytes);
+            if (work.use->last >= trial.nodes.end) {
+                variant.weight = std::move(trial.data.bytes);
                 variant.held_bytes += variant.weight.size();
             }
             entering.push_back(std::move(variant));
         }
-        done(map_.cost(nodes.begin, nodes.end) * static_cast<double>(runs),
-             fmt::format("{} {}", name, type_name(change.type)));
+        done(map_.cost(trial.nodes.begin, trial.nodes.end) * runs,
+             fmt::format("{} {}", work.plan->name, type_name(change.type)));
         return shows;
     }
 
@@ -579,6 +633,7 @@ class Sweep {
         std::size_t heads = 0;
         for (std::size_t w = 0; w < windows_.size(); ++w) {
             bool referenced = false;
+            std::vector<std::pair<std::size_t, ReplayEngine::PendingScore>> pending;
             for (std::size_t v = 0; v < variants.size(); ++v) {
                 auto& variant = variants[v];
                 const auto found = std::ranges::find(variant.windows, w);
@@ -589,11 +644,11 @@ class Sweep {
                     ++heads;
                 }
                 const auto& state = variant.states[static_cast<std::size_t>(found - variant.windows.begin())];
-                add_score(
-                    changed[v] ? engine_.score(*changed[v], windows_[w], state) : engine_.score(windows_[w], state),
-                    variant.measurement);
+                auto& head = changed[v] ? *changed[v] : engine_.plain_head();
+                pending.emplace_back(v, engine_.begin_score(head, windows_[w], state));
                 ++heads;
             }
+            for (const auto& [v, score] : pending) add_score(engine_.finish_score(score), variants[v].measurement);
         }
         account(head_cut, topology_.n_nodes(), heads, start);
         const double seconds = seconds_since(start) / static_cast<double>(variants.size());
