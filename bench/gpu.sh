@@ -6,6 +6,7 @@
 #   bench          llama-bench, prompts of one window
 #   measure        ablate: K-quants, a sample of the blocks; again: the journal in FOLDER goes on
 #   stream         the same of one block with and without --device-memory DEVICE_MEMORY: same figures, how much slower
+#   profile        the kernels that the replays of that block take the GPU's time with (ncu; after measure)
 #   speed          bench/speed.py with the naive loop on three pairs
 # Settings: BIN (default build-gpu/bin), DEVICE (CUDA0), TOKENS (8192), TYPES, TENSORS (globs), DEVICE_MEMORY (12GB)
 set -euo pipefail
@@ -25,6 +26,10 @@ common=(--text "$text" --ctx 512 --device "$device" --verbose)
 started=$SECONDS
 say() { echo "== $shape: $* ($((SECONDS - started)) s)"; }
 
+without_measurements() {  # a copy of a journal: text and importance matrix come from the first run
+  python3 -c 'import sqlite3, sys; a, b = map(sqlite3.connect, sys.argv[1:]); a.backup(b); b.execute("DELETE FROM measurement"); b.commit()' "$1" "$2"
+}
+
 peak_memory() {  # of the device while a command runs
   local log=$folder/memory.log
   nvidia-smi --query-gpu=memory.used,utilization.gpu --format=csv,noheader,nounits -lms 500 > "$log" & local watcher=$!
@@ -41,13 +46,18 @@ for step in "$@"; do
       peak_memory "$bin/cerebellum" ablate "$model" "${common[@]}" --tokens "$tokens" --types "$types" "${sample[@]}" \
         --journal "$folder/$shape.db" --json 2> >(grep -vE '%' >&2) > "$folder/$shape.json"
       say "measured $(grep -c '"tensor"' "$folder/$shape.json") pairs" ;;
+    profile)
+      without_measurements "$folder/$shape.db" "$folder/profile.db"
+      ncu --csv --page raw --metrics gpu__time_duration.sum --clock-control none --log-file "$folder/kernels.csv" \
+        "$bin/cerebellum" ablate "$model" "${common[@]}" --tokens "$tokens" --types q4_K --tensors "${globs[0]}" \
+        --journal "$folder/profile.db" --json > "$folder/profile.json" 2> "$folder/profile.err"
+      python3 bench/kernel_times.py "$folder/kernels.csv"
+      say profiled ;;
     stream)
       for limit in none "${DEVICE_MEMORY:-12GB}"; do
         options=()
         [ "$limit" = none ] || options=(--device-memory "$limit")
-        # The text and the importance matrix come from the first run.
-        python3 -c 'import sqlite3, sys; a, b = map(sqlite3.connect, sys.argv[1:]); a.backup(b); b.execute("DELETE FROM measurement"); b.commit()' \
-          "$folder/$shape.db" "$folder/stream-$limit.db"
+        without_measurements "$folder/$shape.db" "$folder/stream-$limit.db"
         peak_memory "$bin/cerebellum" ablate "$model" "${common[@]}" --tokens "$tokens" --types q4_K,q2_K --tensors "${globs[0]}" "${options[@]}" \
           --journal "$folder/stream-$limit.db" --json 2> >(grep -vE '%' >&2) > "$folder/stream-$limit.json"
         say "with device memory: $limit"

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """What a built file does in llama.cpp's server on one NVIDIA GPU, as model cards quote it: tokens/s of prompts and of generating, device
-memory with four slots at work, the largest context whose cache (q8_0) still fits.
+memory with four slots at work, the largest context whose cache (q8_0) still fits; and what `cerebellum memory` says of it beforehand.
 
-    bench/serving.py --bin build-gpu/bin --model mix.gguf --limit 12GB --json serving.json
+    bench/serving.py --bin build-gpu/bin --cerebellum build-gpu/bin/cerebellum --model mix.gguf --limit 12GB --json serving.json
 
 Memory is what nvidia-smi says above what was used before. Needs nothing but Python.
 """
@@ -80,6 +80,23 @@ class Peak:
         self.most = max(self.most, used_memory())
 
 
+def planned(options, slots, context):
+    """MiB on the first GPU by purpose, as `cerebellum memory` has them without loading the model."""
+    said = json.loads(run_tool([options.cerebellum, "memory", options.model, "--ctx", context, "--kv", "q8_0", "--parallel", slots, "--gpu-layers", -1, "--json"]))
+    device = next(device for device in said[0]["devices"] if device["device"] != "host")
+    return {what: device[what] / 1024**2 for what in ("weights", "cache", "compute", "total")}
+
+
+def allocated(buffers):
+    """The same as the server reported it."""
+    purposes = {"model": "weights", "KV": "cache", "RS": "cache", "compute": "compute", "output": "compute"}
+    sums = dict.fromkeys(("weights", "cache", "compute"), 0.0)
+    for buffer in buffers:
+        if not re.search("CPU|Host", buffer["device"]):
+            sums[purposes[buffer["what"]]] += buffer["MiB"]
+    return {**sums, "total": sum(sums.values())}
+
+
 def text_of(length, seed):
     return "".join(chr(97 + (i * i * 7 + i * 31 + seed * 13) % 26) if i % 6 else " " for i in range(length))
 
@@ -95,6 +112,7 @@ def run_tool(command):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bin", type=pathlib.Path, required=True, help="folder of llama.cpp's tools, built with CUDA and its flash attention")
+    parser.add_argument("--cerebellum", type=pathlib.Path, help="the program, to compare its account of memory with the server's")
     parser.add_argument("--model", required=True)
     parser.add_argument("--limit", default="12GB", help="device memory that the largest context must fit in")
     parser.add_argument("--slots", type=int, default=4)
@@ -143,6 +161,11 @@ def main():
             timings = server.complete(text_of(options.prompt, 9), 16)
         keep("largest context", {"context": context, "bytes a token": round(per_token), "peak": peak.most - before, "fits": peak.most - before <= limit,
                                  "buffers": server.buffers(), "prompt_per_second": timings["prompt_per_second"]})
+    if options.cerebellum:
+        rows = [(options.slots, options.slots * options.slot_context, result["server"]["buffers"]), (1, context, result["largest context"]["buffers"]),
+                *((1, probe, result[f"one slot, context {probe}"]["buffers"]) for probe in options.probe)]
+        keep("memory in MiB", [{"slots": slots, "context": tokens, "cerebellum memory": planned(options, slots, tokens), "llama-server": allocated(buffers)}
+                               for slots, tokens, buffers in rows])
     keep("llama-bench", json.loads(run_tool([options.bin / "llama-bench", "-m", options.model, "-ngl", 999, "-fa", 1, "-ctk", "q8_0", "-ctv", "q8_0", "-p", "512,2048",
                                              "-n", 128, "-r", 3, "-o", "json"])))
     keep("llama-batched-bench", [line for line in run_tool([options.bin / "llama-batched-bench", "-m", options.model, "-ngl", 999, *CACHE, "-c", 4096, "-npp", 512,
