@@ -125,8 +125,8 @@ TEST(HeaderCheck, names_alignments) {
 }
 
 TEST(HeaderCheck, names_tensors) {
-    const auto one = [](std::vector<std::int64_t> shape, std::int32_t type, std::uint64_t offset = 0) {
-        return Header(1, 0).tensor("t", std::move(shape), type, offset).data(1024).damage();
+    const auto one = [](const std::vector<std::int64_t>& shape, std::int32_t type, std::uint64_t offset = 0) {
+        return Header(1, 0).tensor("t", shape, type, offset).data(1024).damage();
     };
     EXPECT_THAT(Header(1, 0).tensor(std::string(64, 'x'), {1}, f32, 0).damage(), HasSubstr("64 bytes; 63"));
     EXPECT_THAT(Header(1, 0).tensor("", {1}, f32, 0).damage(), HasSubstr("empty name"));
