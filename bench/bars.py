@@ -95,8 +95,8 @@ def main():
     root.mkdir(parents=True, exist_ok=True)
     # What figures hang on; another setting starts anew.
     key = {"source": file_digest(options.source), "test_text_digest": file_digest(options.test_text), "ctx": options.ctx,
-           "chunks": options.chunks, "flash_attention": options.flash_attn, "imatrix": options.imatrix, "pure": options.pure,
-           "all_pairs": options.all_pairs, "options": [*options.measuring, *options.option]}
+           "chunks": options.chunks, "flash_attention": options.flash_attn, "gpu_layers": options.gpu_layers,
+           "imatrix": options.imatrix, "pure": options.pure, "all_pairs": options.all_pairs, "options": [*options.measuring, *options.option]}
     path = root / "results.json"
     results = json.loads(path.read_text()) if path.is_file() else {}
     if results.get("key") != key:

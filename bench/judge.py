@@ -114,14 +114,15 @@ def parse_statistics(output):
 class Judge:
     """Holds the source's stored logits on one text; use it as a context manager. Runs one tool at a time."""
 
-    def __init__(self, source, text, bin_dir, ctx=256, chunks=-1, threads=None, base=None, flash_attention="off"):
+    def __init__(self, source, text, bin_dir, ctx=256, chunks=-1, threads=None, base=None, flash_attention="off",
+                 gpu_layers=0):
         if not pathlib.Path(source).is_file():
             raise JudgeError(f"the source {source} is not there")
         self.source = pathlib.Path(source).absolute()
         self.text = text
         self.perplexity = tool(bin_dir, "llama-perplexity")
         # Repacked weights change the figures a little, and crash llama.cpp v0.5.0 on processors with AMX.
-        self.common = ["-c", ctx, "--chunks", chunks, "-ngl", 0, "-fa", flash_attention, "--no-repack",
+        self.common = ["-c", ctx, "--chunks", chunks, "-ngl", gpu_layers, "-fa", flash_attention, "--no-repack",
                        "-t", threads or os.cpu_count() or 1]
         self.base = pathlib.Path(base).absolute() if base else None
         self.folder = None
@@ -194,6 +195,8 @@ def add_judge_options(parser):
     parser.add_argument("--base", help="keep the source's logits in this file and reuse them")
     parser.add_argument("--flash-attn", default="off", choices=["on", "off"],
                         help="one setting for source and files alike (default off)")
+    parser.add_argument("--gpu-layers", type=int, default=0,
+                        help="layers on the GPU, with a llama-perplexity built for it (default 0)")
 
 
 def main():
@@ -207,7 +210,7 @@ def main():
     options = parser.parse_args()
     rows = []
     with Judge(options.source, options.text, options.bin, options.ctx, options.chunks, options.threads, options.base,
-               options.flash_attn) as judge:
+               options.flash_attn, options.gpu_layers) as judge:
         for path in ([options.source] if options.floor else []) + options.files:
             say(f"judging {path}")
             rows.append(judge.judge(path))

@@ -222,13 +222,13 @@ class Comparison:
             quantize_ours(options, work, first_size, imatrix)
         self.stock = Stock(options.bin, options.source, imatrix, work / f"stock-{digest}-{file_digest(imatrix)[:12]}",
                            options.threads or os.cpu_count() or 1)
-        text_key = f"{digest}-{file_digest(options.test_text)[:12]}-{options.ctx}-{options.flash_attn}"
+        text_key = f"{digest}-{file_digest(options.test_text)[:12]}-{options.ctx}-{options.flash_attn}-{options.gpu_layers}"
 
         def make_scores(chunks):
             base = None if chunks != options.chunks else options.base
             return Scores(work / f"scores-{text_key}-{chunks}.json",
                           lambda: Judge(options.source, options.test_text, options.bin, options.ctx, chunks,
-                                        options.threads, base, options.flash_attn))
+                                        options.threads, base, options.flash_attn, options.gpu_layers))
 
         self.scores, self.screen = make_scores(options.chunks), make_scores(options.screen_chunks)
 

@@ -94,7 +94,7 @@ class Bench:
             if self.judge is None:
                 options = self.options
                 self.judge = Judge(options.source, options.test_text, options.bin, options.ctx, options.chunks,
-                                   options.threads, options.base, options.flash_attn).__enter__()
+                                   options.threads, options.base, options.flash_attn, options.gpu_layers).__enter__()
             self.scores[key] = self.judge.judge(path)
             self.scores_path.write_text(json.dumps(self.scores, indent=1) + "\n")
         predicted = json.loads(recipe.read_text()).get("predicted_kld")
