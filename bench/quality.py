@@ -81,9 +81,11 @@ class Stock:
         arguments = [*extra, "--imatrix", "imatrix.gguf"]
         output = run_tool([self.quantize, "--dry-run", *arguments, self.source, preset], cwd=self.folder)
         types, data_bytes = [], 0
-        for _, shape, before, after in TENSOR_LINE.findall(output):
+        for tensor, shape, before, after in TENSOR_LINE.findall(output):
             dims = [int(part) for part in shape.split(",")]
             block_weights, block_bytes = self.blocks[(after or before).lower()]
+            if dims[0] % block_weights:  # an embedding's type is not replaced, and llama-quantize aborts
+                raise JudgeError(f"{name} wants {after or before} for {tensor}, whose rows have {dims[0]} weights")
             n_bytes = dims[0] // block_weights * block_bytes
             for dim in dims[1:]:
                 n_bytes *= dim
