@@ -33,6 +33,7 @@ struct Values {
     CardSettings settings;
     std::string folder, name;
     std::vector<std::string> eval_texts, results;
+    std::string scaling = "off";
     int rounds = 0, window = 0;
     bool speed = false;
 };
