@@ -304,6 +304,7 @@ Command add_publish(CLI::App& app) {
                      "Up to so many times measure promotions and demotions around the recipe and allocate again")
         ->check(CLI::NonNegativeNumber)
         ->capture_default_str();
+    add_scaling(*command, values->scaling);
     const char* group = "Evaluations for the card";
     command
         ->add_option("--eval-text", values->eval_texts,

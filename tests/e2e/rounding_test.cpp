@@ -125,9 +125,10 @@ TEST_F(RoundingJob, finds_scales_where_columns_are_out_of_proportion_and_builds_
     write_model_with_outliers(path("model.gguf"));
     const auto quantize = [&](const std::string& out, const std::string& scaling) {
         return std::vector<std::string>{
-            "quantize", path("model.gguf"), "--size", "3.5bpw", "-o",       path(out), "--text",    path("text.txt"),
-            "--ctx",    "64",               "--tokens", "256",  "--types",  "q2_K,q4_0", "--threads", "1",
-            "--journal", path("j.db"),      "-q",     "--scaling", scaling};
+            "quantize", path("model.gguf"), "--size",    "3.5bpw", "-o",        path(out),
+            "--text",   path("text.txt"),   "--ctx",     "64",     "--tokens",  "256",
+            "--types",  "q2_K,q4_0",        "--threads", "1",      "--journal", path("j.db"),
+            "-q",       "--scaling",        scaling};
     };
     succeed(quantize("scaled.gguf", "auto"));
     const auto results = nlohmann::json::parse(read_file(path("scaled.results.json")));
@@ -145,7 +146,8 @@ TEST_F(RoundingJob, finds_scales_where_columns_are_out_of_proportion_and_builds_
     EXPECT_EQ(results.at("delivered"), "cerebellum");
     // The copy of the source is gone, its figures stay.
     for (const auto& entry : std::filesystem::directory_iterator(work_.path()))
-        EXPECT_FALSE(entry.path().filename().string().starts_with("j.db.scaled") && entry.path().extension() == ".gguf");
+        EXPECT_FALSE(entry.path().filename().string().starts_with("j.db.scaled") &&
+                     entry.path().extension() == ".gguf");
 
     succeed({"build", path("model.gguf"), "--recipe", path("scaled.recipe.json"), "--imatrix",
              path("scaled.imatrix.gguf"), "-o", path("again.gguf"), "--threads", "2", "-q"});
@@ -160,8 +162,14 @@ TEST_F(RoundingJob, finds_scales_where_columns_are_out_of_proportion_and_builds_
 
 TEST_F(RoundingJob, refuses_to_search_scales_where_that_means_nothing) {
     const auto refused = [&](const std::vector<std::string>& more) {
-        std::vector<std::string> arguments = {"quantize", small_model().string(), "-o",     path("o.gguf"), "--text",
-                                              path("text.txt"), "--ctx", "64", "--tokens", "256", "--scaling", "auto", "-q"};
+        std::vector<std::string> arguments = {"quantize",  small_model().string(),
+                                              "-o",        path("o.gguf"),
+                                              "--text",    path("text.txt"),
+                                              "--ctx",     "64",
+                                              "--tokens",  "256",
+                                              "--scaling", "auto",
+                                              "-q"};
+        arguments.insert(arguments.end(), {"--journal", path(more.back() + ".db")});
         arguments.insert(arguments.end(), more.begin(), more.end());
         const auto result = run(arguments);
         EXPECT_EQ(result.code, 2) << result.errors;
