@@ -23,6 +23,7 @@
 #include "cerebellum/gguf/imatrix_digest.h"
 #include "cerebellum/gguf/split_name.h"
 #include "cerebellum/quantize/quantize_tensor.h"
+#include "cerebellum/quantize/scale_rows.h"
 #include "cerebellum/version.h"
 
 namespace cerebellum {
@@ -329,6 +330,12 @@ std::uint32_t file_type_number(const GgufFile& source, const TypeMap& types) {
 void check_recipe(const GgufFile& source, const Recipe& recipe, const Imatrix* imatrix) {
     check_source(source, recipe);
     check_names(source, recipe.types);
+    for (const auto& [name, scaling] : scaling_by_tensor(recipe.scaling)) {
+        const auto* tensor = source.find(name);
+        if (tensor == nullptr)
+            throw Error(fmt::format("the recipe scales {}, which {} does not have", name, source.path().string()));
+        check_scaling(*tensor, scaling);
+    }
     check_imatrix(recipe, imatrix);
     for (const auto& tensor : source.tensors()) {
         const ggml_type type = type_of(tensor, recipe.types);
@@ -402,8 +409,8 @@ std::uint64_t build_gguf(const GgufFile& source, const Recipe& recipe, const Ima
         total += part.size;
     }
     progress.begin("building", static_cast<double>(total));
-    write_tensors(source, outputs, imatrix, options.moments, options.threads > 0 ? options.threads : physical_cores(),
-                  options.chunk_bytes, progress);
+    write_tensors(source, outputs, imatrix, options.moments, scaling_by_tensor(recipe.scaling),
+                  options.threads > 0 ? options.threads : physical_cores(), options.chunk_bytes, progress);
     for (auto& file : files) file->make_durable();
     progress.check();
     if (std::error_code ignored; files.size() > 1) fs::remove(parts.front().path, ignored);

@@ -11,7 +11,9 @@
 #include "cerebellum/build/preset_recipe.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/gguf/gguf_support_test.h"
+#include "cerebellum/llama/log.h"
 #include "cerebellum/quantize/quantize_tensor.h"
+#include "cerebellum/replay/replay_support_test.h"
 
 namespace cerebellum {
 namespace {
@@ -479,6 +481,31 @@ class StopsAfter final : public Progress {
   private:
     int calls_;
 };
+
+TEST_F(BuiltFromTheEmbeddedModel, computes_the_same_with_scaled_channels) {
+    Recipe recipe;
+    recipe.source_fingerprint = source_.fingerprint();
+    ChannelScaling scaling{"blk.1.ffn_norm.weight", {}, {"blk.1.ffn_gate.weight", "blk.1.ffn_up.weight"}, {}};
+    for (std::int64_t i = 0; i < source_.find(scaling.producer)->row_length(); ++i)
+        scaling.exponents.push_back(static_cast<std::int8_t>(i % 5 - 2));
+    recipe.scaling = {scaling};
+    options_.chunk_bytes = 3000;
+    build_gguf(source_, recipe, nullptr, folder_ / "scaled.gguf", options_, progress_);
+    const auto scaled = GgufFile::open(folder_ / "scaled.gguf");
+    for (const auto& tensor : scaled.tensors()) {
+        const bool touched = tensor.name == scaling.producer || std::ranges::count(scaling.readers, tensor.name) > 0;
+        EXPECT_EQ(!touched, std::ranges::equal(scaled.data(tensor), source_.data(*source_.find(tensor.name))))
+            << tensor.name;
+    }
+    silence_llama_log();
+    const auto original = Model::load(source_.path()), copy = Model::load(folder_ / "scaled.gguf");
+    const auto tokens = testing::random_tokens(original, 24, 2);
+    // But for weights that become subnormal in F16.
+    EXPECT_LT(testing::largest_change(testing::decode(original, tokens), testing::decode(copy, tokens)), 1e-2);
+
+    recipe.scaling.front().readers.emplace_back("blk.9.ffn_up.weight");
+    EXPECT_THAT(error_of([&] { check_recipe(source_, recipe, nullptr); }), HasSubstr("blk.9.ffn_up.weight"));
+}
 
 TEST_F(BuiltFromTheEmbeddedModel, leaves_nothing_behind_when_stopped) {
     StopsAfter progress(20);

@@ -26,7 +26,7 @@ std::string recipe_to_json(const Recipe& recipe) {
     for (const auto& [name, type] : recipe.types) types[name] = type_name(type);
     json source = {{"name", recipe.source_name}, {"fingerprint", recipe.source_fingerprint}};
     if (!recipe.source_tensors.empty()) source["tensors"] = recipe.source_tensors;
-    const json document = {
+    json document = {
         {"format", format_name},
         {"version", format_version},
         {"source", std::move(source)},
@@ -35,6 +35,7 @@ std::string recipe_to_json(const Recipe& recipe) {
         {"types", std::move(types)},
         {"provenance", recipe.provenance},
     };
+    for (const auto& scaling : recipe.scaling) document["scaling"].push_back(to_json(scaling));
     // File names need not be UTF-8.
     return document.dump(2, ' ', false, json::error_handler_t::replace) + "\n";
 }
@@ -62,6 +63,8 @@ Recipe recipe_from_json(std::string_view text, std::string_view origin) {
                                         value.get<std::string>(), name));
             recipe.types[name] = *type;
         }
+        for (const auto& value : document.value("scaling", json::array()))
+            recipe.scaling.push_back(channel_scaling_from_json(value));
         return recipe;
     } catch (const json::exception& problem) {
         throw Error(fmt::format("cannot use {}: it is no valid recipe ({})", origin, problem.what()));

@@ -6,7 +6,9 @@
 #include <map>
 #include <string>
 #include <string_view>
+#include <vector>
 
+#include "cerebellum/core/channel_scaling.h"
 #include "cerebellum/core/recipe.h"
 
 namespace cerebellum {
@@ -20,6 +22,7 @@ struct Recipe {
     double predicted_kld = std::numeric_limits<double>::quiet_NaN();  ///< nats per token; NaN where unknown
     std::map<std::string, std::string> provenance;                    ///< free-form: how it came to be
     std::map<std::string, std::string> source_tensors = {};  ///< tensor_identities() of the model; empty: unknown
+    std::vector<ChannelScaling> scaling = {};                ///< done to the source before anything is quantized
 };
 
 /// Keys of the provenance that a build obeys: imatrix_sha256() of the matrix that the figures and bytes belong to, and

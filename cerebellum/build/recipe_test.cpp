@@ -22,6 +22,7 @@ Recipe example() {
     recipe.file_bytes = 123456;
     recipe.predicted_kld = 0.0625;
     recipe.provenance = {{"journal", "abc"}, {"strange \xff name", "x"}};
+    recipe.scaling = {{"blk.0.ffn_norm.weight", {}, {"blk.0.ffn_up.weight"}, {1, -2, 0}}};
     return recipe;
 }
 
@@ -35,6 +36,7 @@ TEST(Recipe, comes_back_as_it_was_written) {
     EXPECT_EQ(recipe.file_bytes, 123456u);
     EXPECT_EQ(recipe.predicted_kld, 0.0625);
     EXPECT_EQ(recipe.provenance.at("journal"), "abc");
+    EXPECT_EQ(recipe.scaling, example().scaling);
     EXPECT_EQ(recipe_sha256(recipe), recipe_sha256(example()));
     Recipe unknown = example();
     unknown.predicted_kld = std::nan("");

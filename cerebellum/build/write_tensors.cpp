@@ -9,6 +9,7 @@
 #include "cerebellum/core/parallel.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/quantize/quantize_tensor.h"
+#include "cerebellum/quantize/scale_rows.h"
 
 namespace cerebellum {
 
@@ -18,6 +19,7 @@ namespace {
 struct TensorWork {
     const OutputTensor* tensor = nullptr;
     AtomicFile* file = nullptr;
+    const TensorScaling* scaling = nullptr;
     std::once_flag weights_once;
     std::vector<float> weights;
     std::atomic<std::int64_t> chunks_left = 0;
@@ -71,7 +73,8 @@ std::vector<Chunk> cut(TensorWork& work, std::uint64_t chunk_bytes) {
 }  // namespace
 
 void write_tensors(const GgufFile& source, std::span<const OutputFile> files, const Imatrix* imatrix,
-                   const MomentReader& moments, int threads, std::uint64_t chunk_bytes, Progress& progress) {
+                   const MomentReader& moments, const std::map<std::string, TensorScaling>& scaling, int threads,
+                   std::uint64_t chunk_bytes, Progress& progress) {
     std::vector<std::unique_ptr<TensorWork>> works;
     std::vector<Chunk> chunks;
     for (const auto& file : files)
@@ -79,6 +82,8 @@ void write_tensors(const GgufFile& source, std::span<const OutputFile> files, co
             auto& work = *works.emplace_back(std::make_unique<TensorWork>());
             work.tensor = &tensor;
             work.file = file.file;
+            if (const auto scaled = scaling.find(tensor.source->name); scaled != scaling.end())
+                work.scaling = &scaled->second;
             const auto more = cut(work, chunk_bytes);
             chunks.insert(chunks.end(), more.begin(), more.end());
         }
@@ -115,6 +120,7 @@ void write_tensors(const GgufFile& source, std::span<const OutputFile> files, co
         buffers->input.resize(input_row * static_cast<std::uint64_t>(n_rows));
         buffers->output.resize(output_row * static_cast<std::uint64_t>(n_rows));
         source.read(tensor, input_row * static_cast<std::uint64_t>(first_row), buffers->input);
+        if (work->scaling != nullptr) scale_rows(tensor, *work->scaling, first_row, buffers->input);
         quantize_row_bytes(tensor, buffers->input, type, work->weights, first_row, n_rows, buffers->output, 1);
         if (work->tensor->rounding == Rounding::feedback)
             rounder.improve_rows(tensor, buffers->input, type, first_row, buffers->output);

@@ -1,9 +1,12 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <span>
+#include <string>
 #include <vector>
 
+#include "cerebellum/core/channel_scaling.h"
 #include "cerebellum/core/encoding.h"
 #include "cerebellum/core/file.h"
 #include "cerebellum/core/progress.h"
@@ -30,12 +33,15 @@ struct OutputFile {
 /// read or write while others compute, and nothing waits for the end of a tensor. The system reads what comes next and
 /// stores what was written meanwhile.
 ///
-/// `moments` is asked for tensors that are rounded with feedback. The bytes depend on neither threads nor chunks.
+/// Tensors in `scaling` are scaled before they are quantized; the importance matrix and the moments are those of the
+/// scaled model. `moments` is asked for tensors that are rounded with feedback. The bytes depend on neither threads nor
+/// chunks.
 ///
 /// Memory: one chunk of input and output per thread, the importance weights of the tensors under way, and the input
 /// metric of each matrix under way that is rounded with feedback. Throws Error
 /// as quantize_rows does and where reading or writing fails, Interrupted where the user asked to stop.
 void write_tensors(const GgufFile& source, std::span<const OutputFile> files, const Imatrix* imatrix,
-                   const MomentReader& moments, int threads, std::uint64_t chunk_bytes, Progress& progress);
+                   const MomentReader& moments, const std::map<std::string, TensorScaling>& scaling, int threads,
+                   std::uint64_t chunk_bytes, Progress& progress);
 
 }  // namespace cerebellum

@@ -89,6 +89,17 @@ void add_rounding(CLI::App& command, CommonOptions& options, const std::string& 
     command.add_option("--rounding", options.rounding, help)->type_name("HOW")->capture_default_str();
 }
 
+void add_scaling(CLI::App& command, std::string& scaling) {
+    command
+        .add_option(
+            "--scaling", scaling,
+            "auto: also scale channels by powers of two where that changes nothing but what quantization loses, "
+            "measure that model too, and deliver what is better; takes twice the time and a copy of the source "
+            "on the disk")
+        ->check(CLI::IsMember({"off", "auto"}))
+        ->capture_default_str();
+}
+
 void add_output(CLI::App& command, CommonOptions& options, std::string& output, const std::string& help) {
     command.add_option("-o,--output", output, help)->required()->type_name("FILE");
     command.add_flag("--force", options.force, "Replace the output if it exists");

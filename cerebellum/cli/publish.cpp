@@ -33,6 +33,7 @@ struct Values {
     CardSettings settings;
     std::string folder, name;
     std::vector<std::string> eval_texts, results;
+    std::string scaling = "off";
     int rounds = 0, window = 0;
     bool speed = false;
 };
@@ -303,6 +304,7 @@ Command add_publish(CLI::App& app) {
                      "Up to so many times measure promotions and demotions around the recipe and allocate again")
         ->check(CLI::NonNegativeNumber)
         ->capture_default_str();
+    add_scaling(*command, values->scaling);
     const char* group = "Evaluations for the card";
     command
         ->add_option("--eval-text", values->eval_texts,

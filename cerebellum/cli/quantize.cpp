@@ -64,6 +64,7 @@ Command add_quantize(CLI::App& app) {
         int window = 0;
         int rounds = 0;
         std::string search;
+        std::string scaling = "off";
     };
     auto values = std::make_shared<Values>();
     auto* command =
@@ -102,6 +103,7 @@ Command add_quantize(CLI::App& app) {
                      "For about so long, as 10m, 90s or 1h, try swaps of precision between tensors on text that the "
                      "allocation has not seen, and keep those that are significantly better. Run again to go on")
         ->type_name("TIME");
+    add_scaling(*command, values->scaling);
     add_json(*command, values->common);
     return [values] {
         TerminalProgress progress(values->common.quiet, values->common.verbose);
@@ -119,6 +121,7 @@ Command add_quantize(CLI::App& app) {
         options.sequential = values->common.sequential;
         options.aim = aim_of(values->common);
         options.rounds = values->rounds;
+        options.scaling = values->scaling == "auto";
         if (!values->search.empty()) options.search_seconds = parse_seconds("--search", values->search);
         check_output_path(options.output, 0, options.overwrite);
         if (!values->report.empty()) {

@@ -63,6 +63,7 @@ int diff(const DiffValues& values) {
     std::map<std::string, std::pair<std::string, std::string>> provenance;
     for (const auto& [key, value] : a.provenance) provenance[key].first = value;
     for (const auto& [key, value] : b.provenance) provenance[key].second = value;
+    const bool same_scaling = a.scaling == b.scaling;
     std::erase_if(provenance, [](const auto& entry) { return entry.second.first == entry.second.second; });
     if (values.json) {
         auto tensors = nlohmann::json::array();
@@ -72,19 +73,21 @@ int diff(const DiffValues& values) {
         for (const auto& [key, pair] : provenance) keys[key] = {pair.first, pair.second};
         fmt::print("{}\n", nlohmann::json{{"tensors", tensors},
                                           {"provenance", keys},
+                                          {"same_scaling", same_scaling},
                                           {"file_bytes", {a.file_bytes, b.file_bytes}},
                                           {"same_source", a.source_fingerprint == b.source_fingerprint}}
                                .dump(2));
-        return changed.empty() ? 0 : 1;
+        return changed.empty() && same_scaling ? 0 : 1;
     }
     std::vector<std::vector<std::string>> rows;
     const auto shown = [](const std::string& type) { return type.empty() ? std::string("-") : type; };
     for (const auto& d : changed) rows.push_back({d.tensor, shown(d.first), shown(d.second)});
     if (!rows.empty()) fmt::print("{}\n", format_table({"tensor", values.first, values.second}, rows));
     for (const auto& [key, pair] : provenance) fmt::print("{}: {} | {}\n", key, shown(pair.first), shown(pair.second));
+    if (!same_scaling) fmt::print("scaled channels differ: {} and {} places\n", a.scaling.size(), b.scaling.size());
     fmt::print("{} of {} tensors differ; {} and {} bytes\n", changed.size(), std::max(a.types.size(), b.types.size()),
                a.file_bytes, b.file_bytes);
-    return changed.empty() ? 0 : 1;
+    return changed.empty() && same_scaling ? 0 : 1;
 }
 
 struct ImportValues {
@@ -114,7 +117,7 @@ Command add_recipe(CLI::App& app) {
 
     auto* diff_command = command->add_subcommand("diff", "What differs between two recipes, or GGUF files");
     diff_command->footer(
-        "Exit code 0 where no tensor differs, 1 where one does.\nExample:\n"
+        "Exit code 0 where neither a tensor's type nor scaled channels differ, else 1.\nExample:\n"
         "  cerebellum recipe diff small.recipe.json other-Q4_K_M.gguf");
     diff_command->add_option("A", diff_values->first, "A recipe (JSON) or a GGUF")->required()->type_name("FILE");
     diff_command->add_option("B", diff_values->second, "Another")->required()->type_name("FILE");

@@ -15,7 +15,7 @@
 #include "cerebellum/pipeline/allocation.h"
 #include "cerebellum/pipeline/doctor.h"
 #include "cerebellum/pipeline/mix_scores.h"
-#include "cerebellum/pipeline/sequential.h"
+#include "cerebellum/pipeline/scaled_model.h"
 #include "cerebellum/version.h"
 
 namespace cerebellum {
@@ -53,6 +53,22 @@ void check_budget(Session& session, std::uint64_t budget_bytes) {
     allocate(problem);
 }
 
+/// Throws UsageError where the model cannot be measured both as it is and scaled.
+void check_scaling_options(Session& session, const QuantizeOptions& options) {
+    if (options.request.goal.kind != AllocationGoal::Kind::size)
+        throw UsageError("--scaling auto goes with a size only");
+    if (session.reference_name() != "the source")
+        throw UsageError("--scaling auto goes without --reference: the scaled model is measured against the source");
+    if (!session.replays())
+        throw UsageError("--scaling auto needs the model to be replayed, which was not possible or not wanted");
+}
+
+std::vector<Contender*> pointers(std::vector<Contender>& contenders) {
+    std::vector<Contender*> result;
+    for (auto& contender : contenders) result.push_back(&contender);
+    return result;
+}
+
 }  // namespace
 
 fs::path recipe_path(const fs::path& output) {
@@ -73,112 +89,58 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
     QuantizeResult result;
     result.output = options.output;
     result.n_weights = source.n_weights();
-    auto request = options.request;
-    const bool sized = request.goal.kind == AllocationGoal::Kind::size;
-    result.budget_bytes = sized ? request.goal.size.bytes(result.n_weights) : source.file_size();
+    const bool sized = options.request.goal.kind == AllocationGoal::Kind::size;
+    result.budget_bytes = sized ? options.request.goal.size.bytes(result.n_weights) : source.file_size();
     // Everything that can be refused is refused before the long work.
     check_output_path(options.output, std::min(result.budget_bytes, source.file_size()), options.overwrite);
 
     if (fs::exists(options.output) && fs::equivalent(options.output, source.path()))
         throw Error(fmt::format("the output {} is the source itself; choose another name", options.output.string()));
-    if (options.rounds > 0 && (options.aim.objective != Objective::kld || !sized || !request.constraints.empty()))
-        throw UsageError("--rounds goes with a size, without constraints, and with --objective kld only");
-    if (options.search_seconds > 0.0 && (options.aim.objective != Objective::kld || !sized))
-        throw UsageError("--search goes with a size and with --objective kld only");
+    check_own_recipes_options(options);
+    if (options.scaling) check_scaling_options(session, options);
     if (sized) check_budget(session, result.budget_bytes);
-    if (request.goal.kind == AllocationGoal::Kind::max_kld && options.aim.objective != Objective::kld)
-        throw UsageError("--max-kld goes with --objective kld only");
     parse_profile(options.aim.profile, session.text().calibration_domains);
     if (options.search_seconds > 0.0) check_search_text(session);
 
-    if (options.sequential)
-        progress.info(describe(measure_sequentially(session, {.budgets_bytes = {result.budget_bytes}}, progress)));
-    else
-        session.measure();
-    const auto& imatrix = session.imatrix();
-    const auto imatrix_file = imatrix_info(imatrix, session.imatrix_name());
+    if (options.scaling) result.scaling = ScalingOutcome{find_scaling(session, progress), {}};
+    const bool is_scaled = result.scaling && !result.scaling->search.scalings.empty();
+    auto plain =
+        make_own_recipes(session, source, options, is_scaled ? "cerebellum without scaling" : "cerebellum", progress);
+    result.budget_bytes = plain.budget_bytes;
+    result.remarks = plain.remarks;
     result.text = session.text().description;
+    if (!options.aim.profile.empty()) result.text += fmt::format(", profile {}", options.aim.profile);
     result.reference = session.reference_name();
     result.null_floor_kld = session.null_floor_kld();
-    auto problem = make_problem(source, session.journal(), imatrix_file, 0, options.aim);
-    const Aim in_kld{Objective::kld, options.aim.profile, options.aim.rounding};
-    auto kld_problem = make_problem(source, session.journal(), imatrix_file, 0, in_kld);
-    if (!options.aim.profile.empty()) result.text += fmt::format(", profile {}", options.aim.profile);
-
-    Contender ours;
-    ours.kind = Contender::Kind::ours;
-    ours.name = "cerebellum";
-    ours.fits = true;
-    const auto allocate_ours = [&] {
-        const auto solved = solve_goal(source, problem, request);
-        result.recipe = make_recipe(source, session.journal(), solved, options.aim);
-        result.budget_bytes = solved.budget_bytes;
-        result.remarks = solved.remarks;
-        ours.types = complete_types(source, result.recipe.types);
-        ours.bytes = result.recipe.file_bytes;
-    };
-    allocate_ours();
-    if (request.goal.kind == AllocationGoal::Kind::max_kld) {
-        constexpr int most_rounds = 4;
-        constexpr double margin = 0.98;
-        for (int round = 0;; ++round) {
-            Contender* alone[] = {&ours};
-            replay_scores(session, alone, TextPart::selection, options.aim, progress);
-            const double measured = selection_cost(ours, Objective::kld);
-            if (measured <= options.request.goal.max_kld) break;
-            if (round == most_rounds)
-                throw Error(
-                    fmt::format("the smallest file predicted to stay under a KLD of {} measures {:.6g} on the "
-                                "selection text even after {} corrections; ask for a --size instead",
-                                options.request.goal.max_kld, measured, most_rounds));
-            request.goal.max_kld *= margin * options.request.goal.max_kld / measured;
-            progress.info(fmt::format("measured {:.6g} where at most {:.6g} is wanted: allocating for {:.6g}", measured,
-                                      options.request.goal.max_kld, request.goal.max_kld));
-            allocate_ours();
-        }
-    }
-    problem.budget_bytes = kld_problem.budget_bytes = result.budget_bytes;
-    measure_recipes(session, kld_problem, neighbouring_budgets(result.budget_bytes), progress);
-    const auto calibration = make_calibration(kld_problem, session.journal(), in_kld);
-    note_prediction(kld_problem, calibration, result.recipe);
-    const auto allowed = constrained(problem, request.constraints);
-    const auto may_be_delivered = [&](const Contender& other) {
-        return other.fits && (request.constraints.empty() || is_allowed(allowed, other.types)) &&
-               reaches_goal(source, other.types, request.goal);
-    };
-    // Ours as it was allocated, and what rounds and search have made of it.
-    std::vector<Contender> versions = {ours};
-    const auto add_version = [&](const TypeMap& types, const char* without) {
-        if (changed_types(source, types) == changed_types(source, versions.back().types)) return;
-        versions.push_back(versions.back());
-        versions[versions.size() - 2].name = fmt::format("cerebellum without {}", without);
-        versions.back().types = complete_types(source, types);
-        versions.back().bytes = predicted_file_bytes(source, versions.back().types, imatrix_file, Provenance::full);
-    };
-    if (options.rounds > 0) {
-        auto refinement = refine(session, kld_problem, ours.types, options.rounds, in_kld, progress);
-        result.rounds = std::move(refinement.rounds);
-        add_version(refinement.types, "rounds");
-    }
-    const auto n_before_search = versions.size();
-    if (options.search_seconds > 0.0) {
-        result.search =
-            search_for(session, allowed, versions.back().types, options.search_seconds, options.aim, progress);
-        add_version(result.search->result.types, "search");
-    }
     auto others = find_contenders(session, result.budget_bytes, options.aim, progress);
 
-    std::vector<Contender*> everyone;
-    for (auto& version : versions) everyone.push_back(&version);
+    const auto replay = [&](Session& on, std::span<Contender*> who) {
+        replay_scores(on, who, TextPart::selection, options.aim, progress);
+        replay_scores(on, who, TextPart::test, options.aim, progress);
+    };
+    auto everyone = pointers(plain.versions);
     for (auto& other : others) everyone.push_back(&other);
-    replay_scores(session, everyone, TextPart::selection, options.aim, progress);
-    replay_scores(session, everyone, TextPart::test, options.aim, progress);
-    if (!result.rounds.empty())
-        result.rounds_gain = kld_difference(versions.front().test, versions[n_before_search - 1].test);
-    if (result.search) result.search->gain = kld_difference(versions[n_before_search - 1].test, versions.back().test);
+    replay(session, everyone);
+
+    std::optional<ScaledModel> scaled_model;
+    std::optional<OwnRecipes> scaled;
+    if (is_scaled) {
+        scaled_model.emplace(session, result.scaling->search.scalings, progress);
+        scaled = make_own_recipes(scaled_model->session(), source, options, "cerebellum", progress);
+        scaled->recipe.scaling = result.scaling->search.scalings;
+        auto versions = pointers(scaled->versions);
+        replay(scaled_model->session(), versions);
+        scaled_model->session().rest();
+        everyone.insert(everyone.end(), versions.begin(), versions.end());
+        result.scaling->gain = kld_difference(plain.final().test, scaled->final().test);
+    }
 
     // Never worse: the choice is made on the selection text alone. Among equals the one that took least effort.
     const auto objective = options.aim.objective;
+    const auto may_be_delivered = [&](const Contender& other) {
+        return other.fits && (options.request.constraints.empty() || is_allowed(plain.problem, other.types)) &&
+               reaches_goal(source, other.types, plain.goal);
+    };
     std::vector<Contender*> deliverable;
     for (auto* contender : everyone)
         if (contender->kind == Contender::Kind::ours || may_be_delivered(*contender)) deliverable.push_back(contender);
@@ -189,18 +151,20 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
                          cost_difference(deliverable[1]->selection, winner->selection, objective)};
     result.delivered = winner->name;
     result.delivered_kind = winner->kind;
+    auto& own = scaled && scaled->holds(winner) ? *scaled : plain;
+    auto& measured = &own == &plain ? session : scaled_model->session();
+    const auto& imatrix = measured.imatrix();
+    const auto& tried = scaled ? *scaled : plain;
+    result.rounds = tried.rounds;
+    if (!tried.rounds.empty())
+        result.rounds_gain =
+            kld_difference(tried.versions.front().test, tried.versions[tried.n_before_search - 1].test);
+    result.search = tried.search;
+    if (result.search)
+        result.search->gain = kld_difference(tried.versions[tried.n_before_search - 1].test, tried.final().test);
+
+    result.recipe = own.recipe_of(source, *winner, imatrix_info(imatrix, measured.imatrix_name()));
     Provenance provenance = Provenance::full;
-    if (winner != &versions.front()) {
-        result.recipe.types = winner->types;
-        note_prediction(kld_problem, calibration, result.recipe);
-        result.recipe.file_bytes = predicted_file_bytes(source, winner->types, imatrix_file, Provenance::full);
-    }
-    if (winner->kind == Contender::Kind::ours && winner != &versions.front()) {
-        result.recipe.provenance["optimal"] = "measured around an earlier recipe";
-        if (options.rounds > 0) result.recipe.provenance["rounds"] = std::to_string(result.rounds.size());
-        if (result.search && winner == &versions.back())
-            result.recipe.provenance.merge(search_provenance(result.search->result));
-    }
     if (winner->kind != Contender::Kind::ours) {
         const auto best = std::ranges::find(deliverable, Contender::Kind::ours, &Contender::kind);
         progress.warn(
@@ -213,27 +177,27 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
             result.recipe.file_bytes = winner->bytes;
         }
     }
-    result.prediction = predict_whole(kld_problem, calibration, winner->types);
+    result.prediction = own.prediction_of(winner->types);
     result.recipe.provenance["delivered"] = result.delivered;
     result.recipe.provenance["text"] = result.text;
-    note_moments(session.journal(), result.recipe);
+    note_moments(measured.journal(), result.recipe);
     if (result.reference != "the source") result.recipe.provenance["reference"] = result.reference;
 
     if (const auto warning = requantization_warning(source, result.recipe.types); !warning.empty())
         progress.warn(warning);
-    const auto build = [&](const Recipe& recipe, const fs::path& path, Provenance with) {
+    const auto build = [&](Session& with, const Recipe& recipe, const fs::path& path, Provenance keys) {
         BuildOptions build_options;
         build_options.threads = session.threads();
         build_options.overwrite = true;
         build_options.tensor_order = session.tensor_order();
-        build_options.imatrix_file = session.imatrix_name();
-        build_options.provenance = with;
-        build_options.moments = session.moments();
-        return build_gguf(source, recipe, &imatrix, path, build_options, progress);
+        build_options.imatrix_file = with.imatrix_name();
+        build_options.provenance = keys;
+        build_options.moments = with.moments();
+        return build_gguf(source, recipe, &with.imatrix(), path, build_options, progress);
     };
     // The delivered file is built under a scratch name too, so that the output appears only when it is verified.
     const ScratchFile built(beside(options.output, ".unverified.gguf"));
-    if (const auto bytes = build(result.recipe, built.path(), provenance);
+    if (const auto bytes = build(measured, result.recipe, built.path(), provenance);
         bytes > result.budget_bytes || bytes != result.recipe.file_bytes)
         throw Error(fmt::format("the built file has {} bytes where {} were predicted (budget {}); please report this",
                                 bytes, result.recipe.file_bytes, result.budget_bytes));
@@ -257,7 +221,7 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
             std::make_unique<ScratchFile>(beside(options.output, fmt::format(".preset-{}.gguf", scratch.size()))));
         Recipe recipe;
         recipe.types = other->types;
-        build(recipe, scratch.back()->path(), Provenance::none);
+        build(session, recipe, scratch.back()->path(), Provenance::none);
         files.push_back(scratch.back()->path());
         nearest.push_back(other);
     }
@@ -272,13 +236,12 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
     original.name = session.options().reference ? session.reference_name() : "source";
     original.bytes = fs::file_size(session.model().path());
     original.types = complete_types(source, {});
-    original.test = versions.front().test;
+    original.test = plain.versions.front().test;
     for (auto& window : original.test)
         window = {window.count, 0.0, window.reference_nll, window.reference_nll, window.count};
     original.fits = original.bytes <= result.budget_bytes;
     result.contenders.push_back(std::move(original));
-    for (auto& other : others) result.contenders.push_back(std::move(other));
-    for (auto& version : versions) result.contenders.push_back(std::move(version));
+    for (auto* contender : everyone) result.contenders.push_back(*contender);
     std::stable_sort(result.contenders.begin() + 1, result.contenders.end(),
                      [](const Contender& a, const Contender& b) { return a.bytes < b.bytes; });
 
@@ -288,6 +251,7 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
     write_imatrix(options.imatrix_out.empty() ? imatrix_path(options.output) : options.imatrix_out, imatrix);
     write_file_atomically(results_path(options.output), to_json(result).dump(2) + "\n");
     fs::rename(built.path(), options.output);
+    if (scaled_model) scaled_model->discard_file();
     return result;
 }
 
@@ -330,6 +294,14 @@ nlohmann::json to_json(const QuantizeResult& result) {
         choice["next_best"] = result.choice.next_best;
         choice["difference"] = estimate(result.choice.difference);
     }
+    nlohmann::json scaling;
+    if (result.scaling) {
+        scaling = to_json(result.scaling->search);
+        scaling.erase("scalings");  // they stand in the recipe
+        scaling["scaled"] = result.scaling->search.scalings.size();
+        scaling["kld_gain"] = estimate(result.scaling->gain);
+        scaling["delivered"] = !result.recipe.scaling.empty();
+    }
     return {{"cerebellum", CEREBELLUM_VERSION},
             {"llama.cpp", CEREBELLUM_LLAMA_VERSION},
             {"output", result.output.string()},
@@ -344,6 +316,7 @@ nlohmann::json to_json(const QuantizeResult& result) {
             {"rounds", rounds},
             {"rounds_gain", estimate(result.rounds_gain)},
             {"search", result.search ? to_json(*result.search) : nlohmann::json()},
+            {"scaling", scaling},
             {"text", result.text},
             {"reference", result.reference},
             {"null_floor_kld", result.null_floor_kld},

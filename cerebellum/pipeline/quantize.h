@@ -8,10 +8,10 @@
 
 #include "cerebellum/build/recipe.h"
 #include "cerebellum/evaluate/figures.h"
-#include "cerebellum/pipeline/aim.h"
 #include "cerebellum/pipeline/contenders.h"
-#include "cerebellum/pipeline/goal.h"
+#include "cerebellum/pipeline/own_recipes.h"
 #include "cerebellum/pipeline/rounds.h"
+#include "cerebellum/pipeline/scaling_search.h"
 #include "cerebellum/pipeline/session.h"
 #include "cerebellum/pipeline/timed_search.h"
 #include "cerebellum/pipeline/whole_prediction.h"
@@ -22,6 +22,12 @@ namespace cerebellum {
 struct Choice {
     std::string next_best;  // the best of the others that might have been delivered; empty where there was none
     Estimate difference;    // on the selection text, damage of the next best minus that of the chosen, paired by window
+};
+
+/// What scaling channels has come to.
+struct ScalingOutcome {
+    ScalingSearch search;
+    Estimate gain;  // KLD on the test text of our best without it minus with it, paired by window
 };
 
 struct QuantizeResult {
@@ -40,27 +46,21 @@ struct QuantizeResult {
     std::vector<Round> rounds;          // that were made around the recipe
     Estimate rounds_gain;               // KLD on the test text without them minus with them, paired by window
     std::optional<TimedSearch> search;  // around the recipe, after the rounds
-    double null_floor_kld = 0.0;        // what no change at all appears to cost, nats per token
+    std::optional<ScalingOutcome> scaling;
+    double null_floor_kld = 0.0;  // what no change at all appears to cost, nats per token
 };
 
-struct QuantizeOptions {
-    AllocationRequest request;
+struct QuantizeOptions : OwnRecipesOptions {
     std::filesystem::path output;
     bool overwrite = false;
     std::filesystem::path imatrix_out;  // empty: beside the output
-    bool sequential = false;            // measure no more windows than the recipe hangs on
-    Aim aim;
-    int rounds = 0;               // of measuring again around the recipe; see refine()
-    double search_seconds = 0.0;  // for search_for(); 0: no search
+    bool scaling = false;               // search for scales, and measure the scaled model as well
 };
 
 /// The main job: measure, allocate, build, verify. Writes the output and, beside it, the recipe, the llama-quantize
 /// type file, the importance matrix and the results. Of our recipe as it was allocated, after rounds and after a
-/// search, and of all stock mixes of at most the size, that is delivered which does least damage on the selection text,
-/// and the result says which; but never one that a constraint forbids.
-///
-/// A goal of a largest KLD is verified on the selection text: a file that misses it there is allocated anew, with as
-/// much less damage predicted as it missed by.
+/// search, the same of the model with scaled channels, and of all stock mixes of at most the size, that is delivered
+/// which does least damage on the selection text, and the result says which; but never one that a constraint forbids.
 QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, Progress& progress);
 
 /// Paths of what lies beside an output: `output` with another ending.

@@ -394,6 +394,10 @@ RoundingChoice Session::rounding() {
     return RoundingChoice::ggml;
 }
 
+bool Session::rounds_with_feedback(const TensorInfo& tensor, ggml_type type) {
+    return takes_feedback(tensor, type) && moment_file().inputs().contains(tensor.name);
+}
+
 MomentFile& Session::moment_file() {
     if (moments_) return *moments_;
     if (!replays())
@@ -446,6 +450,19 @@ MomentReader Session::moments() {
     return [this](const std::string& weight, std::int64_t matrix) { return collected_moments().read(weight, matrix); };
 }
 
+void Session::rest() {
+    worker_.reset();
+    measured_.clear();
+    engine_.reset();
+}
+
+void Session::adopt(const TextParts& text, Imatrix imatrix) {
+    text_ = text;
+    journal_->put_artifact("text", serialize(*text_));
+    imatrix_ = std::move(imatrix);
+    journal_->put_artifact("imatrix", serialize(*imatrix_));
+}
+
 std::vector<Window> Session::prepare(const TokenWindows& windows) {
     return record(engine(), windows);
 }
@@ -470,9 +487,8 @@ std::vector<std::string> Session::wanted_tensors() {
 std::vector<TensorPlan> Session::plan() {
     const auto& matrix = imatrix();
     return make_plan(source_, wanted_tensors(), [&](const std::string& name) { return matrix.entries.contains(name); },
-                     {options_.types, options_.full, rounding(), [this](const TensorInfo& tensor, ggml_type type) {
-                          return takes_feedback(tensor, type) && moment_file().inputs().contains(tensor.name);
-                      }});
+                     {options_.types, options_.full, rounding(),
+                      [this](const TensorInfo& tensor, ggml_type type) { return rounds_with_feedback(tensor, type); }});
 }
 
 std::vector<TensorPlan> Session::measurable_plan() {

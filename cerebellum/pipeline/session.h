@@ -111,9 +111,16 @@ class Session {
     /// The rounding that was asked for; where nothing is replayed, and so no second moments are known, "auto" is
     /// ggml's.
     RoundingChoice rounding();
+    /// Whether a tensor can be rounded with feedback in a type; asks for moments to be possible at all.
+    bool rounds_with_feedback(const TensorInfo& tensor, ggml_type type);
     /// Second moments of the inputs of all matrices, collected when first asked for; empty where the rounding that was
     /// chosen needs none.
     MomentReader moments();
+
+    /// Lets go of what measuring holds in memory; the next call that needs it makes it again.
+    void rest();
+    /// Text and importance matrix of another session whose model reads the same tokens, in place of this one's own.
+    void adopt(const TextParts& text, Imatrix imatrix);
 
     /// Windows of a part, recorded and ready.
     std::vector<Window> prepare(const TokenWindows& windows);

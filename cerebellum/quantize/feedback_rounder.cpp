@@ -8,6 +8,7 @@
 #include "cerebellum/core/error.h"
 #include "cerebellum/quantize/feedback.h"
 #include "cerebellum/quantize/quantize_tensor.h"
+#include "cerebellum/quantize/scale_rows.h"
 
 namespace cerebellum {
 
@@ -17,6 +18,17 @@ bool takes_feedback(ggml_type type) {
 
 bool takes_feedback(const TensorInfo& tensor, ggml_type type) {
     return takes_feedback(type) && InputMetric::admits(tensor.row_length());
+}
+
+MomentReader scaled_moments(MomentReader moments, std::map<std::string, TensorScaling> scaling) {
+    if (scaling.empty()) return moments;
+    return
+        [moments = std::move(moments), scaling = std::move(scaling)](const std::string& weight, std::int64_t matrix) {
+            auto lower_triangle = moments(weight, matrix);
+            if (const auto found = scaling.find(weight); found != scaling.end() && !lower_triangle.empty())
+                scale_moments(found->second.inputs, lower_triangle);
+            return lower_triangle;
+        };
 }
 
 void FeedbackRounder::improve_rows(const TensorInfo& tensor, std::span<const std::byte> source, ggml_type type,

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "cerebellum/core/channel_scaling.h"
 #include "cerebellum/gguf/gguf_file.h"
 #include "cerebellum/quantize/input_metric.h"
 
@@ -22,6 +23,9 @@ bool takes_feedback(const TensorInfo& tensor, ggml_type type);
 
 /// The lower triangle of Σ x xᵀ for one matrix of a weight; empty where nothing is known of it.
 using MomentReader = std::function<std::vector<float>(const std::string& weight, std::int64_t matrix)>;
+
+/// The moments of inputs that are divided as the scaling says, from those of the source as it is.
+MomentReader scaled_moments(MomentReader moments, std::map<std::string, TensorScaling> scaling);
 
 /// Improves tensors that ggml has quantized, with the moments of their inputs. Keeps what it made of the last matrix's
 /// moments, for the next rows or the next type of the same one. Threads may share it: those at work on the same matrix

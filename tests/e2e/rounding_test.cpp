@@ -1,4 +1,5 @@
 // Error feedback from the measurement to the file, on the embedded model.
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -6,6 +7,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "cerebellum/build/build_gguf.h"
 #include "cerebellum/build/recipe.h"
 #include "cerebellum/core/file.h"
 #include "cerebellum/gguf/gguf_file.h"
@@ -98,6 +100,84 @@ TEST_F(RoundingJob, refuses_what_it_does_not_know_and_what_cannot_be_replayed) {
              "--text", path("text.txt"), "--ctx", "64", "--tokens", "64", "--threads", "1", "-q"});
     EXPECT_EQ(files.code, 2);
     EXPECT_THAT(files.errors, HasSubstr("auto or ggml"));
+}
+
+/// The embedded model with factors put into its norms and taken out of the matrices behind them: it computes the same,
+/// but its matrices have columns that are out of proportion, as those of large models do.
+void write_model_with_outliers(const std::filesystem::path& path) {
+    const auto source = GgufFile::open(small_model());
+    Recipe recipe;
+    recipe.source_fingerprint = source.fingerprint();
+    for (int block = 0; source.find(fmt::format("blk.{}.ffn_norm.weight", block)) != nullptr; ++block) {
+        ChannelScaling scaling{fmt::format("blk.{}.ffn_norm.weight", block), {}, {}, {}};
+        for (const auto* reader : {"gate", "up"})
+            scaling.readers.push_back(fmt::format("blk.{}.ffn_{}.weight", block, reader));
+        const auto n_channels = source.find(scaling.producer)->row_length();
+        for (std::int64_t i = 0; i < n_channels; ++i)
+            scaling.exponents.push_back(static_cast<std::int8_t>(i % 7 == 0 ? 3 : 0));
+        recipe.scaling.push_back(std::move(scaling));
+    }
+    NoProgress progress;
+    build_gguf(source, recipe, nullptr, path, {}, progress);
+}
+
+TEST_F(RoundingJob, finds_scales_where_columns_are_out_of_proportion_and_builds_what_the_recipe_says) {
+    write_model_with_outliers(path("model.gguf"));
+    const auto quantize = [&](const std::string& out, const std::string& scaling) {
+        return std::vector<std::string>{
+            "quantize", path("model.gguf"), "--size",    "3.5bpw", "-o",        path(out),
+            "--text",   path("text.txt"),   "--ctx",     "64",     "--tokens",  "256",
+            "--types",  "q2_K,q4_0",        "--threads", "1",      "--journal", path("j.db"),
+            "-q",       "--scaling",        scaling};
+    };
+    succeed(quantize("scaled.gguf", "auto"));
+    const auto results = nlohmann::json::parse(read_file(path("scaled.results.json")));
+    const auto& scaling = results.at("scaling");
+    EXPECT_EQ(scaling.at("delivered"), true);
+    EXPECT_GT(scaling.at("kld_gain").at("mean").get<double>(), 0.0);
+    std::size_t scaled = 0;
+    for (const auto& finding : scaling.at("findings")) {
+        const auto producer = finding.at("producer").get<std::string>();
+        if (producer.find("ffn_norm") == std::string::npos) continue;
+        EXPECT_LT(finding.at("judged_ratio").get<double>(), 0.7) << producer;
+        ++scaled;
+    }
+    EXPECT_EQ(scaled, read_recipe(path("scaled.recipe.json")).scaling.size());
+    EXPECT_EQ(results.at("delivered"), "cerebellum");
+    // The copy of the source is gone, its figures stay.
+    for (const auto& entry : std::filesystem::directory_iterator(work_.path()))
+        EXPECT_FALSE(entry.path().filename().string().starts_with("j.db.scaled") &&
+                     entry.path().extension() == ".gguf");
+
+    succeed({"build", path("model.gguf"), "--recipe", path("scaled.recipe.json"), "--imatrix",
+             path("scaled.imatrix.gguf"), "-o", path("again.gguf"), "--threads", "2", "-q"});
+    EXPECT_EQ(read_file(path("again.gguf")), read_file(path("scaled.gguf")));
+
+    succeed(quantize("plain.gguf", "off"));
+    const auto diff = run({"recipe", "diff", path("plain.recipe.json"), path("scaled.recipe.json")});
+    EXPECT_EQ(diff.code, 1);
+    EXPECT_THAT(diff.output, HasSubstr("scaled channels differ: 0 and"));
+    EXPECT_EQ(run({"recipe", "diff", path("scaled.recipe.json"), path("scaled.recipe.json")}).code, 0);
+}
+
+TEST_F(RoundingJob, refuses_to_search_scales_where_that_means_nothing) {
+    const auto refused = [&](const std::vector<std::string>& more) {
+        std::vector<std::string> arguments = {"quantize",  small_model().string(),
+                                              "-o",        path("o.gguf"),
+                                              "--text",    path("text.txt"),
+                                              "--ctx",     "64",
+                                              "--tokens",  "256",
+                                              "--scaling", "auto",
+                                              "-q"};
+        arguments.insert(arguments.end(), {"--journal", path(more.back() + ".db")});
+        arguments.insert(arguments.end(), more.begin(), more.end());
+        const auto result = run(arguments);
+        EXPECT_EQ(result.code, 2) << result.errors;
+        return result.errors;
+    };
+    EXPECT_THAT(refused({"--max-kld", "0.1"}), HasSubstr("with a size only"));
+    EXPECT_THAT(refused({"--size", "4bpw", "--reference", "q8_0"}), HasSubstr("without --reference"));
+    EXPECT_THAT(refused({"--size", "4bpw", "--no-replay"}), HasSubstr("replayed"));
 }
 
 }  // namespace
