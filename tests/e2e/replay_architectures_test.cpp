@@ -15,7 +15,9 @@
 #include "cerebellum/gguf/gguf_file.h"
 #include "cerebellum/llama/log.h"
 #include "cerebellum/llama/presets.h"
+#include "cerebellum/quantize/scale_rows.h"
 #include "cerebellum/replay/replay_support_test.h"
+#include "cerebellum/replay/scalable_channels.h"
 #include "tests/e2e/generated_model.h"
 #include "tests/e2e/program.h"
 
@@ -105,6 +107,31 @@ class Subject {
         const int first = window_.topology().weights().at(tensor).first;
         EXPECT_EQ(difference(window_.logits_from(first, substitutes), expected), "");
         EXPECT_GT(largest_change(expected, baseline_), 1e-3);
+    }
+
+    /// Scales every place where the graph permits it, another factor for each channel, and compares the logits: weights
+    /// in F32 are scaled without rounding. Returns the number of places.
+    int expect_same_when_scaled() {
+        SCOPED_TRACE(source_.path().filename().string());
+        std::vector<ChannelScaling> scalings;
+        for (const auto& place : find_scalable_channels(window_.topology())) {
+            auto& scaling = scalings.emplace_back(ChannelScaling{place.producer, place.offsets, place.readers, {}});
+            for (std::int64_t i = 0; i < place.n_channels; ++i)
+                scaling.exponents.push_back(static_cast<std::int8_t>(i * 7 % 5 - 2));
+        }
+        std::map<std::string, std::vector<std::byte>> data;
+        Substitutions substitutes;
+        for (const auto& [name, scaling] : scaling_by_tensor(scalings)) {
+            const auto& tensor = *source_.find(name);
+            const auto original = source_.data(tensor);
+            auto& bytes = data[name];
+            bytes.assign(original.begin(), original.end());
+            check_scaling(tensor, scaling);
+            scale_rows(tensor, scaling, 0, bytes);
+            substitutes[name] = {tensor.type, bytes};
+        }
+        EXPECT_EQ(difference(window_.logits_from(0, substitutes), baseline_), "");
+        return static_cast<int>(scalings.size());
     }
 
     /// The tensors that may be quantized, that the graph reads, that ggml can compute with, and whose rows can be cut
@@ -209,12 +236,13 @@ struct Findings {
     int n_blocks = 0;
     int n_cuts = 0;
     int n_roles = 0;
+    int n_scaled = 0;
     std::set<std::string> other_roles;
     std::string result;
 };
 
-/// Replays from every layer, and with one tensor of each role substituted. Failures are reported, and noted in the
-/// result.
+/// Replays from every layer, with one tensor of each role substituted, and with all places scaled. Failures are
+/// reported, and noted in the result.
 Findings examine(const fs::path& path, const TemporaryFolder& work) {
     Findings findings;
     const auto* running = ::testing::UnitTest::GetInstance()->current_test_info()->result();
@@ -229,6 +257,7 @@ Findings examine(const fs::path& path, const TemporaryFolder& work) {
             subject.expect_exact_substitution(tensor, GGML_TYPE_Q4_0, work);
             ++findings.n_roles;
         }
+        findings.n_scaled = subject.expect_same_when_scaled();
     } catch (const Error& refusal) {
         ADD_FAILURE() << refusal.what();
     }
@@ -270,13 +299,17 @@ std::string table_of(const std::map<std::string, Findings>& rows) {
         "logits of the replay equal in every bit those of a file in which `llama-quantize` had changed that tensor "
         "alone, and differ from the original's by more than 0.001.\n"
         "- *Not substituted*: roles that llama-quantize would change, but whose rows are no multiple of 32 here, or "
-        "with which ggml cannot compute in a quantized type (such a file ends llama.cpp with an assertion).\n\n"
-        "| architecture | file | blocks | cuts | roles | not substituted | result |\n"
-        "|---|---|---:|---:|---:|---|---|\n",
+        "with which ggml cannot compute in a quantized type (such a file ends llama.cpp with an assertion).\n"
+        "- *Scaled*: places where channels were scaled (`--scaling auto`), all at once; the logits are the same in "
+        "every "
+        "bit.\n\n"
+        "| architecture | file | blocks | cuts | roles | not substituted | scaled | result |\n"
+        "|---|---|---:|---:|---:|---|---:|---|\n",
         rows.size(), architectures.size());
     for (const auto& [file, findings] : rows)
-        text += fmt::format("| {} | {} | {} | {} | {} | {} | {} |\n", findings.architecture, file, findings.n_blocks,
-                            findings.n_cuts, findings.n_roles, fmt::join(findings.other_roles, ", "), findings.result);
+        text += fmt::format("| {} | {} | {} | {} | {} | {} | {} | {} |\n", findings.architecture, file,
+                            findings.n_blocks, findings.n_cuts, findings.n_roles, fmt::join(findings.other_roles, ", "),
+                            findings.n_scaled, findings.result);
     return text;
 }
 
