@@ -62,8 +62,8 @@ TEST_P(ScaledRows, have_columns_multiplied_and_rows_divided_exactly) {
     const auto before = values("matrix"), after = scaled("matrix", {of_rows_, of_columns_});
     ASSERT_EQ(before.size(), 2u * n_rows * n_columns);  // two experts
     for (std::size_t i = 0; i < before.size(); ++i) {
-        const int up = of_columns_[i % n_columns], down = of_rows_[i / n_columns % n_rows];
-        const float wanted = std::ldexp(before[i], up - down);
+        const float up = std::ldexp(before[i], of_columns_[i % n_columns]);
+        const float wanted = std::ldexp(up, -of_rows_[i / n_columns % n_rows]);
         if (GetParam() == GGML_TYPE_F16 && std::fabs(wanted) < smallest_normal_f16)
             ASSERT_NEAR(after[i], wanted, smallest_normal_f16 / 1024.0f) << i;
         else
