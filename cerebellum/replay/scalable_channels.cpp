@@ -70,6 +70,9 @@ class Finder {
     bool collect_readers(int channels, ScalableChannels& found) const {
         if (channels == graph_.logits) return false;
         for (const int node : consumers_[static_cast<std::size_t>(channels)]) {
+            const auto& tensor = at(node);
+            // A view of a view shares this memory as well, and is met where its own source is.
+            if (std::ranges::find(tensor.sources, channels) == tensor.sources.end()) continue;
             if (keeps_channels(node)) {
                 if (!collect_readers(node, found)) return false;
                 continue;

@@ -95,5 +95,45 @@ TEST_F(ScalableModel, computes_the_same_with_all_places_scaled) {
         EXPECT_GT(testing::largest_change(source, logits({place}, false)), 0.1) << place.producer;
 }
 
+RecordedTensor tensor(ggml_op op, const std::vector<int>& sources, int view_of = -1) {
+    constexpr std::int64_t length = 8;
+    RecordedTensor result;
+    result.op = op;
+    result.shape = {length, 1, 1, 1};
+    result.strides = {4, 4 * length, 4 * length, 4 * length};
+    result.sources.fill(-1);
+    std::ranges::copy(sources, result.sources.begin());
+    result.view_of = view_of;
+    return result;
+}
+
+RecordedTensor leaf(TensorKind kind, const std::string& name) {
+    auto result = tensor(GGML_OP_NONE, {});
+    result.kind = kind;
+    result.name = name;
+    return result;
+}
+
+TEST(ScalableChannels, are_read_once_by_a_matrix_behind_a_view_of_a_view) {
+    RecordedGraph graph;
+    graph.tensors = {tensor(GGML_OP_MUL, {5, 6}),      // channels
+                     tensor(GGML_OP_RESHAPE, {0}, 0),  // a view
+                     tensor(GGML_OP_RESHAPE, {1}, 0),  // a view of it, of the same memory
+                     tensor(GGML_OP_MUL_MAT, {7, 2}),
+                     tensor(GGML_OP_MUL_MAT, {8, 3}),
+                     leaf(TensorKind::input, "x"),
+                     leaf(TensorKind::weight, "blk.0.norm.weight"),
+                     leaf(TensorKind::weight, "blk.0.w.weight"),
+                     leaf(TensorKind::weight, "output.weight")};
+    graph.n_nodes = 5;
+    graph.logits = 4;
+    graph.n_tokens = 1;
+    const Topology topology(graph);
+    const auto places = find_scalable_channels(topology);
+    ASSERT_FALSE(places.empty());
+    EXPECT_EQ(places[0].producer, "blk.0.norm.weight");
+    EXPECT_THAT(places[0].readers, ElementsAre("blk.0.w.weight"));
+}
+
 }  // namespace
 }  // namespace cerebellum
