@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "cerebellum/core/error.h"
 #include "cerebellum/pipeline/allocation.h"
 #include "cerebellum/pipeline/mix_scores.h"
@@ -110,7 +112,7 @@ class Maker {
 }  // namespace
 
 bool OwnRecipes::holds(const Contender* contender) const {
-    return contender >= versions.data() && contender < versions.data() + versions.size();
+    return std::ranges::any_of(versions, [&](const Contender& version) { return &version == contender; });
 }
 
 Recipe OwnRecipes::recipe_of(const GgufFile& source, const Contender& contender,

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <span>
 
 #include "cerebellum/core/error.h"
@@ -139,48 +140,41 @@ class Search {
         return choose_anchors(common);
     }
 
-    std::vector<std::byte> scaled(const std::string& name, const TensorScaling& scaling) const {
-        const auto* tensor = session_.source().find(name);
-        const auto data = session_.source().data(*tensor);
-        std::vector<std::byte> bytes(data.begin(), data.end());
-        scale_rows(*tensor, scaling, 0, bytes);
-        return bytes;
-    }
+    using Weights = std::map<std::string, std::vector<std::byte>>;  // bytes by tensor
+    using Scalings = std::map<std::string, TensorScaling>;
 
-    /// F16 numbers may become too large.
-    bool can_be_stored(const ChannelScaling& scaling) const {
+    /// Every tensor that is scaled; none where one cannot be: F16 numbers may become too large.
+    std::optional<Weights> scaled_weights(const Scalings& scalings) const {
+        const auto& source = session_.source();
+        Weights weights;
         try {
-            for (const auto& [name, what] : scaling_by_tensor({&scaling, 1})) {
-                check_scaling(*session_.source().find(name), what);
-                (void)scaled(name, what);
-            }
-            return true;
+            for (const auto& [name, scaling] : scalings)
+                weights[name] = scaled_data(source, *source.find(name), scaling);
         } catch (const Error&) {
-            return false;
+            return std::nullopt;
         }
+        return weights;
     }
 
-    Changes measure(const LayerSpan& layer, const ChannelScaling& scaling, ggml_type type,
+    /// With the readers among the scaled weights quantized.
+    Changes measure(const LayerSpan& layer, const Scalings& scalings, const Weights& scaled, ggml_type type,
                     const std::vector<LiveState>& states, const std::vector<LiveState>& at_end) {
-        const auto by_tensor = scaling_by_tensor({&scaling, 1});
-        const auto moments = session_.moments();
-        FeedbackRounder rounder(scaled_moments(moments, by_tensor), session_.threads());
-        std::map<std::string, std::vector<std::byte>> data;
+        FeedbackRounder rounder(scaled_moments(session_.moments(), scalings), session_.threads());
+        Weights quantized;
         Slice::Options options;
-        for (const auto& [name, what] : by_tensor) {
-            const auto* tensor = session_.source().find(name);
-            auto& bytes = data[name] = scaled(name, what);
-            auto stored = tensor->type;
-            if (!what.inputs.empty()) {
-                auto weights = quantization_weights(&imatrix_, *tensor);
-                scale_importance(what.inputs, weights);
-                auto quantized = quantize_tensor(*tensor, bytes, type, weights, session_.threads());
-                if (session_.rounding() != RoundingChoice::ggml && session_.rounds_with_feedback(*tensor, type))
-                    rounder.improve_rows(*tensor, bytes, type, 0, quantized);
-                bytes = std::move(quantized);
-                stored = type;
+        for (const auto& [name, bytes] : scaled) {
+            const auto& tensor = *session_.source().find(name);
+            const auto& inputs = scalings.at(name).inputs;
+            if (inputs.empty()) {
+                options.substitutes[name] = {tensor.type, bytes};
+                continue;
             }
-            options.substitutes[name] = {stored, bytes};
+            auto weights = quantization_weights(&imatrix_, tensor);
+            scale_importance(inputs, weights);
+            auto& rounded = quantized[name] = quantize_tensor(tensor, bytes, type, weights, session_.threads());
+            if (session_.rounding() != RoundingChoice::ggml && session_.rounds_with_feedback(tensor, type))
+                rounder.improve_rows(tensor, bytes, type, 0, rounded);
+            options.substitutes[name] = {type, rounded};
         }
         ChangeProbe probe(engine_.topology());
         options.tail = [&](ggml_context* context, const Slice::Clone& clone) {
@@ -202,26 +196,34 @@ class Search {
         if (types.empty() || sizes.empty() || columns.empty()) return;
         ScalingFinding finding{.producer = place.producer, .readers = place.readers};
         ChannelScaling scaling{place.producer, place.offsets, place.readers, {}};
-        std::vector<Changes> unscaled;
+        // By type; empty where the scaling cannot be.
+        const auto changes_of = [&](const ChannelScaling& tried) {
+            const auto by_tensor = scaling_by_tensor({&tried, 1});
+            std::vector<Changes> changes;
+            if (const auto weights = scaled_weights(by_tensor))
+                for (const auto type : types)
+                    changes.push_back(measure(layer, by_tensor, *weights, type, states, at_end));
+            return changes;
+        };
         scaling.exponents.assign(sizes.size(), 0);
-        for (const auto type : types) unscaled.push_back(measure(layer, scaling, type, states, at_end));
+        const auto unscaled = changes_of(scaling);
+        if (unscaled.empty()) return;
         ChannelScaling best;
         double best_ratio = 0.0;
         std::vector<double> best_rest;
         for (const auto& power : powers) {
             scaling.exponents = exponents_of(sizes, columns, power);
             if (std::ranges::all_of(scaling.exponents, [](std::int8_t e) { return e == 0; })) continue;
-            if (!can_be_stored(scaling)) continue;
+            const auto changes = changes_of(scaling);
+            if (changes.empty()) continue;
             std::vector<double> ratios(windows_.size());  // logarithms, mean over types
-            for (std::size_t t = 0; t < types.size(); ++t) {
-                const auto changes = measure(layer, scaling, types[t], states, at_end);
+            for (std::size_t t = 0; t < types.size(); ++t)
                 for (std::size_t w = 0; w < ratios.size(); ++w)
-                    ratios[w] += (changes[w] - unscaled[t][w]) / static_cast<double>(types.size());
-            }
+                    ratios[w] += (changes[t][w] - unscaled[t][w]) / static_cast<double>(types.size());
             // Windows are chosen and judged on alternately.
             std::vector<double> choosing, judging;
             for (std::size_t w = 0; w < ratios.size(); ++w) (w % 2 == 0 ? choosing : judging).push_back(ratios[w]);
-            const double ratio = mean(choosing);
+            const double ratio = average(choosing).mean;
             if (!(ratio < best_ratio)) continue;
             best_ratio = ratio;
             best = scaling;
@@ -230,8 +232,7 @@ class Search {
             finding.column_power = power.column;
         }
         if (!best.exponents.empty()) {
-            const std::vector<double> ones(best_rest.size(), 1.0);
-            const auto judged = clustered_mean(best_rest, ones);
+            const auto judged = average(best_rest);
             finding.chosen_ratio = std::exp(best_ratio);
             finding.judged_ratio = std::exp(judged.mean);
             finding.judged_error = judged.error;
@@ -243,10 +244,9 @@ class Search {
         result_.findings.push_back(std::move(finding));
     }
 
-    static double mean(std::span<const double> values) {
-        double sum = 0.0;
-        for (const double value : values) sum += value;
-        return sum / static_cast<double>(values.size());
+    /// Over windows.
+    static Estimate average(const std::vector<double>& values) {
+        return clustered_mean(values, std::vector<double>(values.size(), 1.0));
     }
 
     Session& session_;

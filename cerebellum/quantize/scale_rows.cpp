@@ -72,6 +72,14 @@ void scale_rows(const TensorInfo& tensor, const TensorScaling& scaling, std::int
     }
 }
 
+std::vector<std::byte> scaled_data(const GgufFile& source, const TensorInfo& tensor, const TensorScaling& scaling) {
+    check_scaling(tensor, scaling);
+    const auto data = source.data(tensor);
+    std::vector<std::byte> bytes(data.begin(), data.end());
+    scale_rows(tensor, scaling, 0, bytes);
+    return bytes;
+}
+
 void scale_importance(std::span<const std::int8_t> inputs, std::span<float> weights) {
     if (inputs.empty()) return;
     for (std::size_t i = 0; i < weights.size(); ++i)

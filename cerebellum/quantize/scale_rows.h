@@ -19,6 +19,9 @@ void check_scaling(const TensorInfo& tensor, const TensorScaling& scaling);
 void scale_rows(const TensorInfo& tensor, const TensorScaling& scaling, std::int64_t first_row,
                 std::span<std::byte> rows);
 
+/// The data of a whole tensor of `source`, scaled. Throws Error as both do.
+std::vector<std::byte> scaled_data(const GgufFile& source, const TensorInfo& tensor, const TensorScaling& scaling);
+
 /// Importance weights (mean squares of the inputs) of a tensor whose inputs are divided so.
 void scale_importance(std::span<const std::int8_t> inputs, std::span<float> weights);
 

@@ -8,6 +8,8 @@
 
 #include "cerebellum/gguf/gguf_support_test.h"
 #include "cerebellum/quantize/quantize_tensor.h"
+#include "cerebellum/replay/replay_support_test.h"
+#include "cerebellum/replay/scalable_channels.h"
 
 namespace cerebellum {
 namespace {
@@ -96,6 +98,36 @@ TEST(ScaleRows, refuses_quantized_tensors_and_numbers_beyond_f16) {
     const auto data = file.data(*file.find("h"));
     std::vector<std::byte> bytes(data.begin(), data.end());
     EXPECT_THAT(error_of([&] { scale_rows(*file.find("h"), scaling, 0, bytes); }), HasSubstr("too large for F16"));
+}
+
+TEST(ScaleRows, leave_what_a_model_computes_with_all_its_places_scaled) {
+    const auto model = Model::load(testing::small_model());
+    const auto source = GgufFile::open(testing::small_model());
+    testing::ReplayedWindow window(model, testing::random_tokens(model, 32, 1));
+    const auto logits = [&](std::span<const ChannelScaling> scalings) {
+        std::map<std::string, std::vector<std::byte>> data;
+        Substitutions substitutes;
+        for (const auto& [name, scaling] : scaling_by_tensor(scalings)) {
+            const auto& tensor = *source.find(name);
+            data[name] = scaled_data(source, tensor, scaling);
+            substitutes[name] = {tensor.type, data[name]};
+        }
+        return window.logits_from(0, substitutes);
+    };
+    std::vector<ChannelScaling> scalings;
+    for (const auto& place : find_scalable_channels(window.topology())) {
+        auto& scaling = scalings.emplace_back(ChannelScaling{place.producer, place.offsets, place.readers, {}});
+        for (std::int64_t i = 0; i < place.n_channels; ++i)
+            scaling.exponents.push_back(static_cast<std::int8_t>(i * 7 % 5 - 2));
+    }
+    const auto unscaled = window.logits_from(0);
+    // But for weights and activations that become subnormal in F16.
+    EXPECT_LT(testing::largest_change(unscaled, logits(scalings)), 1e-2);
+    // Each of them matters: without the readers' part the model is another one.
+    for (auto scaling : scalings) {
+        scaling.readers.clear();
+        EXPECT_GT(testing::largest_change(unscaled, logits({&scaling, 1})), 0.1) << scaling.producer;
+    }
 }
 
 TEST(ScaleRows, statistics_of_inputs_follow_the_inputs) {

@@ -3,30 +3,15 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "cerebellum/replay/graph_support_test.h"
+
 namespace cerebellum {
 namespace {
 
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
-
-RecordedTensor tensor(ggml_op op, std::vector<int> sources, int view_of = -1, std::int64_t length = 8) {
-    RecordedTensor result;
-    result.op = op;
-    result.shape = {length, 1, 1, 1};
-    result.strides = {4, static_cast<std::size_t>(4 * length), static_cast<std::size_t>(4 * length),
-                      static_cast<std::size_t>(4 * length)};
-    result.sources.fill(-1);
-    std::copy(sources.begin(), sources.end(), result.sources.begin());
-    result.view_of = view_of;
-    return result;
-}
-
-RecordedTensor leaf(TensorKind kind, const std::string& name, std::int64_t length = 8) {
-    auto result = tensor(GGML_OP_NONE, {}, -1, length);
-    result.kind = kind;
-    result.name = name;
-    return result;
-}
+using testing::leaf;
+using testing::tensor;
 
 /// Two blocks. The first writes a cache that it also reads itself, and a state that only the second block reads; the
 /// embedding is the output weight too.

@@ -123,12 +123,8 @@ class Subject {
         Substitutions substitutes;
         for (const auto& [name, scaling] : scaling_by_tensor(scalings)) {
             const auto& tensor = *source_.find(name);
-            const auto original = source_.data(tensor);
-            auto& bytes = data[name];
-            bytes.assign(original.begin(), original.end());
-            check_scaling(tensor, scaling);
-            scale_rows(tensor, scaling, 0, bytes);
-            substitutes[name] = {tensor.type, bytes};
+            data[name] = scaled_data(source_, tensor, scaling);
+            substitutes[name] = {tensor.type, data[name]};
         }
         EXPECT_EQ(difference(window_.logits_from(0, substitutes), baseline_), "");
         return static_cast<int>(scalings.size());
@@ -301,8 +297,7 @@ std::string table_of(const std::map<std::string, Findings>& rows) {
         "- *Not substituted*: roles that llama-quantize would change, but whose rows are no multiple of 32 here, or "
         "with which ggml cannot compute in a quantized type (such a file ends llama.cpp with an assertion).\n"
         "- *Scaled*: places where channels were scaled (`--scaling auto`), all at once; the logits are the same in "
-        "every "
-        "bit.\n\n"
+        "every bit.\n\n"
         "| architecture | file | blocks | cuts | roles | not substituted | scaled | result |\n"
         "|---|---|---:|---:|---:|---|---:|---|\n",
         rows.size(), architectures.size());
