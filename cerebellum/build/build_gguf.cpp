@@ -409,7 +409,7 @@ std::uint64_t build_gguf(const GgufFile& source, const Recipe& recipe, const Ima
         total += part.size;
     }
     progress.begin("building", static_cast<double>(total));
-    write_tensors(source, outputs, imatrix, options.moments, scaling_by_tensor(recipe.scaling),
+    write_tensors(source, outputs, imatrix, options.moments, scaling_by_tensor(recipe.scaling), options.known,
                   options.threads > 0 ? options.threads : physical_cores(), options.chunk_bytes, progress);
     for (auto& file : files) file->make_durable();
     progress.check();

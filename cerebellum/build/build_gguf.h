@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "cerebellum/build/recipe.h"
+#include "cerebellum/build/write_tensors.h"
 #include "cerebellum/core/progress.h"
 #include "cerebellum/gguf/gguf_file.h"
 #include "cerebellum/gguf/imatrix_file.h"
@@ -48,6 +49,8 @@ struct BuildOptions {
     std::string imatrix_file;  ///< name of the importance matrix for the metadata
     Provenance provenance = Provenance::full;
     MomentReader moments;  ///< for tensors that the recipe rounds with feedback
+    /// Tensors that have been quantized before, from this source with this importance matrix.
+    KnownBytes known;
     /// Each thread holds at most so much (or one row) of input and of output in memory.
     std::uint64_t chunk_bytes = 4ull * 1024 * 1024;
 };

@@ -22,6 +22,7 @@ struct TensorWork {
     const TensorScaling* scaling = nullptr;
     std::once_flag weights_once;
     std::vector<float> weights;
+    SharedBytes known;  // the whole tensor, made before
     std::atomic<std::int64_t> chunks_left = 0;
 };
 
@@ -73,8 +74,8 @@ std::vector<Chunk> cut(TensorWork& work, std::uint64_t chunk_bytes) {
 }  // namespace
 
 void write_tensors(const GgufFile& source, std::span<const OutputFile> files, const Imatrix* imatrix,
-                   const MomentReader& moments, const std::map<std::string, TensorScaling>& scaling, int threads,
-                   std::uint64_t chunk_bytes, Progress& progress) {
+                   const MomentReader& moments, const std::map<std::string, TensorScaling>& scaling,
+                   const KnownBytes& known, int threads, std::uint64_t chunk_bytes, Progress& progress) {
     std::vector<std::unique_ptr<TensorWork>> works;
     std::vector<Chunk> chunks;
     for (const auto& file : files)
@@ -113,25 +114,35 @@ void write_tensors(const GgufFile& source, std::span<const OutputFile> files, co
         }
         read_ahead(place + static_cast<std::size_t>(threads));
         std::call_once(work->weights_once, [&] {
-            if (type != tensor.type) work->weights = quantization_weights(imatrix, tensor);
+            if (type == tensor.type) return;
+            if (known && work->scaling == nullptr) work->known = known(tensor.name, {type, work->tensor->rounding});
+            if (!work->known) work->weights = quantization_weights(imatrix, tensor);
         });
-        auto buffers = pool.take();
         const auto input_row = row_bytes(tensor.type, tensor), output_row = row_bytes(type, tensor);
-        buffers->input.resize(input_row * static_cast<std::uint64_t>(n_rows));
-        buffers->output.resize(output_row * static_cast<std::uint64_t>(n_rows));
-        source.read(tensor, input_row * static_cast<std::uint64_t>(first_row), buffers->input);
-        if (work->scaling != nullptr) scale_rows(tensor, *work->scaling, first_row, buffers->input);
-        quantize_row_bytes(tensor, buffers->input, type, work->weights, first_row, n_rows, buffers->output, 1);
-        if (work->tensor->rounding == Rounding::feedback)
-            rounder.improve_rows(tensor, buffers->input, type, first_row, buffers->output);
-        work->file->write_at(work->tensor->offset + output_row * static_cast<std::uint64_t>(first_row),
-                             buffers->output.data(), buffers->output.size());
+        const auto from = output_row * static_cast<std::uint64_t>(first_row);
+        const auto output_bytes = output_row * static_cast<std::uint64_t>(n_rows);
+        if (work->known) {
+            work->file->write_at(work->tensor->offset + from, work->known->data() + from, output_bytes);
+        } else {
+            auto buffers = pool.take();
+            buffers->input.resize(input_row * static_cast<std::uint64_t>(n_rows));
+            buffers->output.resize(output_bytes);
+            source.read(tensor, input_row * static_cast<std::uint64_t>(first_row), buffers->input);
+            if (work->scaling != nullptr) scale_rows(tensor, *work->scaling, first_row, buffers->input);
+            quantize_row_bytes(tensor, buffers->input, type, work->weights, first_row, n_rows, buffers->output, 1);
+            if (work->tensor->rounding == Rounding::feedback)
+                rounder.improve_rows(tensor, buffers->input, type, first_row, buffers->output);
+            work->file->write_at(work->tensor->offset + from, buffers->output.data(), output_bytes);
+            pool.give_back(std::move(buffers));
+        }
         {
             const std::lock_guard lock(progress_mutex);
-            written += buffers->output.size();
+            written += output_bytes;
         }
-        pool.give_back(std::move(buffers));
-        if (--work->chunks_left == 0) work->weights = {};
+        if (--work->chunks_left == 0) {
+            work->weights = {};
+            work->known.reset();
+        }
     };
     for (int i = 0; i < threads; ++i) read_ahead(static_cast<std::size_t>(i));
     parallel_chunks(static_cast<std::int64_t>(chunks.size()), 1, threads, [&](std::int64_t begin, std::int64_t end) {

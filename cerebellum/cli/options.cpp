@@ -55,6 +55,9 @@ void add_measuring(CLI::App& command, CommonOptions& options) {
         .add_option("--reference", options.reference,
                     "q8_0: let a Q8_0 copy stand for the source when it runs; smaller and faster, less exact")
         ->type_name("TYPE");
+    command.add_flag("--all-rows", options.all_rows,
+                     "Measure every type on all rows of every matrix, not on a sample of them: slower, slightly more "
+                     "exact");
     command.add_flag("--no-replay", options.no_replay,
                      "Measure through whole files that llama.cpp runs: slow, to check replaying against");
     command
@@ -222,6 +225,7 @@ RunOptions run_options(const CommonOptions& options, const std::string& beside) 
     run.rounding = parse_rounding(options.rounding);
     run.full = options.full;
     run.no_replay = options.no_replay;
+    run.all_rows = options.all_rows;
     run.tensors = options.tensors;
     if (!options.shard.empty()) run.shard = parse_shard(options.shard);
     if (!options.reference.empty() && options.reference != "source") {

@@ -26,6 +26,7 @@ struct CommonOptions {
     bool sequential = false;
     std::string shard;
     bool no_replay = false;
+    bool all_rows = false;
     std::vector<std::string> tensors;
     std::string reference;
     bool force = false;

@@ -193,6 +193,9 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
         build_options.imatrix_file = with.imatrix_name();
         build_options.provenance = keys;
         build_options.moments = with.moments();
+        build_options.known = [&with](const std::string& tensor, const Encoding& type) {
+            return with.known_bytes(tensor, type);
+        };
         return build_gguf(source, recipe, &with.imatrix(), path, build_options, progress);
     };
     // The delivered file is built under a scratch name too, so that the output appears only when it is verified.

@@ -205,10 +205,17 @@ Session::Session(RunOptions options, Progress& progress)
 Session::~Session() = default;
 
 JournalIdentity Session::identity() const {
+    auto fields = identity_fields();
+    // Only where it is not the rule, so that other journals say nothing of it.
+    if (options_.all_rows) fields["rows"] = "all";
+    return {std::move(fields)};
+}
+
+std::map<std::string, std::string> Session::identity_fields() const {
     Sha256 text;
     for (const auto& file : options_.texts) text.update(sha256(read_file(file)));
     for (const auto& domain : options_.domains) text.update("domain " + domain + ";");
-    return {{
+    return {
         {"model", source_.fingerprint()},
         {"text", options_.texts.empty() ? fmt::format("self-sampled, seed {}", options_.seed) : text.finish()},
         {"tokens", std::to_string(options_.tokens)},
@@ -220,7 +227,7 @@ JournalIdentity Session::identity() const {
                           ? reference_name()
                           : fmt::format("baseline {}", GgufFile::open(options_.baseline).fingerprint())},
         {"device", kinds_of(devices_of(options_))},
-    }};
+    };
 }
 
 TextDemand Session::demand() const {
@@ -373,20 +380,71 @@ const std::vector<std::string>& Session::tensor_order() {
     return tensor_order_;
 }
 
+const TensorInfo& Session::source_tensor(const std::string& name) const {
+    const auto* tensor = source_.find(name);
+    if (tensor == nullptr) throw Error(fmt::format("{} has no tensor {}", options_.model.string(), name));
+    return *tensor;
+}
+
+QuantizedCache& Session::quantized_tensors() {
+    if (quantized_) return *quantized_;
+    // Enough for what is used soon again; the disk takes a few whole models' worth, but never most of its space.
+    constexpr std::uint64_t ample_bytes = std::uint64_t{1} << 30, memory_share = 8, disk_share = 4, models = 4;
+    QuantizedCache::Limits limits;
+    limits.memory_bytes = options_.limits.host_bytes > 0 ? options_.limits.host_bytes / memory_share : ample_bytes;
+    limits.scratch_folder = options_.limits.scratch_folder.empty() ? std::filesystem::temp_directory_path()
+                                                                   : options_.limits.scratch_folder;
+    std::error_code ignored;
+    const auto space = std::filesystem::space(limits.scratch_folder, ignored);
+    if (!ignored)
+        limits.disk_bytes = std::min<std::uint64_t>(space.available / disk_share, models * source_.file_size());
+    quantized_ =
+        std::make_unique<QuantizedCache>(limits, [this](std::string_view message) { progress_.warn(message); });
+    return *quantized_;
+}
+
+SharedBytes Session::known_bytes(const std::string& tensor, const Encoding& type) {
+    return quantized_tensors().find(fmt::format("{} {}", tensor, type_name(type)));
+}
+
 Quantizer Session::quantizer() {
     const auto& weights = imatrix();
     const auto rounder = std::make_shared<FeedbackRounder>(moments(), options_.threads);
-    return [this, &weights, rounder](const std::string& name, const Encoding& type) {
-        const auto* tensor = source_.find(name);
-        if (tensor == nullptr) throw Error(fmt::format("{} has no tensor {}", options_.model.string(), name));
-        auto bytes = quantize_tensor(*tensor, source_.data(*tensor), type.type, quantization_weights(&weights, *tensor),
+    // Source, importance matrix and moments are this session's, and do not change: tensor and type say the rest.
+    return [this, &weights, rounder, &cache = quantized_tensors()](const std::string& name, const Encoding& type) {
+        const auto key = fmt::format("{} {}", name, type_name(type));
+        if (const auto known = cache.find(key)) return *known;
+        const auto& tensor = source_tensor(name);
+        auto bytes = quantize_tensor(tensor, source_.data(tensor), type.type, quantization_weights(&weights, tensor),
                                      options_.threads);
         if (type.rounding == Rounding::feedback)
-            rounder->improve_rows(*tensor, source_.data(*tensor), type.type, 0, bytes);
+            rounder->improve_rows(tensor, source_.data(tensor), type.type, 0, bytes);
         // libllama has a mapping of its own; two resident copies of the source would be one too many.
-        drop_pages(source_.data(*tensor));
+        drop_pages(source_.data(tensor));
+        cache.put(key, bytes);
         return bytes;
     };
+}
+
+RowQuantizer Session::row_quantizer() {
+    const auto& weights = imatrix();
+    const auto rounder = std::make_shared<FeedbackRounder>(moments(), options_.threads);
+    return
+        [this, &weights, rounder](const std::string& name, const Encoding& type, std::span<const std::int64_t> rows) {
+            const auto& whole = source_tensor(name);
+            const auto source = sampled_rows(whole, source_.data(whole), rows);
+            auto bytes = quantize_tensor(source.tensor, source.bytes, type.type, quantization_weights(&weights, whole),
+                                         options_.threads);
+            if (type.rounding == Rounding::feedback)
+                rounder->improve_rows(source.tensor, source.bytes, type.type, 0, bytes);
+            return bytes;
+        };
+}
+
+SweepOptions Session::sweep_options() {
+    SweepOptions options;
+    if (!options_.all_rows) options.quantize_rows = row_quantizer();
+    return options;
 }
 
 RoundingChoice Session::rounding() {
@@ -525,7 +583,7 @@ SweepSummary Session::measure(std::span<const TensorPlan> wanted) {
         return executor_->measure(items, trial(), figures, progress_);
     }
     if (!replays()) return measure_through_files(file_trials(), wanted, measured, figures, progress_);
-    return run_sweep(engine(), prepare(measured), wanted, quantizer(), *journal_, progress_);
+    return run_sweep(engine(), prepare(measured), wanted, quantizer(), *journal_, progress_, sweep_options());
 }
 
 Neighbours Session::neighbours_of(const Group& group, const std::string& job) const {
@@ -540,7 +598,7 @@ Trial Session::trial() {
         };
     if (!worker_) {
         measured_ = prepare(measured_windows());
-        worker_ = std::make_unique<SweepWorker>(engine(), measured_, quantizer(), neighbours_);
+        worker_ = std::make_unique<SweepWorker>(engine(), measured_, quantizer(), neighbours_, sweep_options());
         worker_->share_states(progress_);
     }
     return [this](std::span<const TensorPlan> plan, FigureStore& figures, Progress& progress) {

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -17,6 +18,7 @@
 #include "cerebellum/journal/moment_file.h"
 #include "cerebellum/pipeline/measure_through_files.h"
 #include "cerebellum/quantize/feedback_rounder.h"
+#include "cerebellum/quantize/quantized_cache.h"
 #include "cerebellum/replay/engine.h"
 #include "cerebellum/sweep/plan.h"
 #include "cerebellum/sweep/runner.h"
@@ -47,6 +49,7 @@ struct RunOptions {
     /// its tensors are changed to are still made of the source.
     std::filesystem::path baseline;
     std::string baseline_name;
+    bool all_rows = false;         // quantize all rows of every tensor that is measured, no sample of them
     bool no_replay = false;        // measure through whole files, though replaying may be possible
     std::string device;            // where replays run, as Device takes it; empty: the CPU
     std::vector<std::string> rpc;  // ggml RPC servers, host:port, that share the model with `device`, or have it alone
@@ -107,7 +110,11 @@ class Session {
     const std::vector<std::string>& quantizable();
     /// All tensors of the source in the order in which llama-quantize writes them.
     const std::vector<std::string>& tensor_order();
+    /// Quantizes each tensor in each type once: what was made before comes from a cache.
     Quantizer quantizer();
+    RowQuantizer row_quantizer();
+    /// A tensor's bytes where the cache has them.
+    SharedBytes known_bytes(const std::string& tensor, const Encoding& type);
     /// The rounding that was asked for; where nothing is replayed, and so no second moments are known, "auto" is
     /// ggml's.
     RoundingChoice rounding();
@@ -148,6 +155,7 @@ class Session {
 
   private:
     JournalIdentity identity() const;
+    std::map<std::string, std::string> identity_fields() const;
     /// Measures a part of a plan, by replaying or through whole files. Keeps what its next call can use again.
     Trial trial();
     Neighbours neighbours_of(const Group& group, const std::string& job) const;
@@ -157,6 +165,9 @@ class Session {
     void keep_text();
     /// Says which weights there are moments for, or can be.
     MomentFile& moment_file();
+    QuantizedCache& quantized_tensors();
+    SweepOptions sweep_options();
+    const TensorInfo& source_tensor(const std::string& name) const;
     const MomentFile& collected_moments();
 
     RunOptions options_;
@@ -174,6 +185,7 @@ class Session {
     struct Recorded;
     std::unique_ptr<Recorded> recorded_;  // where nothing is replayed
     std::optional<Imatrix> imatrix_;
+    std::unique_ptr<QuantizedCache> quantized_;
     std::optional<MomentFile> moments_;
     bool moments_ready_ = false;
     std::vector<std::string> quantizable_;
@@ -182,7 +194,7 @@ class Session {
 
 /// Version of the measuring procedure: changes whenever a figure would come out differently. Part of a journal's
 /// identity.
-inline constexpr const char* measuring_version = "5";
+inline constexpr const char* measuring_version = "6";
 
 /// An importance matrix as the journal keeps it.
 std::optional<Imatrix> imatrix_from_journal(const Journal& journal);

@@ -154,4 +154,21 @@ std::vector<std::byte> quantize_tensor(const TensorInfo& tensor, std::span<const
     return bytes;
 }
 
+SampledRows sampled_rows(const TensorInfo& tensor, std::span<const std::byte> source,
+                         std::span<const std::int64_t> rows) {
+    SampledRows result{tensor, {}};
+    const auto row = ggml_row_size(tensor.type, tensor.row_length());
+    const auto matrices = tensor.n_rows() / tensor.shape[1];
+    result.tensor.shape[1] = std::ssize(rows);
+    result.tensor.size_bytes = row * rows.size() * static_cast<std::size_t>(matrices);
+    result.bytes.reserve(result.tensor.size_bytes);
+    for (std::int64_t matrix = 0; matrix < matrices; ++matrix)
+        for (const auto index : rows) {
+            assert(0 <= index && index < tensor.shape[1]);
+            const auto bytes = source.subspan(static_cast<std::size_t>(matrix * tensor.shape[1] + index) * row, row);
+            result.bytes.insert(result.bytes.end(), bytes.begin(), bytes.end());
+        }
+    return result;
+}
+
 }  // namespace cerebellum

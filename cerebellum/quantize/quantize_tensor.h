@@ -42,4 +42,12 @@ void quantize_row_bytes(const TensorInfo& tensor, std::span<const std::byte> row
 std::vector<std::byte> quantize_tensor(const TensorInfo& tensor, std::span<const std::byte> source, ggml_type target,
                                        std::span<const float> imatrix_weights, int threads);
 
+/// Some rows of every matrix of a tensor, as a tensor of their own: `rows` ascend, below shape[1].
+struct SampledRows {
+    TensorInfo tensor;
+    std::vector<std::byte> bytes;
+};
+SampledRows sampled_rows(const TensorInfo& tensor, std::span<const std::byte> source,
+                         std::span<const std::int64_t> rows);
+
 }  // namespace cerebellum

@@ -9,6 +9,7 @@
 #include <limits>
 
 #include "cerebellum/core/error.h"
+#include "cerebellum/core/parallel.h"
 #include "cerebellum/replay/score_graph.h"
 
 namespace cerebellum {
@@ -245,6 +246,21 @@ void ReplayEngine::set_reference(const Window& window, const LiveState& at_head)
     device_.wait();                                 // for those who still read the last ones
     ggml_backend_tensor_set(reference_->targets, targets.data(), 0, targets.size() * sizeof(std::int32_t));
     reference_head_->run(window.inputs, at_head);
+}
+
+void ReplayEngine::add_predictions(const Window& window, const LiveState& at_head, std::span<double> sums) {
+    set_reference(window, at_head);
+    device_.wait();
+    const auto n_vocab = sums.size();
+    std::vector<float> log_p(n_vocab * static_cast<std::size_t>(n_tokens_));
+    ggml_backend_tensor_get(reference_->log_p, log_p.data(), 0, log_p.size() * sizeof(float));
+    const auto first = static_cast<std::size_t>(burn_in(n_tokens_)), last = static_cast<std::size_t>(n_tokens_) - 1;
+    constexpr std::int64_t chunk = 4096;
+    parallel_chunks(std::ssize(sums), chunk, device_.threads(), [&](std::int64_t begin, std::int64_t end) {
+        for (auto position = first; position < last; ++position)
+            for (auto token = static_cast<std::size_t>(begin); token < static_cast<std::size_t>(end); ++token)
+                sums[token] += static_cast<double>(std::exp(log_p[position * n_vocab + token]));
+    });
 }
 
 void ReplayEngine::finish_scoring() {

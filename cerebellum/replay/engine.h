@@ -89,6 +89,9 @@ class ReplayEngine {
 
     /// Computes log p of the source for a window, from its live state at the head cut, and keeps it for score().
     void set_reference(const Window& window, const LiveState& at_head);
+    /// Adds the probabilities that the source gives to every token at the scored positions of a window, to one sum per
+    /// token. The window's becomes the reference.
+    void add_predictions(const Window& window, const LiveState& at_head, std::span<double> sums);
     /// Scores a variant's live state at the head cut against the reference set last. The weights behind the head cut
     /// are the source's.
     WindowScore score(const Window& window, const LiveState& at_head);

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "cerebellum/gguf/gguf_support_test.h"
 #include "cerebellum/llama/log.h"
@@ -219,6 +220,93 @@ TEST(Scoring, sums_leave_out_the_burn_in_and_positions_without_a_next_token) {
     EXPECT_EQ(sum.nll, 22.0);
     EXPECT_EQ(sum.reference_nll, 33.0);
     EXPECT_EQ(sum.same_top, 1.0);
+}
+
+/// Bytes of some rows, and the whole weight with only these in another type: F32, since no type holds both.
+struct SomeRows {
+    std::vector<std::int64_t> rows;
+    std::vector<std::byte> sampled;
+    std::vector<float> mixed;
+};
+
+SomeRows some_rows(const std::string& name, ggml_type type, std::int64_t every) {
+    const auto& weight = window().weight(name);
+    const auto row_length = static_cast<std::size_t>(weight.shape[0]);
+    const auto all = window().quantized(name, type);
+    const auto row_bytes = ggml_row_size(type, weight.shape[0]);
+    SomeRows result;
+    result.mixed.resize(row_length * static_cast<std::size_t>(weight.shape[1]));
+    ggml_get_type_traits(weight.type)->to_float(weight.weight->data, result.mixed.data(), std::ssize(result.mixed));
+    for (std::int64_t row = 1; row < weight.shape[1]; row += every) {
+        const auto from = all.begin() + row * static_cast<std::ptrdiff_t>(row_bytes);
+        result.rows.push_back(row);
+        result.sampled.insert(result.sampled.end(), from, from + static_cast<std::ptrdiff_t>(row_bytes));
+        ggml_get_type_traits(type)->to_float(&*from, result.mixed.data() + static_cast<std::size_t>(row) * row_length,
+                                             weight.shape[0]);
+    }
+    return result;
+}
+
+/// The change of the logits by some rows, against the same by a weight in F32 that holds the same numbers. F16 itself
+/// has no activations of another precision in common with F32, so what is compared is most of the change.
+TEST(Replay, some_rows_of_a_weight_change_what_these_rows_change) {
+    for (const auto* name : {"blk.2.ffn_up.weight", "blk.5.attn_v.weight", "output.weight", "token_embd.weight"}) {
+        if (!window().topology().weights().contains(name)) continue;
+        ASSERT_TRUE(Slice::can_change_rows(window().topology(), name)) << name;
+        auto some = some_rows(name, GGML_TYPE_Q4_0, 3);
+        if (window().topology().only_looked_up(name)) {  // what is looked up must be among them
+            const auto all = window().quantized(name, GGML_TYPE_Q4_0);
+            some.rows.clear();
+            some.sampled.clear();
+            auto tokens = window().tokens();
+            std::ranges::sort(tokens);
+            tokens.erase(std::unique(tokens.begin(), tokens.end()), tokens.end());
+            const auto row_bytes = static_cast<std::ptrdiff_t>(all.size()) / window().weight(name).shape[1];
+            for (const auto token : tokens) {
+                some.rows.push_back(token);
+                some.sampled.insert(some.sampled.end(), all.begin() + token * row_bytes,
+                                    all.begin() + (token + 1) * row_bytes);
+            }
+            const auto sampled = window().logits_from(0, {{name, {GGML_TYPE_Q4_0, some.sampled, some.rows}}});
+            EXPECT_EQ(difference(sampled, window().logits_from(0, {{name, {GGML_TYPE_Q4_0, all}}})), "") << name;
+            continue;
+        }
+        const auto sampled = window().logits_from(0, {{name, {GGML_TYPE_Q4_0, some.sampled, some.rows}}});
+        const auto mixed = window().logits_from(0, {{name, {GGML_TYPE_F32, std::as_bytes(std::span(some.mixed))}}});
+        const auto whole =
+            window().logits_from(0, {{name, {GGML_TYPE_Q4_0, window().quantized(name, GGML_TYPE_Q4_0)}}});
+        const double change = largest_change(mixed, baseline());
+        EXPECT_GT(change, 0.0) << name;
+        EXPECT_LT(largest_change(sampled, mixed), 0.2 * change) << name;
+        EXPECT_GT(largest_change(sampled, whole), 0.2 * change) << name << ": all rows changed";
+    }
+}
+
+TEST(Replay, rows_that_are_not_changed_may_be_given) {
+    const std::string name = "blk.2.ffn_up.weight";
+    const auto some = some_rows(name, GGML_TYPE_Q3_K, 5);
+    const auto& topology = window().topology();
+    const int node = topology.weights().at(name).first, logits = topology.graph().logits;
+    Device device(1);
+    WeightStore weights(device);
+    Slice before(topology, device, weights, 0, node, {});
+    before.run(window().inputs(), {});
+    auto state = before.live_out({});
+    Slice product(topology, device, weights, node, node + 1, {});
+    product.run(window().inputs(), state);
+    state.values[node] = product.live_out(state).values.at(node);
+    Slice::Options options;
+    options.substitutes = {{name, {GGML_TYPE_Q3_K, some.sampled, some.rows}}};
+    options.reads = {logits};
+    options.unchanged_rows_given = true;
+    Slice behind(topology, device, weights, node, topology.n_nodes(), options);
+    behind.run(window().inputs(), state);
+    const auto bytes = behind.read(logits);
+    std::vector<float> given(bytes.size() / sizeof(float));
+    std::memcpy(given.data(), bytes.data(), bytes.size());
+    const auto computed = window().logits_from(node, {{name, {GGML_TYPE_Q3_K, some.sampled, some.rows}}});
+    EXPECT_EQ(difference(given, computed), "");
+    EXPECT_NE(difference(given, baseline()), "");
 }
 
 }  // namespace

@@ -29,9 +29,14 @@ using InputValues = std::map<int, Value>;
 struct Substitute {
     ggml_type type = GGML_TYPE_COUNT;
     std::span<const std::byte> data;
+    /// Where not empty, only these rows of every matrix of the weight are changed, ascending, and `data` holds just
+    /// them; the others stay the source's. Only for weights that Slice::can_change_rows.
+    std::span<const std::int64_t> rows = {};
 };
 /// By weight name. A name stands for every use of the weight.
 using Substitutions = std::map<std::string, Substitute>;
+
+struct ScatteredRows;
 
 /// The nodes [begin, end) of a recorded graph as a runnable graph of our own. What crosses the cut at `begin` comes
 /// from a LiveState, weights are the model's own or substitutes, caches and recurrent states start from zero or from
@@ -50,6 +55,9 @@ class Slice {
     struct Options {
         Substitutions substitutes;
         std::vector<int> reads;  // nodes of the range, or sources of such, that read() may be asked for
+        /// What a product with some rows substituted gives in the source is no part of the graph but comes with the
+        /// live state given to run(), under the product's node: other rows then cost nothing.
+        bool unchanged_rows_given = false;
         std::function<Tail(ggml_context*, const Clone&)> tail;
     };
 
@@ -57,6 +65,10 @@ class Slice {
     ~Slice();
     Slice(const Slice&) = delete;
     Slice& operator=(const Slice&) = delete;
+
+    /// Whether single rows of a weight can be substituted: it is only multiplied with as a whole or looked up row by
+    /// row. A row that is looked up must be among those substituted.
+    static bool can_change_rows(const Topology& topology, const std::string& weight);
 
     /// Computes the range for one window. Devices other than the CPU may still be at work when it returns.
     void run(const InputValues& inputs, const LiveState& in, std::span<const Value> tail_inputs = {});
@@ -75,6 +87,13 @@ class Slice {
     ggml_tensor* map_weight(const RecordedTensor& recorded);
     ggml_tensor* map_substitute(const RecordedTensor& recorded, const Substitute& substitute, bool on_host);
     ggml_tensor* map_view(int index);
+    ggml_tensor* map_node(int index);
+    const Substitute* rows_substituted_in(const RecordedTensor& node) const;
+    ggml_tensor* map_product_of_rows(int index, const Substitute& substitute);
+    ggml_tensor* map_lookup_of_rows(int index, const Substitute& substitute);
+    ggml_tensor* add_leaf(int index);
+    template <typename Index>
+    ggml_tensor* add_constant(ggml_type type, std::vector<Index> values, std::int64_t row_length, bool on_host);
     void place_substitutes();
 
     const Topology* topology_;
@@ -86,10 +105,18 @@ class Slice {
     GgmlContext host_;         // substitutes used where the caller has them
     GgmlBuffer substituted_buffer_;
     std::vector<GgmlBuffer> host_buffers_;
+    /// Indices of substituted rows, in the graph's terms.
+    struct Constant {
+        GgmlContext context;
+        GgmlBuffer buffer;
+    };
+    std::vector<Constant> constants_;
+    std::vector<std::unique_ptr<ScatteredRows>> scattered_;
     std::vector<PlacedWeight> placed_;
     std::map<int, ggml_tensor*> mapped_;
-    std::vector<int> leaf_indices_;
+    std::vector<std::pair<int, ggml_tensor*>> leafs_;  // by index in the recorded graph
     Substitutions substitutes_;
+    bool unchanged_rows_given_;
     std::vector<int> live_in_;   // sorted
     std::vector<int> live_out_;  // sorted
     std::set<int> written_;      // of live_out_

@@ -1,7 +1,6 @@
 #include "cerebellum/replay/value_store.h"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cassert>
@@ -10,6 +9,7 @@
 #include <map>
 
 #include "cerebellum/core/error.h"
+#include "cerebellum/core/spill_file.h"
 
 namespace cerebellum {
 
@@ -43,51 +43,6 @@ void copy(const ggml_tensor& from, ggml_backend* from_backend, ggml_tensor& into
         if (backend != nullptr) ggml_backend_synchronize(backend);
     ggml_backend_tensor_copy(&from, &into);
 }
-
-/// A file without a name in which regions are given out and taken back.
-class SpillFile {
-  public:
-    explicit SpillFile(const std::filesystem::path& folder)
-        : folder_(folder.empty() ? std::filesystem::temp_directory_path() : folder) {
-        auto name = (folder_ / "cerebellum-XXXXXX").string();
-        descriptor_ = mkstemp(name.data());
-        if (descriptor_ < 0) fail("cannot be made");
-        unlink(name.c_str());
-    }
-    ~SpillFile() { close(descriptor_); }
-    SpillFile(const SpillFile&) = delete;
-    SpillFile& operator=(const SpillFile&) = delete;
-
-    void write(std::span<const std::byte> bytes, std::uint64_t offset) const {
-        while (!bytes.empty()) {
-            const auto written = pwrite(descriptor_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
-            if (written < 0 && errno == EINTR) continue;
-            if (written <= 0) fail("cannot be written");
-            bytes = bytes.subspan(static_cast<std::size_t>(written));
-            offset += static_cast<std::uint64_t>(written);
-        }
-    }
-    void read(std::span<std::byte> bytes, std::uint64_t offset) const {
-        while (!bytes.empty()) {
-            const auto got = pread(descriptor_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
-            if (got < 0 && errno == EINTR) continue;
-            if (got <= 0) fail("cannot be read");
-            bytes = bytes.subspan(static_cast<std::size_t>(got));
-            offset += static_cast<std::uint64_t>(got);
-        }
-    }
-
-  private:
-    [[noreturn]] void fail(std::string_view what) const {
-        throw Error(
-            fmt::format("the scratch file in {} {}: {}; free space there, name another folder with --scratch, "
-                        "or raise --memory, and run the same command again to go on",
-                        folder_.string(), what, std::strerror(errno)));
-    }
-
-    std::filesystem::path folder_;
-    int descriptor_ = -1;
-};
 
 }  // namespace
 

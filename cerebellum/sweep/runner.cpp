@@ -18,7 +18,9 @@
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/core/stats.h"
 #include "cerebellum/replay/change_probe.h"
+#include "cerebellum/sweep/quantize_ahead.h"
 #include "cerebellum/sweep/sweep_map.h"
+#include "cerebellum/sweep/text_rows.h"
 
 namespace cerebellum {
 
@@ -41,22 +43,17 @@ void add_score(const WindowScore& score, Measurement& measurement) {
     measurement.top1_agree.push_back(score.same_top);
 }
 
-/// A tensor's quantized bytes and how long they took.
-struct Quantized {
-    std::vector<std::byte> bytes;
-    double seconds = 0.0;
-};
-
 /// A change that has been replayed as far as some cut, on its way to the head.
 struct Variant {
     Measurement measurement;
     Encoding type;
-    std::vector<std::size_t> windows;  // which ones
-    States states;                     // one for each of these
-    std::vector<std::byte> weight;     // the changed weight, where it is read again further on
-    std::size_t held_bytes = 0;        // memory of states and weight
+    std::vector<std::size_t> windows;    // which ones
+    States states;                       // one for each of these
+    std::vector<std::byte> weight;       // the changed weight, where it is read again further on
+    std::span<const std::int64_t> rows;  // that it has, where it has not all
+    std::size_t held_bytes = 0;          // memory of states and weight
 
-    Substitutions substitutes() const { return {{measurement.tensor, {type.type, weight}}}; }
+    Substitutions substitutes() const { return {{measurement.tensor, {type.type, weight, rows}}}; }
 };
 
 /// Windows that a pair still has to be measured on, in a tier.
@@ -82,6 +79,7 @@ struct SourceStates {
     /// At the begins of the ranges that were measured last: the next plan begins in one of them, or behind.
     std::map<std::size_t, States> at_range;
     bool kept = false;                     // for another sweep
+    std::vector<double> mass;              // of every token: its probability, summed over all scored positions
     std::unique_ptr<SharedStates> shared;  // all states of all windows, instead of at_range
 };
 
@@ -90,7 +88,8 @@ namespace {
 class Sweep {
   public:
     Sweep(ReplayEngine& engine, std::span<const Window> windows, std::span<const TensorPlan> plan,
-          const Quantizer& quantize, FigureStore& figures, Progress& progress, SourceStates& source)
+          const Quantizer& quantize, const SweepOptions& options, FigureStore& figures, Progress& progress,
+          SourceStates& source)
         : engine_(engine),
           topology_(engine.topology()),
           map_(topology_),
@@ -98,6 +97,7 @@ class Sweep {
           all_windows_(windows),
           windows_(windows),
           quantize_(quantize),
+          options_(options),
           figures_(figures),
           progress_(progress),
           source_(source) {
@@ -111,9 +111,12 @@ class Sweep {
         if (work_left_ > 0.0) {
             progress_.begin("measuring", work_left_);
             prepare_baseline();
+            choose_text_rows();
+            list_jobs();
             measure_head();
             auto [next, baseline] = first_states();
             while (next < ranges_.size()) next = run_wave(next, baseline);
+            ahead_.reset();
             progress_.end();
         }
         return summary_;
@@ -135,6 +138,29 @@ class Sweep {
         bool local = false;  // read in one block only, whose output shows the change
         bool shows = false;  // as is known from earlier measurements
         std::vector<Change> changes;
+        /// Rows that stand for all, where not all are changed: a sample, or, outside of the blocks, what the text
+        /// needs.
+        std::vector<std::int64_t> rows;
+        bool is_anchor(const Encoding& type) const {
+            return std::ranges::find(plan->anchors, type) != plan->anchors.end();
+        }
+        /// Whether a change is measured on a sample of the rows.
+        bool samples(const Change& change) const {
+            return local && !rows.empty() && change.full.empty() && !is_anchor(change.type);
+        }
+    };
+
+    /// One change of one tensor to be replayed, in the order in which they are.
+    struct Job {
+        enum class What { whole, sampled_anchor, sampled };
+        const Work* work = nullptr;
+        Change change;
+        What what = What::whole;
+        /// That are changed; empty: all.
+        std::span<const std::int64_t> rows() const {
+            return what != What::whole || !work->local ? std::span<const std::int64_t>(work->rows)
+                                                       : std::span<const std::int64_t>();
+        }
     };
 
     /// What the journal does not hold yet of the first `wanted` windows.
@@ -183,7 +209,88 @@ class Sweep {
                           static_cast<double>(change.full.size()) * map_.full_cost(*place);
             work.changes.push_back(change);
         }
-        if (!work.changes.empty()) work_[place->range].push_back(std::move(work));
+        if (work.changes.empty()) return;
+        if (work.local) work.rows = sampled_rows_of(plan.name, *place);
+        if (!work.local && predicts(plan.name)) needed_windows_ = all_windows_.size();
+        work_[place->range].push_back(std::move(work));
+    }
+
+    /// Empty where the whole matrix is changed.
+    std::vector<std::int64_t> sampled_rows_of(const std::string& tensor, const SweepMap::Place& place) const {
+        if (!options_.quantize_rows || !Slice::can_change_rows(topology_, tensor) || place.use->nodes.size() != 1)
+            return {};
+        const auto node = static_cast<std::size_t>(place.use->first);
+        const auto& product = topology_.graph().tensors[node];
+        if (product.op == GGML_OP_GET_ROWS) return {};
+        return sample_rows(tensor, product.shape[0], options_.sampled_rows);
+    }
+
+    /// Whether the tensor is an output matrix whose rows the source's predictions choose.
+    bool predicts(const std::string& tensor) const {
+        return options_.quantize_rows && reads_text_by_rows(topology_, tensor) &&
+               topology_.weights().at(tensor).last >= topology_.head_cut();
+    }
+
+    /// Outside of the blocks: the rows that the text looks up, or that may be predicted.
+    void choose_text_rows() {
+        if (!options_.quantize_rows) return;
+        for (auto& works : work_)
+            for (auto& work : works) {
+                const auto& name = work.plan->name;
+                if (work.local || !reads_text_by_rows(topology_, name)) continue;
+                std::span<const double> mass;
+                if (predicts(name)) {
+                    if (source_.mass.empty()) {
+                        source_.mass.resize(static_cast<std::size_t>(engine_.model().n_vocab()));
+                        for (std::size_t w = 0; w < all_windows_.size(); ++w)
+                            engine_.add_predictions(all_windows_[w], source_.at_head[w], source_.mass);
+                    }
+                    mass = source_.mass;
+                }
+                work.rows = text_rows(topology_, name, all_windows_, mass, options_.neglected_mass);
+            }
+        engine_.finish_scoring();
+    }
+
+    /// All jobs in the order in which they are done: those of the head, then of one range after the other, in the order
+    /// of first use. What is sampled comes behind the anchors that it is scaled by.
+    void list_jobs() {
+        jobs_.resize(work_.size());
+        std::vector<const Job*> order;
+        for (std::size_t i = 0; i < work_.size(); ++i) {
+            const auto r = i == 0 ? ranges_.size() : i - 1;
+            auto& jobs = jobs_[r];
+            for (const auto& work : work_[r]) add_jobs(work, jobs);
+            std::ranges::stable_sort(jobs, {}, [](const Job& job) { return job.work->use->first; });
+            for (const auto& job : jobs) order.push_back(&job);
+        }
+        constexpr std::size_t ahead_bytes = std::size_t{512} << 20;
+        // Where the CPU computes itself, threads of both would only be in each other's way.
+        const auto count = order.size();
+        ahead_ = std::make_unique<QuantizeAhead>(
+            count,
+            [this, order = std::move(order)](std::size_t i) {
+                return quantized(order[i]->work->plan->name, order[i]->change.type, order[i]->rows());
+            },
+            !engine_.is_host(), ahead_bytes);
+    }
+
+    static void add_jobs(const Work& work, std::vector<Job>& jobs) {
+        std::vector<Job> sampled;
+        std::map<Rounding, Extent> needed;  // of the anchors
+        for (const auto& change : work.changes) {
+            if (!work.samples(change)) {
+                jobs.push_back({&work, change, Job::What::whole});
+                continue;
+            }
+            sampled.push_back({&work, change, Job::What::sampled});
+            auto& extent = needed.try_emplace(change.type.rounding, change.fast).first->second;
+            extent = {std::min(extent.begin, change.fast.begin), std::max(extent.end, change.fast.end)};
+        }
+        for (const auto& anchor : work.plan->anchors)
+            if (const auto extent = needed.find(anchor.rounding); extent != needed.end())
+                jobs.push_back({&work, {anchor, extent->second, {}}, Job::What::sampled_anchor});
+        std::ranges::move(sampled, std::back_inserter(jobs));
     }
 
     bool has_work_from(std::size_t range) const {
@@ -313,10 +420,11 @@ class Sweep {
                                                                             : source_.at_range.begin());
     }
 
-    Quantized quantized(const std::string& tensor, const Encoding& type) const {
+    Quantized quantized(const std::string& tensor, const Encoding& type,
+                        std::span<const std::int64_t> rows = {}) const {
         const auto start = Clock::now();
         Quantized result;
-        result.bytes = quantize_(tensor, type);
+        result.bytes = rows.empty() ? quantize_(tensor, type) : options_.quantize_rows(tensor, type, rows);
         result.seconds = seconds_since(start);
         return result;
     }
@@ -356,26 +464,26 @@ class Sweep {
     void measure_head() {
         std::vector<Variant> variants;
         std::size_t bytes = 0;
-        for (const auto& work : work_.back())
-            for (const auto& change : work.changes) {
-                auto data = quantized(work.plan->name, change.type);
-                summary_.quantize_s += data.seconds;
-                auto variant = new_variant(work, change.type);
-                for (std::size_t w = change.full.begin; w < change.full.end; ++w) {
-                    variant.windows.push_back(w);
-                    variant.states.push_back(source_.at_head[w]);
-                }
-                variant.weight = std::move(data.bytes);
-                variant.measurement.wall_s = data.seconds;
-                bytes += variant.weight.size();
-                variants.push_back(std::move(variant));
-                if (bytes >= head_group_bytes) {
-                    score(variants);
-                    bytes = 0;
-                }
-                done(map_.cost(topology_.head_cut(), topology_.n_nodes()) * static_cast<double>(change.full.size()),
-                     fmt::format("{} {}", work.plan->name, type_name(change.type)));
+        for (const auto& job : jobs_.back()) {
+            const auto& change = job.change;
+            auto data = take_quantized();
+            auto variant = new_variant(*job.work, change.type);
+            for (std::size_t w = change.full.begin; w < change.full.end; ++w) {
+                variant.windows.push_back(w);
+                variant.states.push_back(source_.at_head[w]);
             }
+            variant.weight = std::move(data.bytes);
+            variant.rows = job.rows();
+            variant.measurement.wall_s = data.seconds;
+            bytes += variant.weight.size();
+            variants.push_back(std::move(variant));
+            if (bytes >= head_group_bytes) {
+                score(variants);
+                bytes = 0;
+            }
+            done(map_.cost(topology_.head_cut(), topology_.n_nodes()) * static_cast<double>(change.full.size()),
+                 fmt::format("{} {}", job.work->plan->name, type_name(change.type)));
+        }
         score(variants);
     }
 
@@ -447,72 +555,92 @@ class Sweep {
         summary_.replay_s += seconds_since(start);
     }
 
+    /// The next job's. Waiting for it is what a device does meanwhile.
+    Quantized take_quantized() {
+        const auto start = Clock::now();
+        auto data = ahead_->take();
+        summary_.quantize_s += data.seconds;
+        if (!engine_.is_host()) summary_.waiting_s += seconds_since(start);
+        return data;
+    }
+
     /// Measures all changes of weights that are first read in a range. `states` is the source's at its begin.
     void measure_range(std::size_t r, States states, const States& at_end, std::vector<Variant>& entering) {
-        const auto& works = work_[r];
-        if (works.empty()) return;
+        const auto& jobs = jobs_[r];
         // Every tensor is replayed from its own first use, with the source's live state there.
-        struct Job {
-            const Work* work;
-            Change change;
-        };
-        std::vector<Job> jobs;
-        for (const auto& work : works)
-            for (const auto& change : work.changes) jobs.push_back({&work, change});
-        std::ranges::stable_sort(jobs, {}, [](const Job& job) { return job.work->use->first; });
-        // Where the CPU does not compute itself, it quantizes the next change while the device replays this one.
-        const auto policy = engine_.is_host() ? std::launch::deferred : std::launch::async;
-        const auto begin_quantizing = [&](std::size_t job) {
-            return job < jobs.size()
-                       ? std::async(policy, [this, name = jobs[job].work->plan->name,
-                                             type = jobs[job].change.type] { return quantized(name, type); })
-                       : std::future<Quantized>();
-        };
         int at = ranges_[r].begin;
         bool shows = false;
-        auto next = begin_quantizing(0);
+        scaling_ = {};
+        States with_product;  // the same states with what a product gives in the source
         std::unique_ptr<Trial> running;
         const auto finish_running = [&] {
             if (running) shows |= finish(*std::exchange(running, nullptr), entering);
         };
         for (std::size_t j = 0; j < jobs.size(); ++j) {
-            const auto& [work, change] = jobs[j];
-            advance({at, work->use->first}, states);
-            at = work->use->first;
+            const auto& job = jobs[j];
+            const auto& work = *job.work;
+            advance({at, work.use->first}, states);
+            at = work.use->first;
             // What takes longer is waited for first, so that the time of each is known.
-            if (running && next.wait_for(std::chrono::seconds(0)) != std::future_status::ready) finish_running();
-            auto data = next.get();
-            next = begin_quantizing(j + 1);
+            if (running && !ahead_->is_ready()) finish_running();
+            auto data = take_quantized();
             // A device goes on with the last change while it is given the weight of this one.
-            auto trial = make_trial(r, *work, change, std::move(data));
+            auto trial = make_trial(r, job, std::move(data));
             finish_running();
-            replay(*trial, states, at_end);
+            if (job.what != Job::What::whole && with_product.empty()) with_product = with_products(work, states);
+            replay(*trial, job.what == Job::What::whole ? states : with_product, at_end);
             running = std::move(trial);
-            const bool last = j + 1 == jobs.size() || jobs[j + 1].work != work;
+            const bool last = j + 1 == jobs.size() || jobs[j + 1].work != job.work;
             if (last || engine_.is_host() || !engine_.memory_plan().resident) finish_running();
             if (!last) continue;
-            // A change that reaches the head by another way than the block's output is measured in full.
-            if (work->local && !shows && !work->shows)
-                for (const auto other : work->plan->types) {
-                    const auto planned = std::ranges::find(work->changes, other, &Change::type);
-                    if (planned != work->changes.end() && !planned->full.empty()) continue;
-                    Change in_full;
-                    in_full.type = other;
-                    in_full.full =
-                        missing(work->plan->name, other, Tier::full, work->plan->anchor_windows(windows_.size()));
-                    if (in_full.full.empty()) continue;
-                    auto whole = make_trial(r, *work, in_full, quantized(work->plan->name, other));
-                    replay(*whole, states, at_end);
-                    finish(*whole, entering);
-                }
+            if (work.local && !shows && !work.shows) measure_all_in_full(r, work, states, at_end, entering);
             shows = false;
+            scaling_ = {};
+            with_product.clear();
         }
+    }
+
+    /// A change that reaches the head by another way than the block's output is measured in full.
+    void measure_all_in_full(std::size_t r, const Work& work, const States& states, const States& at_end,
+                             std::vector<Variant>& entering) {
+        for (const auto type : work.plan->types) {
+            const auto planned = std::ranges::find(work.changes, type, &Change::type);
+            if (planned != work.changes.end() && !planned->full.empty()) continue;
+            Job in_full;
+            in_full.work = &work;
+            in_full.change.type = type;
+            in_full.change.full =
+                missing(work.plan->name, type, Tier::full, work.plan->anchor_windows(windows_.size()));
+            if (in_full.change.full.empty()) continue;
+            auto data = quantized(work.plan->name, type);
+            summary_.quantize_s += data.seconds;
+            auto whole = make_trial(r, in_full, std::move(data));
+            replay(*whole, states, at_end);
+            finish(*whole, entering);
+        }
+    }
+
+    /// States in front of a weight's product, and with them what it gives.
+    States with_products(const Work& work, const States& states) {
+        const auto start = Clock::now();
+        const int node = work.use->first;
+        const auto product = engine_.slice(node, node + 1);
+        States result = states;
+        for (std::size_t w = 0; w < windows_.size(); ++w) {
+            progress_.check();
+            product->run(windows_[w].inputs, states[w]);
+            result[w].values[node] = product->live_out(states[w]).values.at(node);
+        }
+        engine_.wait();
+        account(node, node + 1, windows_.size(), start);
+        return result;
     }
 
     /// One change on its way to the end of a range, in full also as a variant on its way to the head.
     struct Trial {
         const Work* work = nullptr;
         Change change;
+        Job::What what = Job::What::whole;
         SweepRange nodes;
         Quantized data;
         ChangeProbe probe;
@@ -523,11 +651,13 @@ class Sweep {
         double seconds = 0.0;
     };
 
-    std::unique_ptr<Trial> make_trial(std::size_t r, const Work& work, const Change& change, Quantized data) {
+    std::unique_ptr<Trial> make_trial(std::size_t r, const Job& job, Quantized data) {
         const auto start = Clock::now();
-        summary_.quantize_s += data.seconds;
+        const auto& work = *job.work;
+        const auto& change = job.change;
         auto trial = std::make_unique<Trial>(Trial{&work,
                                                    change,
+                                                   job.what,
                                                    {work.use->first, ranges_[r].end},
                                                    std::move(data),
                                                    ChangeProbe(topology_),
@@ -537,7 +667,9 @@ class Sweep {
                                                    {},
                                                    0.0});
         Slice::Options options;
-        options.substitutes = {{work.plan->name, {change.type.type, trial->data.bytes}}};
+        options.substitutes = {{work.plan->name, {change.type.type, trial->data.bytes, job.rows()}}};
+        options.unchanged_rows_given = job.what != Job::What::whole;
+        trial->variant.rows = job.rows();
         if (work.local)
             options.tail = [&trial = *trial](ggml_context* context, const Slice::Clone& clone) {
                 return trial.probe.append(trial.nodes.end, context, clone);
@@ -579,7 +711,7 @@ class Sweep {
             const auto count = static_cast<double>(engine_.n_tokens() - 1 - first);
             shows |= energy > 0.0;
             if (change.fast.has(trial.windows[i])) {
-                fast.local_energy.push_back(energy);
+                fast.local_energy.push_back(to_whole(trial, trial.windows[i], energy));
                 fast.local_counts.push_back(count);
             }
             if (change.full.has(trial.windows[i])) {
@@ -593,7 +725,7 @@ class Sweep {
         summary_.replay_flops += map_.flops(trial.nodes.begin, trial.nodes.end) * runs;
         summary_.replay_s += trial.seconds;
         fast.wall_s = variant.measurement.wall_s = trial.data.seconds + trial.seconds;
-        if (!change.fast.empty()) {
+        if (!change.fast.empty() && trial.what != Job::What::sampled_anchor) {
             keep(fast);
             ++summary_.fast_measured;
         }
@@ -607,6 +739,29 @@ class Sweep {
         done(map_.cost(trial.nodes.begin, trial.nodes.end) * runs,
              fmt::format("{} {}", work.plan->name, type_name(change.type)));
         return shows;
+    }
+
+    /// The energy of a change of all rows. Of anchors it is noted what all rows and what the sampled ones do.
+    double to_whole(const Trial& trial, std::size_t window, double energy) {
+        const auto& work = *trial.work;
+        const auto& type = trial.change.type;
+        switch (trial.what) {
+            case Job::What::whole:
+                if (work.is_anchor(type)) scaling_.add_whole(type, window, energy);
+                return energy;
+            case Job::What::sampled_anchor: {
+                scaling_.add_sampled(type, window, energy);
+                // Measured whole by an earlier run, or a moment ago.
+                const auto known = figures_.find(work.plan->name, type_name(type), Tier::fast);
+                if (known && window < known->windows()) scaling_.add_whole(type, window, known->local_energy[window]);
+                return energy;
+            }
+            case Job::What::sampled:
+                break;
+        }
+        const auto n_rows = topology_.graph().tensors[static_cast<std::size_t>(work.use->first)].shape[0];
+        return scaling_.to_whole(type, window, energy,
+                                 static_cast<double>(n_rows) / static_cast<double>(work.rows.size()));
     }
 
     /// Scores variants that have arrived at the head and records them. Scoring many against one computation of the
@@ -668,26 +823,30 @@ class Sweep {
     std::span<const Window> all_windows_;
     std::span<const Window> windows_;
     const Quantizer& quantize_;
+    const SweepOptions& options_;
     FigureStore& figures_;
     Progress& progress_;
     SourceStates& source_;
     std::vector<std::unique_ptr<Slice>> plain_;  // by range, made when first asked for
     std::vector<std::vector<Work>> work_;        // by the range that first reads the tensor; the last one is the head's
+    std::vector<std::vector<Job>> jobs_;         // likewise
+    RowScaling scaling_;                         // of the tensor being measured
     std::size_t needed_windows_ = 0;             // the first so many of those given
     double work_left_ = 0.0;
     double work_done_ = 0.0;
     double worst_kld_ = 0.0;  // of the full figures recorded in this run
     std::string worst_;       // as progress shows it
     SweepSummary summary_;
+    std::unique_ptr<QuantizeAhead> ahead_;  // reads what stands above
 };
 
 }  // namespace
 
 SweepSummary run_sweep(ReplayEngine& engine, std::span<const Window> windows, std::span<const TensorPlan> plan,
-                       const Quantizer& quantize, Journal& journal, Progress& progress) {
+                       const Quantizer& quantize, Journal& journal, Progress& progress, const SweepOptions& options) {
     JournalFigures figures(journal);
     SourceStates states;
-    return Sweep(engine, windows, plan, quantize, figures, progress, states).run();
+    return Sweep(engine, windows, plan, quantize, options, figures, progress, states).run();
 }
 
 void add(SweepSummary& sum, const SweepSummary& part) {
@@ -699,11 +858,16 @@ void add(SweepSummary& sum, const SweepSummary& part) {
     sum.replay_flops += part.replay_flops;
     sum.replay_s += part.replay_s;
     sum.quantize_s += part.quantize_s;
+    sum.waiting_s += part.waiting_s;
 }
 
 SweepWorker::SweepWorker(ReplayEngine& engine, std::span<const Window> windows, Quantizer quantize,
-                         const Neighbours& neighbours)
-    : engine_(&engine), windows_(windows), quantize_(std::move(quantize)), states_(std::make_unique<SourceStates>()) {
+                         const Neighbours& neighbours, SweepOptions options)
+    : engine_(&engine),
+      windows_(windows),
+      quantize_(std::move(quantize)),
+      options_(std::move(options)),
+      states_(std::make_unique<SourceStates>()) {
     states_->kept = true;
     states_->shared = SharedStates::open(neighbours, engine.topology(), SweepMap(engine.topology()), windows.size());
 }
@@ -712,11 +876,11 @@ SweepWorker::~SweepWorker() = default;
 
 void SweepWorker::share_states(Progress& progress) {
     HeldFigures none;
-    Sweep(*engine_, windows_, {}, quantize_, none, progress, *states_).share();
+    Sweep(*engine_, windows_, {}, quantize_, options_, none, progress, *states_).share();
 }
 
 SweepSummary SweepWorker::measure(std::span<const TensorPlan> plan, FigureStore& figures, Progress& progress) {
-    return Sweep(*engine_, windows_, plan, quantize_, figures, progress, *states_).run();
+    return Sweep(*engine_, windows_, plan, quantize_, options_, figures, progress, *states_).run();
 }
 
 }  // namespace cerebellum

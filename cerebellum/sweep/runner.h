@@ -11,12 +11,24 @@
 #include "cerebellum/replay/engine.h"
 #include "cerebellum/sweep/figure_store.h"
 #include "cerebellum/sweep/plan.h"
+#include "cerebellum/sweep/row_sample.h"
 #include "cerebellum/sweep/shared_states.h"
 
 namespace cerebellum {
 
 /// A tensor's bytes in another type; the caller knows the source and the importance matrix.
 using Quantizer = std::function<std::vector<std::byte>(const std::string& tensor, const Encoding& type)>;
+
+/// How a sweep quantizes no more than it has to; without `quantize_rows` every tensor whole.
+///
+/// In the fast tier all types of a matrix but the anchors are measured on `sampled_rows` of its rows, the others exact
+/// (RowScaling). Tensors outside of the blocks are changed only in the rows that the text looks up and, of an output
+/// matrix, in those that hold all but `neglected_mass` of the probability that the source gives to any token.
+struct SweepOptions {
+    RowQuantizer quantize_rows;
+    std::int64_t sampled_rows = 64;
+    double neglected_mass = 0.005;
+};
 
 struct SourceStates;
 
@@ -30,6 +42,7 @@ struct SweepSummary {
     double replay_flops = 0.0;            // multiply-adds of all replayed matrix products, times two
     double replay_s = 0.0;
     double quantize_s = 0.0;
+    double waiting_s = 0.0;  // of a device, for the host to quantize what it is to replay next
 };
 
 /// Measures everything of the plan that the journal does not hold yet and records each figure the moment it is there.
@@ -41,7 +54,8 @@ struct SweepSummary {
 /// two. Tensors read outside of the blocks (embeddings, head) are measured in full for every type, since no single
 /// block's output shows their damage. A row that saw fewer windows than the plan wants is extended by the others.
 SweepSummary run_sweep(ReplayEngine& engine, std::span<const Window> windows, std::span<const TensorPlan> plan,
-                       const Quantizer& quantize, Journal& journal, Progress& progress);
+                       const Quantizer& quantize, Journal& journal, Progress& progress,
+                       const SweepOptions& options = {});
 
 /// Adds up what parts of a sweep did.
 void add(SweepSummary& sum, const SweepSummary& part);
@@ -53,7 +67,7 @@ void add(SweepSummary& sum, const SweepSummary& part);
 class SweepWorker {
   public:
     SweepWorker(ReplayEngine& engine, std::span<const Window> windows, Quantizer quantize,
-                const Neighbours& neighbours = {});
+                const Neighbours& neighbours = {}, SweepOptions options = {});
     ~SweepWorker();
     SweepSummary measure(std::span<const TensorPlan> plan, FigureStore& figures, Progress& progress);
     /// Makes this process's share of the states, which its neighbours will wait for, whether or not there is anything
@@ -64,6 +78,7 @@ class SweepWorker {
     ReplayEngine* engine_;
     std::span<const Window> windows_;
     Quantizer quantize_;
+    SweepOptions options_;
     std::unique_ptr<SourceStates> states_;
 };
 

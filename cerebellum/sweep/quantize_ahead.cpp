@@ -1,0 +1,72 @@
+#include "cerebellum/sweep/quantize_ahead.h"
+
+#include <cassert>
+#include <utility>
+
+namespace cerebellum {
+
+QuantizeAhead::QuantizeAhead(std::size_t count, std::function<Quantized(std::size_t)> make, bool in_background,
+                             std::size_t limit_bytes)
+    : count_(count), make_(std::move(make)), limit_bytes_(limit_bytes) {
+    if (in_background && count > 0) thread_ = std::thread([this] { work(); });
+}
+
+QuantizeAhead::~QuantizeAhead() {
+    if (!thread_.joinable()) return;
+    {
+        const std::lock_guard lock(mutex_);
+        stopping_ = true;
+    }
+    changed_.notify_all();
+    thread_.join();
+}
+
+void QuantizeAhead::work() {
+    for (std::size_t i = 0; i < count_; ++i) {
+        {
+            std::unique_lock lock(mutex_);
+            changed_.wait(lock, [this] { return stopping_ || ready_.empty() || ready_bytes_ < limit_bytes_; });
+            if (stopping_) return;
+        }
+        Quantized made;
+        std::exception_ptr failure;
+        try {
+            made = make_(i);
+        } catch (...) {
+            failure = std::current_exception();
+        }
+        {
+            const std::lock_guard lock(mutex_);
+            failure_ = failure;
+            if (!failure) {
+                ready_bytes_ += made.bytes.size();
+                ready_.push_back(std::move(made));
+            }
+        }
+        changed_.notify_all();
+        if (failure) return;
+    }
+}
+
+Quantized QuantizeAhead::take() {
+    assert(taken_ < count_);
+    const auto index = taken_++;
+    if (!thread_.joinable()) return make_(index);
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [this] { return !ready_.empty() || failure_; });
+    if (ready_.empty()) std::rethrow_exception(failure_);
+    auto result = std::move(ready_.front());
+    ready_.pop_front();
+    ready_bytes_ -= result.bytes.size();
+    lock.unlock();
+    changed_.notify_all();
+    return result;
+}
+
+bool QuantizeAhead::is_ready() {
+    if (!thread_.joinable()) return false;
+    const std::lock_guard lock(mutex_);
+    return !ready_.empty();
+}
+
+}  // namespace cerebellum
