@@ -443,7 +443,10 @@ RowQuantizer Session::row_quantizer() {
 
 SweepOptions Session::sweep_options() {
     SweepOptions options;
-    if (!options_.all_rows) options.quantize_rows = row_quantizer();
+    if (options_.all_rows) return options;
+    options.quantize_rows = row_quantizer();
+    // Those without a codec of their own are the ones with codebooks.
+    options.is_slow = [](const Encoding& type) { return ggml_is_quantized(type.type) && !takes_feedback(type.type); };
     return options;
 }
 

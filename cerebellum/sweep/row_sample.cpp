@@ -1,6 +1,5 @@
 #include "cerebellum/sweep/row_sample.h"
 
-#include <algorithm>
 #include <cmath>
 #include <random>
 
@@ -32,21 +31,15 @@ std::vector<std::int64_t> sample_rows(const std::string& tensor, std::int64_t n_
 double RowScaling::to_whole(const Encoding& type, std::size_t window, double sampled_energy, double factor) const {
     const Key key{type.rounding, window};
     const auto whole = whole_.find(key), sampled = sampled_.find(key);
-    if (!(sampled_energy > 0.0)) return sampled_energy;
-    std::map<double, double> log_factors;  // by log energy of the sampled rows
+    double sum = 0.0, count = 0.0;
     if (whole != whole_.end() && sampled != sampled_.end())
         for (const auto& [anchor, energy] : sampled->second)
             if (const auto all = whole->second.find(anchor);
-                all != whole->second.end() && energy > 0.0 && all->second > 0.0)
-                log_factors[std::log(energy)] = std::log(all->second / energy);
-    if (log_factors.empty()) return factor * sampled_energy;
-    const double at = std::log(sampled_energy);
-    const auto above = log_factors.lower_bound(at);
-    if (above == log_factors.begin()) return std::exp(above->second) * sampled_energy;
-    const auto below = std::prev(above);
-    if (above == log_factors.end()) return std::exp(below->second) * sampled_energy;
-    const double t = (at - below->first) / (above->first - below->first);
-    return std::exp(below->second + t * (above->second - below->second)) * sampled_energy;
+                all != whole->second.end() && energy > 0.0 && all->second > 0.0) {
+                sum += std::log(all->second / energy);
+                count += 1.0;
+            }
+    return sampled_energy * (count > 0.0 ? std::exp(sum / count) : factor);
 }
 
 }  // namespace cerebellum

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -21,13 +22,18 @@ using RowQuantizer = std::function<std::vector<std::byte>(const std::string& ten
 /// saved.
 std::vector<std::int64_t> sample_rows(const std::string& tensor, std::int64_t n_rows, std::int64_t n_strata);
 
+/// How many rows stand for all of a matrix: a sixteenth, but enough that their errors average out.
+constexpr std::int64_t rows_for(std::int64_t n_rows) {
+    constexpr std::int64_t share = 16, least = 128;
+    return std::max(least, n_rows / share);
+}
+
 /// What changing the sampled rows alone does, carried over to all rows.
 ///
 /// The types that are measured both ways, anchors, say by which factor the whole does more: sampled rows may matter
-/// more or less than others, and what changes of several rows do together need not be their sum. For any other type log
-/// factor is interpolated in log energy between two anchors; outside of them the nearest one's holds (a ratio
-/// estimator: Cochran, Sampling Techniques, 3rd ed., ch. 6). Windows are taken one by one, so that a figure depends on
-/// its own window only.
+/// more or less than others, and what changes of several rows do together need not be their sum. For any other type the
+/// geometric mean of the anchors' factors is taken (a ratio estimator: Cochran, Sampling Techniques, 3rd ed., ch. 6).
+/// Windows are taken one by one, so that a figure depends on its own window only.
 class RowScaling {
   public:
     void add_whole(const Encoding& anchor, std::size_t window, double energy) {

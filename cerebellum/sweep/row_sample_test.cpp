@@ -2,7 +2,6 @@
 
 #include <gtest/gtest.h>
 
-#include <algorithm>
 #include <cmath>
 
 namespace cerebellum {
@@ -19,25 +18,30 @@ TEST(SampleRows, takes_one_row_of_every_part_and_the_same_ones_every_time) {
     EXPECT_NE(rows, sample_rows("blk.4.ffn_up.weight", 1000, 64));
 }
 
+TEST(SampleRows, a_sixteenth_of_the_rows_but_not_too_few) {
+    EXPECT_EQ(rows_for(256), 128);
+    EXPECT_EQ(rows_for(1536), 128);
+    EXPECT_EQ(rows_for(8960), 560);
+}
+
 TEST(SampleRows, takes_none_where_nothing_would_be_saved) {
     EXPECT_TRUE(sample_rows("a", 127, 64).empty());
     EXPECT_EQ(sample_rows("a", 128, 64).size(), 64U);
     EXPECT_TRUE(sample_rows("a", 1000, 0).empty());
 }
 
-TEST(RowScaling, gives_back_a_factor_that_is_a_power_of_the_energy) {
-    // whole = 9 · sampled^0.98, which anchors at both ends determine.
-    const auto whole = [](double sampled) { return 9.0 * std::pow(sampled, 0.98); };
+TEST(RowScaling, takes_the_geometric_mean_of_the_anchors_factors) {
     RowScaling scaling;
-    for (const auto& [type, energy] : {std::pair{GGML_TYPE_Q2_K, 0.1}, std::pair{GGML_TYPE_Q4_K, 0.001}}) {
-        scaling.add_sampled(type, 5, energy);
-        scaling.add_whole(type, 5, whole(energy));
-    }
-    EXPECT_NEAR(scaling.to_whole(GGML_TYPE_Q3_K, 5, 0.02, 1.0), whole(0.02), 1e-9);
-    // Outside of them the nearest anchor's factor holds.
-    EXPECT_NEAR(scaling.to_whole(GGML_TYPE_IQ1_S, 5, 0.5, 1.0), 0.5 * whole(0.1) / 0.1, 1e-9);
-    EXPECT_NEAR(scaling.to_whole(GGML_TYPE_Q6_K, 5, 1e-5, 1.0), 1e-5 * whole(0.001) / 0.001, 1e-12);
-    EXPECT_EQ(scaling.to_whole(GGML_TYPE_Q6_K, 5, 0.0, 1.0), 0.0);
+    scaling.add_sampled(GGML_TYPE_Q2_K, 5, 0.1);
+    scaling.add_whole(GGML_TYPE_Q2_K, 5, 0.4);
+    scaling.add_sampled(GGML_TYPE_Q4_K, 5, 0.01);
+    scaling.add_whole(GGML_TYPE_Q4_K, 5, 0.09);
+    EXPECT_NEAR(scaling.to_whole(GGML_TYPE_IQ3_S, 5, 0.02, 1.0), 0.02 * 6.0, 1e-12);
+    EXPECT_EQ(scaling.to_whole(GGML_TYPE_IQ3_S, 5, 0.0, 1.0), 0.0);
+    // An anchor that the sampled rows do not show tells nothing.
+    scaling.add_sampled(GGML_TYPE_Q8_0, 5, 0.0);
+    scaling.add_whole(GGML_TYPE_Q8_0, 5, 0.5);
+    EXPECT_NEAR(scaling.to_whole(GGML_TYPE_IQ3_S, 5, 0.02, 1.0), 0.02 * 6.0, 1e-12);
 }
 
 TEST(RowScaling, without_an_anchor_of_that_rounding_and_window_takes_the_share_of_the_rows) {

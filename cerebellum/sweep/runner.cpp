@@ -69,6 +69,7 @@ struct Extent {
 struct Change {
     Encoding type;
     Extent fast, full;
+    bool is_slow = false;  // to quantize
 };
 
 }  // namespace
@@ -146,7 +147,7 @@ class Sweep {
         }
         /// Whether a change is measured on a sample of the rows.
         bool samples(const Change& change) const {
-            return local && !rows.empty() && change.full.empty() && !is_anchor(change.type);
+            return local && !rows.empty() && change.is_slow && change.full.empty() && !is_anchor(change.type);
         }
     };
 
@@ -196,6 +197,7 @@ class Sweep {
             };
             Change change;
             change.type = type;
+            change.is_slow = !options_.is_slow || options_.is_slow(type);
             if (work.local) {
                 change.fast = wanted(Tier::fast, fast_windows);
                 work.shows = work.shows || known_to_show(plan.name, type);
@@ -222,7 +224,7 @@ class Sweep {
         const auto node = static_cast<std::size_t>(place.use->first);
         const auto& product = topology_.graph().tensors[node];
         if (product.op == GGML_OP_GET_ROWS) return {};
-        return sample_rows(tensor, product.shape[0], options_.sampled_rows);
+        return sample_rows(tensor, product.shape[0], rows_for(product.shape[0]));
     }
 
     /// Whether the tensor is an output matrix whose rows the source's predictions choose.
@@ -289,7 +291,7 @@ class Sweep {
         }
         for (const auto& anchor : work.plan->anchors)
             if (const auto extent = needed.find(anchor.rounding); extent != needed.end())
-                jobs.push_back({&work, {anchor, extent->second, {}}, Job::What::sampled_anchor});
+                jobs.push_back({&work, {anchor, extent->second, {}, false}, Job::What::sampled_anchor});
         std::ranges::move(sampled, std::back_inserter(jobs));
     }
 
