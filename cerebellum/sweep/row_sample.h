@@ -24,7 +24,7 @@ std::vector<std::int64_t> sample_rows(const std::string& tensor, std::int64_t n_
 
 /// How many rows stand for all of a matrix: a sixteenth, but enough that their errors average out.
 constexpr std::int64_t rows_for(std::int64_t n_rows) {
-    constexpr std::int64_t share = 16, least = 128;
+    constexpr std::int64_t share = 16, least = 192;
     return std::max(least, n_rows / share);
 }
 

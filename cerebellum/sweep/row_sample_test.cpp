@@ -19,8 +19,8 @@ TEST(SampleRows, takes_one_row_of_every_part_and_the_same_ones_every_time) {
 }
 
 TEST(SampleRows, a_sixteenth_of_the_rows_but_not_too_few) {
-    EXPECT_EQ(rows_for(256), 128);
-    EXPECT_EQ(rows_for(1536), 128);
+    EXPECT_EQ(rows_for(256), 192);
+    EXPECT_EQ(rows_for(1536), 192);
     EXPECT_EQ(rows_for(8960), 560);
 }
 
