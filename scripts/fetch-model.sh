@@ -43,7 +43,7 @@ licence_file=$(dirname "$here")/LICENSE
 
 answer() {
   # A quantized file that was put there by hand comes without it.
-  [ -f "$licence_file" ] || licence_file="in the PyPI package ${text[0]}"
+  [ -f "$licence_file" ] || [ ${#text[@]} -eq 0 ] || licence_file="in the PyPI package ${text[0]}"
   say "licence: $licence; its text: $licence_file"
   echo "${!wanted}"
   exit 0
