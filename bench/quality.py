@@ -17,6 +17,7 @@ import argparse
 import dataclasses
 import importlib.util
 import json
+import math
 import os
 import pathlib
 import re
@@ -57,6 +58,7 @@ class Plan:
     preset: str
     types: tuple      # type per tensor, in the file's order
     data_bytes: int   # tensor data with padding
+    source_data_bytes: int
 
 
 class Stock:
@@ -80,21 +82,23 @@ class Stock:
             return self.plans[name]
         arguments = [*extra, "--imatrix", "imatrix.gguf"]
         output = run_tool([self.quantize, "--dry-run", *arguments, self.source, preset], cwd=self.folder)
-        types, data_bytes = [], 0
+        types, data_bytes, source_data_bytes = [], 0, 0
         for tensor, shape, before, after in TENSOR_LINE.findall(output):
             dims = [int(part) for part in shape.split(",")]
-            block_weights, block_bytes = self.blocks[(after or before).lower()]
-            if dims[0] % block_weights:  # an embedding's type is not replaced, and llama-quantize aborts
+            if dims[0] % self.blocks[(after or before).lower()][0]:  # an embedding's type is not replaced, and llama-quantize aborts
                 raise JudgeError(f"{name} wants {after or before} for {tensor}, whose rows have {dims[0]} weights")
-            n_bytes = dims[0] // block_weights * block_bytes
-            for dim in dims[1:]:
-                n_bytes *= dim
-            data_bytes += -(-n_bytes // ALIGNMENT) * ALIGNMENT
+            data_bytes += self._padded_bytes(dims, after or before)
+            source_data_bytes += self._padded_bytes(dims, before)
             types.append(after or before)
         if not types:
             raise JudgeError(f"llama-quantize --dry-run listed no tensors for {name}")
-        self.plans[name] = Plan(name, arguments, preset, tuple(types), data_bytes)
+        self.plans[name] = Plan(name, arguments, preset, tuple(types), data_bytes, source_data_bytes)
         return self.plans[name]
+
+    def _padded_bytes(self, dims, type_name):
+        block_weights, block_bytes = self.blocks[type_name.lower()]
+        n_bytes = math.prod(dims) // block_weights * block_bytes
+        return -(-n_bytes // ALIGNMENT) * ALIGNMENT
 
     def build(self, plan):
         """The file of a plan."""
