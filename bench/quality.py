@@ -187,9 +187,20 @@ def best_of(scores, paths):
     return min((scores.of(path) for path in paths), key=lambda row: row["kld_mean"])
 
 
+def preset_plans(stock):
+    """Plans of the presets that this source can have."""
+    plans = []
+    for preset in PRESETS:
+        try:
+            plans.append(stock.plan(preset))
+        except JudgeError as error:
+            say(f"left out: {preset}: {error}")
+    return plans
+
+
 def find_comparator(stock, scores, screen, budget, options):
     """The best stock file of at most `budget` bytes (None: none fits), and how many were candidates."""
-    fitting = [plan for plan in map(stock.plan, PRESETS) if stock.size_bytes(plan) <= budget]
+    fitting = [plan for plan in preset_plans(stock) if stock.size_bytes(plan) <= budget]
     paths = [path for path in (try_build(stock, plan) for plan in fitting) if path and path.stat().st_size <= budget]
     if paths and not options.pure:
         return best_of(scores, paths), len(paths)

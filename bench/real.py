@@ -25,7 +25,7 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 from judge import JudgeError, file_digest, say  # noqa: E402
 from quality import (PRESETS, REPOSITORY, Comparison, Stock, add_quality_options, best_of, check_files, find_comparator,  # noqa: E402
-                     quantize_ours, try_build, unpacked)
+                     preset_plans, quantize_ours, try_build, unpacked)
 
 HEADER_BYTES = 512  # at most, of the keys that llama-quantize adds to the source's
 STAGE_COLUMNS = [("wall", "wall_s"), ("device busy", "device_busy_s"), ("quantizing", "quantize_s"), ("waiting", "waiting_s")]
@@ -65,19 +65,11 @@ def run_ours(options, work, size, imatrix):
 
 def promising(stock, report, budget, nearest):
     """Plans of the presets to judge: the largest that fit, and the one that our own table puts first."""
-    fitting = []
-    for preset in PRESETS:
-        try:
-            plan = stock.plan(preset)
-        except JudgeError as error:
-            say(f"left out: {preset}: {error}")
-            continue
-        if most_bytes(plan, stock.source) <= budget:
-            fitting.append(plan)
+    fitting = [plan for plan in preset_plans(stock) if most_bytes(plan, stock.source) <= budget]
     fitting.sort(key=lambda plan: -plan.data_bytes)
     chosen = fitting[:nearest]
     names = {plan.name for plan in fitting}
-    known = [row for row in report["files"] if row["kind"] == "stock" and row["name"] in names and row.get("kld")]
+    known = [row for row in report["files"] if row["kind"] == "preset" and row["name"] in names and row.get("kld")]
     if known:
         favourite = min(known, key=lambda row: row["kld"]["mean"])["name"]
         chosen += [plan for plan in fitting if plan.name == favourite and plan not in chosen]
