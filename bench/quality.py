@@ -41,10 +41,15 @@ TENSOR_LINE = re.compile(r"^\[ *\d+/ *\d+\] +(\S+) +- \[([0-9, ]+)\], type = +(\
 
 
 def block_sizes():
-    """(weights, bytes) of a block by type name in lower case, from llama.cpp's own gguf-py."""
-    tree = run_tool(["bash", REPOSITORY / "scripts" / "llama-cpp.sh", "source"]).strip()
+    """(weights, bytes) of a block by type name in lower case, from llama.cpp's own gguf-py: on PYTHONPATH, installed, or fetched."""
+    found = importlib.util.find_spec("gguf")
+    if found:
+        package = found.submodule_search_locations[0]
+    else:
+        tree = run_tool(["bash", REPOSITORY / "scripts" / "llama-cpp.sh", "source"]).strip()
+        package = pathlib.Path(tree) / "gguf-py" / "gguf"
     # The module alone: the package around it wants numpy.
-    spec = importlib.util.spec_from_file_location("gguf_constants", pathlib.Path(tree) / "gguf-py/gguf/constants.py")
+    spec = importlib.util.spec_from_file_location("gguf_constants", pathlib.Path(package) / "constants.py")
     constants = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(constants)
     return {kind.name.lower(): sizes for kind, sizes in constants.GGML_QUANT_SIZES.items()}

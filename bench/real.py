@@ -10,6 +10,8 @@ measures. After it, ours and stock files of at most the size, made with the impo
 llama-perplexity on the test text: of the presets that fit, the --nearest largest ones and the one that our own table of results
 says does least damage; where no preset fits, uniform mixes as in bench/quality.py. Stages are those of the results file.
 
+On a machine that scripts/gpu-build.sh built on, PYTHONPATH=build-gpu/llama.cpp/gguf-py saves fetching llama.cpp's source.
+
 Files and judged figures are kept in --work and reused; --fresh forgets the journal and ours first, which times are to be measured with.
 """
 

@@ -111,7 +111,7 @@ dequantize() {
 take_off_grid() {
   local numpy
   numpy=$(bash "$here/numpy.sh")
-  say "taking the weights off their grids (at most two minutes)"
+  say "taking the weights off their grids"
   PYTHONPATH=$numpy${numpy:+${PYTHONPATH:+:}}${PYTHONPATH:-} python3 "$here/off_grid.py" "$quantized" "$f16.partial" ||
     fail "off_grid.py failed (its message is above); repeat this: $quantized is there"
   [ "$(sha256_of "$f16.partial")" = "$off_grid_sha256" ] ||
