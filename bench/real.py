@@ -110,8 +110,9 @@ def stage_rows(stages, wall):
     lines = [line("stage", [title for title, _ in STAGE_COLUMNS])]
     lines += [line(stage["name"], [cell(stage.get(key)) for _, key in STAGE_COLUMNS]) for stage in stages]
     rest = wall - sum(stage["wall_s"] for stage in stages)
-    sums = [sum(stage.get(key) or 0.0 for stage in stages) for _, key in STAGE_COLUMNS[1:]]
-    lines.append(line("in no stage", [cell(rest)]))
+    known = [[stage[key] for stage in stages if stage.get(key) is not None] for _, key in STAGE_COLUMNS[1:]]
+    sums = [sum(values) if values else None for values in known]
+    lines.append(line("in no stage", [cell(max(rest, 0.0))]))
     lines.append(line("whole command", [cell(wall), *map(cell, sums)]))
     return lines
 
