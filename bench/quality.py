@@ -17,6 +17,7 @@ import argparse
 import dataclasses
 import importlib.util
 import json
+import math
 import os
 import pathlib
 import re
@@ -40,10 +41,15 @@ TENSOR_LINE = re.compile(r"^\[ *\d+/ *\d+\] +(\S+) +- \[([0-9, ]+)\], type = +(\
 
 
 def block_sizes():
-    """(weights, bytes) of a block by type name in lower case, from llama.cpp's own gguf-py."""
-    tree = run_tool(["bash", REPOSITORY / "scripts" / "llama-cpp.sh", "source"]).strip()
+    """(weights, bytes) of a block by type name in lower case, from llama.cpp's own gguf-py: on PYTHONPATH, installed, or fetched."""
+    found = importlib.util.find_spec("gguf")
+    if found:
+        package = found.submodule_search_locations[0]
+    else:
+        tree = run_tool(["bash", REPOSITORY / "scripts" / "llama-cpp.sh", "source"]).strip()
+        package = pathlib.Path(tree) / "gguf-py" / "gguf"
     # The module alone: the package around it wants numpy.
-    spec = importlib.util.spec_from_file_location("gguf_constants", pathlib.Path(tree) / "gguf-py/gguf/constants.py")
+    spec = importlib.util.spec_from_file_location("gguf_constants", pathlib.Path(package) / "constants.py")
     constants = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(constants)
     return {kind.name.lower(): sizes for kind, sizes in constants.GGML_QUANT_SIZES.items()}
@@ -57,6 +63,7 @@ class Plan:
     preset: str
     types: tuple      # type per tensor, in the file's order
     data_bytes: int   # tensor data with padding
+    source_data_bytes: int
 
 
 class Stock:
@@ -80,21 +87,23 @@ class Stock:
             return self.plans[name]
         arguments = [*extra, "--imatrix", "imatrix.gguf"]
         output = run_tool([self.quantize, "--dry-run", *arguments, self.source, preset], cwd=self.folder)
-        types, data_bytes = [], 0
+        types, data_bytes, source_data_bytes = [], 0, 0
         for tensor, shape, before, after in TENSOR_LINE.findall(output):
             dims = [int(part) for part in shape.split(",")]
-            block_weights, block_bytes = self.blocks[(after or before).lower()]
-            if dims[0] % block_weights:  # an embedding's type is not replaced, and llama-quantize aborts
+            if dims[0] % self.blocks[(after or before).lower()][0]:  # an embedding's type is not replaced, and llama-quantize aborts
                 raise JudgeError(f"{name} wants {after or before} for {tensor}, whose rows have {dims[0]} weights")
-            n_bytes = dims[0] // block_weights * block_bytes
-            for dim in dims[1:]:
-                n_bytes *= dim
-            data_bytes += -(-n_bytes // ALIGNMENT) * ALIGNMENT
+            data_bytes += self._padded_bytes(dims, after or before)
+            source_data_bytes += self._padded_bytes(dims, before)
             types.append(after or before)
         if not types:
             raise JudgeError(f"llama-quantize --dry-run listed no tensors for {name}")
-        self.plans[name] = Plan(name, arguments, preset, tuple(types), data_bytes)
+        self.plans[name] = Plan(name, arguments, preset, tuple(types), data_bytes, source_data_bytes)
         return self.plans[name]
+
+    def _padded_bytes(self, dims, type_name):
+        block_weights, block_bytes = self.blocks[type_name.lower()]
+        n_bytes = math.prod(dims) // block_weights * block_bytes
+        return -(-n_bytes // ALIGNMENT) * ALIGNMENT
 
     def build(self, plan):
         """The file of a plan."""
@@ -183,9 +192,20 @@ def best_of(scores, paths):
     return min((scores.of(path) for path in paths), key=lambda row: row["kld_mean"])
 
 
+def preset_plans(stock):
+    """Plans of the presets that this source can have."""
+    plans = []
+    for preset in PRESETS:
+        try:
+            plans.append(stock.plan(preset))
+        except JudgeError as error:
+            say(f"left out: {preset}: {error}")
+    return plans
+
+
 def find_comparator(stock, scores, screen, budget, options):
     """The best stock file of at most `budget` bytes (None: none fits), and how many were candidates."""
-    fitting = [plan for plan in map(stock.plan, PRESETS) if stock.size_bytes(plan) <= budget]
+    fitting = [plan for plan in preset_plans(stock) if stock.size_bytes(plan) <= budget]
     paths = [path for path in (try_build(stock, plan) for plan in fitting) if path and path.stat().st_size <= budget]
     if paths and not options.pure:
         return best_of(scores, paths), len(paths)

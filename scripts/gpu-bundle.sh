@@ -13,7 +13,7 @@ packages=(libfmt-dev libfmt9 libsqlite3-dev libsqlite3-0 nlohmann-json3-dev libc
 source=$(bash scripts/llama-cpp.sh source)
 rm -rf "$folder"
 mkdir -p "$folder/packages"
-tar -C "$source" --exclude=.git --exclude=./models --exclude=./docs --exclude=./media --exclude=./gguf-py --exclude=./tools/ui/dist \
+tar -C "$source" --exclude=.git --exclude=./models --exclude=./docs --exclude=./media --exclude=./tools/ui/dist \
     --exclude=./benches --exclude=./examples --exclude=ggml-sycl --exclude=ggml-opencl --exclude=ggml-vulkan \
     --exclude=ggml-hexagon --exclude=ggml-metal --exclude=ggml-cann --exclude=ggml-webgpu -czf "$folder/llama.cpp.tar.gz" .
 (cd "$folder/packages" && apt-get download -q "${packages[@]}" >&2)

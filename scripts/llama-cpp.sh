@@ -36,6 +36,7 @@ prefix=$cache/llama.cpp-$version-$key
 
 # What is complete is not waited for while something else is being built.
 case "$stage" in
+  source) [ "$(cat "$source_dir/.verified" 2>/dev/null)" != "$tree_hash" ] || { echo "$source_dir"; exit 0; } ;;
   libs)  [ ! -f "$prefix/.libs-complete" ] || [ ! -f "$prefix/.shared-complete" ] || { echo "$prefix"; exit 0; } ;;
   tools) [ ! -f "$prefix/.tools-complete" ] || [ ! -f "$prefix/.shared-complete" ] || { echo "$prefix/bin"; exit 0; } ;;
 esac
@@ -44,7 +45,7 @@ exec 9>"$cache/llama.cpp-$version.lock"
 command -v flock >/dev/null 2>&1 && flock 9
 
 fetch_source() {
-  if [ -f "$source_dir/.verified" ] && [ "$(cat "$source_dir/.verified")" = "$tree_hash" ]; then return; fi
+  if [ "$(cat "$source_dir/.verified" 2>/dev/null)" = "$tree_hash" ]; then return; fi
   command -v npm >/dev/null 2>&1 || { say "npm is needed to fetch the source (or pass -DLLAMA_CPP_DIR=)"; exit 1; }
   local scratch
   scratch=$cache/llama.cpp-$version-fetch

@@ -344,8 +344,9 @@ TEST(SlowSmolLM2, replays_and_substitutes_exactly) {
     silence_llama_log();
     const TemporaryFolder folder;
     const auto fetched =
-        testing::Program({"bash", (fs::path(CEREBELLUM_SOURCE_DIR) / "scripts/fetch-smollm2.sh").string()},
-                         folder.path())
+        testing::Program(
+            {"bash", (fs::path(CEREBELLUM_SOURCE_DIR) / "scripts/fetch-model.sh").string(), "smollm2-135m"},
+            folder.path())
             .wait();
     if (fetched.code != 0) GTEST_SKIP() << "SmolLM2 cannot be fetched: " << fetched.errors;
     auto path = fetched.output.substr(0, fetched.output.find_last_not_of('\n') + 1);
