@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -53,10 +55,29 @@ GgmlBuffer wrap_host_memory(std::span<const std::byte> bytes) {
     return buffer;
 }
 
+namespace {
+
+/// Puts the types of a node's sources behind its name. A backend that keeps what it made of a graph (ggml's CUDA
+/// graphs) looks at the nodes' own bytes and at their sources' addresses, shapes and strides, but not at these types: a
+/// weight in q3_K and its stand-in in iq3_s (110 bytes for 256 weights both) at the same address look the same to it,
+/// and the one would be read by the other's kernels.
+void name_source_types(ggml_tensor& node) {
+    std::string types;
+    for (const auto* source : node.src)
+        if (source != nullptr) types += fmt::format("{}{}", types.empty() ? '|' : ',', static_cast<int>(source->type));
+    const auto kept = std::min(std::strlen(node.name), GGML_MAX_NAME - 1 - types.size());
+    ggml_set_name(&node, (std::string(node.name, kept) + types).c_str());
+}
+
+}  // namespace
+
 void ArenaGraph::seal() {
     sources.resize(static_cast<std::size_t>(ggml_graph_n_nodes(graph)));
-    for (std::size_t i = 0; i < sources.size(); ++i)
-        std::ranges::copy(ggml_graph_node(graph, static_cast<int>(i))->src, sources[i].begin());
+    for (std::size_t i = 0; i < sources.size(); ++i) {
+        auto* node = ggml_graph_node(graph, static_cast<int>(i));
+        std::ranges::copy(node->src, sources[i].begin());
+        name_source_types(*node);
+    }
 }
 
 struct Device::State {

@@ -31,7 +31,7 @@ struct ArenaGraph {
     ggml_cgraph* graph = nullptr;
     std::vector<ggml_tensor*> leafs;  // those in the arena
 
-    /// To be called once when the graph is complete.
+    /// To be called once when the graph is complete. Names of nodes tell the types of their sources from then on.
     void seal();
 
     // Sources of every node: ggml's scheduler puts copies in their place.
