@@ -148,6 +148,7 @@ class Session {
 
   private:
     JournalIdentity identity() const;
+    SweepSummary measure_quietly(std::span<const TensorPlan> wanted);
     /// Measures a part of a plan, by replaying or through whole files. Keeps what its next call can use again.
     Trial trial();
     Neighbours neighbours_of(const Group& group, const std::string& job) const;
@@ -176,6 +177,7 @@ class Session {
     std::optional<Imatrix> imatrix_;
     std::optional<MomentFile> moments_;
     bool moments_ready_ = false;
+    bool warned_of_unusable_ = false;
     std::vector<std::string> quantizable_;
     std::vector<std::string> tensor_order_;
 };

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "cerebellum/core/error.h"
+#include "cerebellum/core/figure_error.h"
 #include "cerebellum/core/ggml_device.h"
 
 namespace cerebellum {
@@ -92,6 +93,7 @@ struct Device::State {
     const ArenaGraph* current = nullptr;
     std::vector<bool> planned_outputs;  // by node of the graph that was placed last
     GgmlBuffer zeros;                   // to clear leafs with, in the order of what is computed
+    AfterCompute after_compute;
 
     ggml_backend* main() const { return accelerator ? accelerator.get() : cpu.get(); }
 
@@ -223,12 +225,23 @@ void Device::wait() {
     ggml_backend_synchronize(state_->main());
 }
 
+void Device::watch(AfterCompute after_compute) {
+    state_->after_compute = std::move(after_compute);
+}
+
+bool Device::is_watched() const {
+    return static_cast<bool>(state_->after_compute);
+}
+
 void Device::compute(ArenaGraph& graph) {
-    const auto status = state_->accelerator
-                            ? ggml_backend_sched_graph_compute_async(state_->scheduler.get(), graph.graph)
-                            : ggml_backend_graph_compute(state_->cpu.get(), graph.graph);
+    auto status = state_->accelerator ? ggml_backend_sched_graph_compute_async(state_->scheduler.get(), graph.graph)
+                                      : ggml_backend_graph_compute(state_->cpu.get(), graph.graph);
+    if (state_->after_compute) {
+        wait();
+        status = state_->after_compute(graph.graph, status);
+    }
     if (status != GGML_STATUS_SUCCESS)
-        throw Error(
+        throw FigureError(
             fmt::format("{} could not run a replay graph (ggml status {})", state_->name, static_cast<int>(status)));
 }
 
