@@ -60,7 +60,8 @@ json to_json(const UnusableFigure& figure) {
     return {figure.tensor, figure.type, tier_name(figure.tier), figure.reason};
 }
 UnusableFigure unusable_from(const json& value) {
-    return {value.at(0), value.at(1), value.at(2) == tier_name(Tier::fast) ? Tier::fast : Tier::full, value.at(3)};
+    return {value.at(0).get<std::string>(), value.at(1).get<std::string>(),
+            value.at(2) == tier_name(Tier::fast) ? Tier::fast : Tier::full, value.at(3).get<std::string>()};
 }
 
 json to_json(const TensorPlan& plan) {

@@ -211,6 +211,7 @@ std::string describe_bad_tensors(const GgufFile& source) {
     std::vector<std::string> bad;
     std::vector<float> row;
     for (const auto& tensor : source.tensors()) {
+        if (!type_is_quantizable(tensor.type)) continue;
         const auto bytes = source.data(tensor);
         const auto row_bytes = type_size_bytes(tensor.type, tensor.row_length(), 1);
         row.resize(static_cast<std::size_t>(tensor.row_length()));
