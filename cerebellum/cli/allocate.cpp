@@ -13,6 +13,7 @@
 #include "cerebellum/core/size.h"
 #include "cerebellum/pipeline/measured_model.h"
 #include "cerebellum/pipeline/quantize.h"
+#include "cerebellum/pipeline/unusable.h"
 #include "cerebellum/report/table.h"
 
 namespace cerebellum::cli {
@@ -87,6 +88,8 @@ Command add_allocate(CLI::App& app) {
                           values->common.journal.empty() ? default_journal(values->common.model, "")
                                                          : std::filesystem::path(values->common.journal),
                           aim);
+        TerminalProgress progress(values->common.quiet, values->common.verbose);
+        warn_of_unusable(measured.journal, progress);
         const auto started = std::chrono::steady_clock::now();
         const auto solved = solve_goal(measured.source, measured.problem, request);
         const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <nlohmann/json.hpp>
 
 #include "cerebellum/cli/commands.h"
@@ -23,6 +24,7 @@ struct Evidence {
     Curve curve;
     std::optional<Classification> classification;
     std::map<std::string, const Measurement*> fast, full;
+    std::map<std::string, std::string> unusable;  // why, by type
 };
 
 nlohmann::json number(double value) {
@@ -61,6 +63,7 @@ nlohmann::json to_json(const Evidence& evidence) {
         }
         points.push_back(std::move(row));
     }
+    result["unusable"] = evidence.unusable;
     if (const auto& c = evidence.classification)
         result["class"] = {{"name", sensitivity_name(c->sensitivity)},
                            {"type", c->type},
@@ -127,7 +130,9 @@ std::string describe(const Evidence& evidence) {
                         fmt::format("{:.3e} ± {:.1e}", point.damage.kld, point.damage.error),
                         point.on_curve ? fmt::format("{:.3e}", point.kld) : "above it",
                         fmt::format("{:.2e} to {:.2e}", point.band.lower, point.band.upper)});
-    return text + format_table({"type", "bits", "tier", "windows", "KLD", "curve", "95 %"}, rows);
+    text += format_table({"type", "bits", "tier", "windows", "KLD", "curve", "95 %"}, rows);
+    for (const auto& [type, why] : evidence.unusable) text += fmt::format("{} is left out: {}\n", type, why);
+    return text;
 }
 
 std::vector<Evidence> gather(const Journal& journal, const std::vector<Measurement>& measurements,
@@ -143,6 +148,8 @@ std::vector<Evidence> gather(const Journal& journal, const std::vector<Measureme
     ClassOptions options;
     options.crushed_bits = bits;
     const auto classes = classify(measurements, bytes_saved_of(tensors), options);
+    auto unusable = journal.unusable();
+    std::ranges::move(journal.not_numbers(), std::back_inserter(unusable));
     std::map<std::string, Evidence> found;
     for (const auto& glob : globs) {
         bool matches = false;
@@ -154,6 +161,11 @@ std::vector<Evidence> gather(const Journal& journal, const std::vector<Measureme
             evidence.curve = curve;
             if (const auto known = classes.find(name); known != classes.end()) evidence.classification = known->second;
         }
+        for (const auto& figure : unusable) {
+            if (fnmatch(glob.c_str(), figure.tensor.c_str(), 0) != 0 || !by_name.contains(figure.tensor)) continue;
+            matches = true;
+            found[figure.tensor].tensor = *by_name.at(figure.tensor);
+        }
         if (!matches)
             throw UsageError(fmt::format("{} has no figures of a tensor called '{}'; '*' shows all that it has",
                                          journal.path().string(), glob));
@@ -161,6 +173,9 @@ std::vector<Evidence> gather(const Journal& journal, const std::vector<Measureme
     for (const auto& m : measurements)
         if (const auto evidence = found.find(m.tensor); evidence != found.end())
             (m.tier == Tier::full ? evidence->second.full : evidence->second.fast)[m.type] = &m;
+    for (const auto& figure : unusable)
+        if (const auto evidence = found.find(figure.tensor); evidence != found.end())
+            evidence->second.unusable[figure.type] = figure.reason;
     std::vector<Evidence> result;
     for (auto& [name, evidence] : found) result.push_back(std::move(evidence));
     return result;

@@ -10,6 +10,7 @@
 #include "cerebellum/core/file.h"
 #include "cerebellum/core/size.h"
 #include "cerebellum/pipeline/frontier_report.h"
+#include "cerebellum/pipeline/unusable.h"
 #include "cerebellum/report/table.h"
 
 namespace cerebellum::cli {
@@ -97,6 +98,8 @@ Command add_frontier(CLI::App& app) {
                      (std::filesystem::path(values->common.model).stem().string() + ".frontier.json");
         check_output_path(output, 0, true);
         const auto measured = open_measured(values->common.model, journal);
+        TerminalProgress progress(values->common.quiet, values->common.verbose);
+        warn_of_unusable(measured.journal, progress);
         const auto report = make_frontier(measured, constraints_of(values->constraints, values->common.threads));
         const auto json = to_json(report, measured);
         write_file_atomically(output, json.dump(1) + "\n");

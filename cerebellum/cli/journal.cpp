@@ -39,7 +39,7 @@ int merge(const Values& values) {
                               {"duplicate", report.duplicate}});
         fmt::print("{}\n", nlohmann::json{{"output", values.output},
                                           {"measurements", rows.size()},
-                                          {"sha256", measurements_sha256(journal.identity(), rows)},
+                                          {"sha256", measurements_sha256(journal)},
                                           {"merged", merged}}
                                .dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
         return 0;
@@ -82,7 +82,7 @@ int show(const Values& values) {
     const auto journal = Journal::open_existing(values.inputs.front());
     const auto rows = journal.measurements();
     const auto summary = summarize(rows, journal.mixes());
-    const auto digest = measurements_sha256(journal.identity(), rows);
+    const auto digest = measurements_sha256(journal);
     auto artifacts = nlohmann::json::object();
     for (const auto& name : journal.artifact_names()) {
         const auto bytes = journal.get_artifact(name);
@@ -95,6 +95,7 @@ int show(const Values& values) {
                                           {"artifacts", artifacts},
                                           {"fast", summary.fast},
                                           {"full", summary.full},
+                                          {"unusable", journal.unusable().size()},
                                           {"tensors", summary.tensors.size()},
                                           {"types", summary.types},
                                           {"windows", summary.most_windows},
@@ -110,6 +111,8 @@ int show(const Values& values) {
     table.clear();
     table.push_back({"fast measurements", std::to_string(summary.fast)});
     table.push_back({"full measurements", std::to_string(summary.full)});
+    if (const auto unusable = journal.unusable().size(); unusable > 0)
+        table.push_back({"unusable figures", std::to_string(unusable)});
     table.push_back({"tensors", std::to_string(summary.tensors.size())});
     table.push_back({"types", std::to_string(summary.types.size())});
     table.push_back({"windows, at most", std::to_string(summary.most_windows)});

@@ -8,6 +8,7 @@
 #include "cerebellum/core/file.h"
 #include "cerebellum/core/size.h"
 #include "cerebellum/pipeline/report_document.h"
+#include "cerebellum/pipeline/unusable.h"
 
 namespace cerebellum::cli {
 
@@ -51,6 +52,8 @@ Command add_report(CLI::App& app) {
         sources.results.assign(values->results.begin(), values->results.end());
         sources.aim = aim_of(values->common);
         sources.constraints = constraints_of(values->constraints, values->common.threads);
+        TerminalProgress progress(values->common.quiet, values->common.verbose);
+        warn_of_unusable(Journal::open_existing(sources.journal), progress);
         const auto bytes = write_report(values->output, sources);
         if (values->common.json)
             fmt::print("{}\n", nlohmann::json{{"output", values->output}, {"bytes", bytes}}.dump(1));

@@ -27,7 +27,7 @@ using nlohmann::json;
 using Clock = std::chrono::steady_clock;
 
 // What goes over the wire: CBOR, which keeps doubles as they are. Rank 0 says "work", "bytes" and "stop", the others
-// "idle", "row", "done" and "failed".
+// "idle", "row", "unusable", "done" and "failed".
 
 std::string pack(const json& message) {
     const auto bytes = json::to_cbor(message);
@@ -56,6 +56,14 @@ Measurement measurement_from(const json& value) {
     return m;
 }
 
+json to_json(const UnusableFigure& figure) {
+    return {figure.tensor, figure.type, tier_name(figure.tier), figure.reason};
+}
+UnusableFigure unusable_from(const json& value) {
+    return {value.at(0).get<std::string>(), value.at(1).get<std::string>(),
+            value.at(2) == tier_name(Tier::fast) ? Tier::fast : Tier::full, value.at(3).get<std::string>()};
+}
+
 json to_json(const TensorPlan& plan) {
     const auto names = [](const std::vector<Encoding>& types) {
         std::vector<std::string> result;
@@ -81,8 +89,8 @@ TensorPlan plan_from(const json& value) {
 }
 
 json to_json(const SweepSummary& s) {
-    return {s.fast_measured, s.full_measured, s.resumed,  s.tokens,
-            s.unmeasured,    s.replay_flops,  s.replay_s, s.quantize_s};
+    return {s.fast_measured, s.full_measured, s.resumed,    s.tokens,  s.unmeasured,
+            s.replay_flops,  s.replay_s,      s.quantize_s, s.unusable};
 }
 SweepSummary summary_from(const json& value) {
     SweepSummary s;
@@ -94,6 +102,7 @@ SweepSummary summary_from(const json& value) {
     value.at(5).get_to(s.replay_flops);
     value.at(6).get_to(s.replay_s);
     value.at(7).get_to(s.quantize_s);
+    value.at(8).get_to(s.unusable);
     return s;
 }
 
@@ -104,8 +113,14 @@ class SentFigures final : public HeldFigures {
   public:
     explicit SentFigures(const Send& send) : send_(send) {}
     void record(const Measurement& measurement) override {
+        const auto known = find(measurement.tensor, measurement.type, measurement.tier);
+        const bool corrected = known && known->windows() >= measurement.windows();
         HeldFigures::record(measurement);
-        send_({{"say", "row"}, {"row", to_json(measurement)}});
+        send_({{"say", "row"}, {"row", to_json(measurement)}, {"corrected", corrected}});
+    }
+    void record_unusable(const UnusableFigure& figure) override {
+        HeldFigures::record_unusable(figure);
+        send_({{"say", "unusable"}, {"figure", to_json(figure)}});
     }
 
   private:
@@ -116,6 +131,7 @@ class SentFigures final : public HeldFigures {
 void work(const json& order, const Trial& trial, Progress& progress, const Send& send) {
     SentFigures figures(send);
     for (const auto& row : order.at("known")) figures.HeldFigures::record(measurement_from(row));
+    for (const auto& figure : order.at("unusable")) figures.HeldFigures::record_unusable(unusable_from(figure));
     std::vector<TensorPlan> plan;
     for (const auto& tensor : order.at("plan")) plan.push_back(plan_from(tensor));
     const auto summary = trial(plan, figures, progress);
@@ -296,19 +312,19 @@ class GroupExecutor::Round {
     void deal(std::size_t rank) {
         const auto batch = dealer_.deal(rank, now_s());
         if (!batch) return;
-        json order = {{"say", "work"},
-                      {"round", executor_.rounds_},
-                      {"batch", batch->id},
-                      {"plan", json::array()},
-                      {"known", json::array()}};
+        json order = {{"say", "work"},         {"round", executor_.rounds_}, {"batch", batch->id},
+                      {"plan", json::array()}, {"known", json::array()},     {"unusable", json::array()}};
         for (const auto piece : batch->pieces) {
             if (!dealt_.emplace(piece).second)
                 progress_.detail(fmt::format("{} is dealt once more, to rank {}", items_[piece].plan.name, rank));
             order["plan"].push_back(to_json(items_[piece].plan));
-            for (const auto type : items_[piece].plan.types)
+            for (const auto type : items_[piece].plan.types) {
+                if (const auto known = figures_.find_unusable(items_[piece].plan.name, type_name(type)))
+                    order["unusable"].push_back(to_json(*known));
                 for (const auto tier : {Tier::fast, Tier::full})
                     if (const auto known = figures_.find(items_[piece].plan.name, type_name(type), tier))
                         order["known"].push_back(to_json(*known));
+            }
         }
         executor_.idle_[rank] = false;
         if (rank == 0)
@@ -323,7 +339,11 @@ class GroupExecutor::Round {
             // Of two ranks that measured the same, the first one counts.
             const auto row = measurement_from(message.at("row"));
             const auto known = figures_.find(row.tensor, row.type, row.tier);
-            if (!known || known->windows() < row.windows()) figures_.record(row);
+            if (!known || known->windows() < row.windows() || message.at("corrected").get<bool>()) figures_.record(row);
+            return;
+        }
+        if (say == "unusable") {
+            figures_.record_unusable(unusable_from(message.at("figure")));
             return;
         }
         if (say == "failed") {

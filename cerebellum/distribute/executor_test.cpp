@@ -190,6 +190,36 @@ TEST_F(Executor, brings_every_figure_once) {
     EXPECT_TRUE(warnings_.all.empty());
 }
 
+TEST_F(Executor, brings_what_is_unusable_and_what_was_put_right) {
+    const auto items = some_items(4);
+    const Trial trial = [](std::span<const TensorPlan> plan, FigureStore& figures, Progress& progress) {
+        auto summary = fake_trial(plan, figures, progress);
+        for (const auto& tensor : plan) {
+            if (figures.find_unusable(tensor.name, "q2_K")) continue;
+            auto row = figures.find(tensor.name, "q4_0", Tier::full).value();
+            row.kld[0] = 0.5;
+            figures.record(row);
+            figures.record_unusable({tensor.name, "q2_K", Tier::full, "why"});
+            ++summary.unusable;
+        }
+        return summary;
+    };
+    HeldFigures figures;
+    figures.record_unusable({items[0].plan.name, "q2_K", Tier::full, "known before"});
+    const auto summary = run({[&](Group& group) {
+                                 NoProgress progress;
+                                 serve(group, trial, progress);
+                             }},
+                             items, figures, trial);
+    EXPECT_EQ(summary.unusable, items.size() - 1);
+    for (const auto& item : items) {
+        const bool known = &item == &items[0];
+        EXPECT_EQ(figures.find_unusable(item.plan.name, "q2_K")->reason, known ? "known before" : "why");
+        EXPECT_EQ(figures.find(item.plan.name, "q4_0", Tier::full)->kld[0],
+                  known ? figure(item.plan.name, GGML_TYPE_Q4_0, 0) : 0.5);
+    }
+}
+
 TEST_F(Executor, alone_needs_nobody) {
     const auto items = some_items(5);
     CountedFigures figures;

@@ -6,7 +6,8 @@
 
 namespace cerebellum {
 
-std::string measurements_sha256(const JournalIdentity& identity, std::span<const Measurement> measurements) {
+std::string measurements_sha256(const JournalIdentity& identity, std::span<const Measurement> measurements,
+                                std::span<const UnusableFigure> unusable) {
     Sha256 hash;
     for (const auto& [field, value] : identity.fields) hash.update(fmt::format("{}={}\n", field, value));
     const auto add = [&](const std::vector<double>& values) {
@@ -18,7 +19,13 @@ std::string measurements_sha256(const JournalIdentity& identity, std::span<const
         for (const auto* values : {&m.counts, &m.kld, &m.delta_nll, &m.top1_agree, &m.local_energy, &m.local_counts})
             add(*values);
     }
+    for (const auto& figure : unusable)
+        hash.update(fmt::format("unusable {} {} {}\n", figure.tensor, figure.type, tier_name(figure.tier)));
     return hash.finish();
+}
+
+std::string measurements_sha256(const Journal& journal) {
+    return measurements_sha256(journal.identity(), journal.measurements(), journal.unusable());
 }
 
 }  // namespace cerebellum

@@ -25,6 +25,8 @@ TEST(MeasurementsDigest, changes_with_every_figure_and_not_with_time) {
         EXPECT_NE(digest(other), reference);
     }
     EXPECT_NE(measurements_sha256({{{"model", "b"}}}, std::span(&first, 1)), reference);
+    const UnusableFigure unusable = {"t.weight", "q2_K", Tier::fast, "why"};
+    EXPECT_NE(measurements_sha256(identity, std::span(&first, 1), std::span(&unusable, 1)), reference);
 }
 
 }  // namespace

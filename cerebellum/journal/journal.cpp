@@ -11,8 +11,10 @@
 #include <bit>
 #include <cassert>
 #include <cerrno>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <set>
 #include <span>
 #include <system_error>
 #include <utility>
@@ -46,6 +48,12 @@ CREATE TABLE IF NOT EXISTS mix (
     id INTEGER PRIMARY KEY, part TEXT NOT NULL, types TEXT NOT NULL, kind TEXT NOT NULL,
     counts BLOB NOT NULL, kld BLOB NOT NULL, nll BLOB NOT NULL, reference_nll BLOB NOT NULL, top1_agree BLOB NOT NULL,
     wall_s REAL NOT NULL, UNIQUE (part, types));
+)sql";
+/// Likewise.
+constexpr const char* unusable_schema = R"sql(
+CREATE TABLE IF NOT EXISTS unusable (
+    tensor TEXT NOT NULL, type TEXT NOT NULL, tier TEXT NOT NULL CHECK (tier IN ('fast', 'full')),
+    reason TEXT NOT NULL, PRIMARY KEY (tensor, type, tier)) WITHOUT ROWID;
 )sql";
 constexpr std::string_view mix_columns = "part, types, kind, counts, kld, nll, reference_nll, top1_agree, wall_s";
 
@@ -178,6 +186,10 @@ Measurement read_measurement(const fs::path& path, const Query& row) {
     return m;
 }
 
+UnusableFigure read_unusable(const Query& row) {
+    return {row.bytes(0), row.bytes(1), row.bytes(2) == "fast" ? Tier::fast : Tier::full, row.bytes(3)};
+}
+
 /// One "name=type" per line, sorted by name.
 std::string to_text(const TypeMap& types) {
     std::string text;
@@ -285,6 +297,12 @@ std::optional<IdentityDifference> difference(const JournalIdentity& first, const
     return std::nullopt;
 }
 
+bool is_finite(const Measurement& m) {
+    for (const auto* figures : {&m.counts, &m.kld, &m.delta_nll, &m.top1_agree, &m.local_energy, &m.local_counts})
+        if (!std::ranges::all_of(*figures, [](double figure) { return std::isfinite(figure); })) return false;
+    return true;
+}
+
 void extend(Measurement& measurement, const Measurement& by) {
     assert(measurement.tensor == by.tensor && measurement.type == by.type && measurement.tier == by.tier);
     for (const auto sums : {&Measurement::counts, &Measurement::kld, &Measurement::delta_nll, &Measurement::top1_agree,
@@ -308,8 +326,10 @@ struct Journal::State {
     // Members go in reverse order: statements before their database, the lock last.
     std::unique_ptr<WriterLock> lock;
     Database database;
-    Statement record, has, one, all, put_artifact, get_artifact, artifact_names, put_meta, get_meta, all_meta;
-    Statement record_mix, find_mix, part_mixes, all_mixes;  // but for the first, empty in an old journal only read
+    Statement record, one, all, put_artifact, get_artifact, artifact_names, put_meta, get_meta, all_meta;
+    // But for the first ones, empty in an old journal only read.
+    Statement record_mix, find_mix, part_mixes, all_mixes;
+    Statement record_unusable, find_unusable, all_unusable;
 
     Statement prepare(std::string_view sql) const {
         sqlite3_stmt* statement = nullptr;
@@ -384,7 +404,6 @@ struct Journal::State {
             fail(path, SQLITE_CORRUPT, verdict);
         const Statement fields = prepare("SELECT field, value FROM identity");
         for (Query row = query(fields); row.step();) identity.fields.emplace(row.bytes(0), row.bytes(1));
-        has = prepare("SELECT 1 FROM measurement WHERE tensor = ? AND type = ? AND tier = ?");
         const std::string columns =
             "SELECT tensor, type, tier, counts, kld, delta_nll, top1_agree, local_energy, local_counts, wall_s "
             "FROM measurement ";
@@ -399,7 +418,13 @@ struct Journal::State {
             part_mixes = prepare(fmt::format("SELECT {} FROM mix WHERE part = ? ORDER BY id", mix_columns));
             all_mixes = prepare(fmt::format("SELECT {} FROM mix ORDER BY id", mix_columns));
         }
+        if (integer("SELECT count(*) FROM sqlite_master WHERE name = 'unusable'") > 0) {
+            find_unusable =
+                prepare("SELECT tensor, type, tier, reason FROM unusable WHERE tensor = ? AND type = ? ORDER BY tier");
+            all_unusable = prepare("SELECT tensor, type, tier, reason FROM unusable ORDER BY tensor, type, tier");
+        }
         if (!writable) return;
+        record_unusable = prepare("INSERT OR REPLACE INTO unusable (tensor, type, tier, reason) VALUES (?, ?, ?, ?)");
         record_mix =
             prepare(fmt::format("INSERT OR REPLACE INTO mix ({}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", mix_columns));
         record = prepare(
@@ -443,6 +468,7 @@ Journal Journal::open(const fs::path& path, const JournalIdentity& identity) {
     state->execute("PRAGMA synchronous = FULL");
     if (!existed) state->create(identity);
     state->execute(mix_schema);
+    state->execute(unusable_schema);
     state->load();
     state->expect_identity(identity);
     return Journal(std::move(state));
@@ -492,6 +518,8 @@ void Journal::record(const Measurement& m) {
     for ([[maybe_unused]] const auto* sums : {&m.kld, &m.delta_nll, &m.top1_agree})
         assert(sums->empty() || sums->size() == m.counts.size());
     assert(m.local_energy.empty() || m.local_energy.size() == m.local_counts.size());
+    if (!is_finite(m))
+        throw Error(fmt::format("the damage of {} as {} is not a finite number on this text", m.tensor, m.type));
     const std::string blobs[] = {to_blob(m.counts),     to_blob(m.kld),          to_blob(m.delta_nll),
                                  to_blob(m.top1_agree), to_blob(m.local_energy), to_blob(m.local_counts)};
     Query query = state_->query(state_->record);
@@ -500,19 +528,54 @@ void Journal::record(const Measurement& m) {
     query.real(m.wall_s).step();
 }
 
-bool Journal::has(std::string_view tensor, std::string_view type, Tier tier) const {
-    return state_->query(state_->has).text(tensor).text(type).text(tier_name(tier)).step();
-}
-
 std::optional<Measurement> Journal::find(std::string_view tensor, std::string_view type, Tier tier) const {
     Query row = state_->query(state_->one);
     if (!row.text(tensor).text(type).text(tier_name(tier)).step()) return std::nullopt;
-    return read_measurement(state_->path, row);
+    auto found = read_measurement(state_->path, row);
+    return is_finite(found) ? std::optional(std::move(found)) : std::nullopt;
 }
 
 std::vector<Measurement> Journal::measurements() const {
+    std::set<std::pair<std::string, std::string>> left_out;
+    for (const auto& figure : unusable()) left_out.emplace(figure.tensor, figure.type);
     std::vector<Measurement> all;
-    for (Query row = state_->query(state_->all); row.step();) all.push_back(read_measurement(state_->path, row));
+    for (Query row = state_->query(state_->all); row.step();) {
+        auto found = read_measurement(state_->path, row);
+        if (is_finite(found) && !left_out.contains({found.tensor, found.type})) all.push_back(std::move(found));
+    }
+    return all;
+}
+
+void Journal::record(const UnusableFigure& figure) {
+    state_->expect_writable();
+    state_->query(state_->record_unusable)
+        .text(figure.tensor)
+        .text(figure.type)
+        .text(tier_name(figure.tier))
+        .text(figure.reason)
+        .step();
+}
+
+std::optional<UnusableFigure> Journal::find_unusable(std::string_view tensor, std::string_view type) const {
+    if (!state_->find_unusable) return std::nullopt;
+    Query row = state_->query(state_->find_unusable);
+    if (!row.text(tensor).text(type).step()) return std::nullopt;
+    return read_unusable(row);
+}
+
+std::vector<UnusableFigure> Journal::unusable() const {
+    std::vector<UnusableFigure> all;
+    if (!state_->all_unusable) return all;
+    for (Query row = state_->query(state_->all_unusable); row.step();) all.push_back(read_unusable(row));
+    return all;
+}
+
+std::vector<UnusableFigure> Journal::not_numbers() const {
+    std::vector<UnusableFigure> all;
+    for (Query row = state_->query(state_->all); row.step();)
+        if (const auto found = read_measurement(state_->path, row);
+            !is_finite(found) && !find_unusable(found.tensor, found.type))
+            all.push_back({found.tensor, found.type, found.tier, "it is no number"});
     return all;
 }
 
@@ -536,6 +599,8 @@ void Journal::record(const MixMeasurement& m) {
         assert(sums->size() == m.counts.size());
     const std::string blobs[] = {to_blob(m.counts), to_blob(m.kld), to_blob(m.nll), to_blob(m.reference_nll),
                                  to_blob(m.top1_agree)};
+    if (!std::ranges::all_of(m.kld, [](double kld) { return std::isfinite(kld); }))
+        throw Error("the damage of a whole mix is not a finite number on this text");
     const std::string types = to_text(m.types);
     Query query = state_->query(state_->record_mix);
     query.text(m.part).text(types).text(m.kind);

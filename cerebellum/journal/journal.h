@@ -52,6 +52,19 @@ struct Measurement {
     bool operator==(const Measurement&) const = default;
 };
 
+/// Whether all of its figures are numbers.
+bool is_finite(const Measurement& measurement);
+
+/// A figure that could not be had in any way that was tried, and why: one line.
+struct UnusableFigure {
+    std::string tensor;
+    std::string type;
+    Tier tier = Tier::full;
+    std::string reason;
+
+    bool operator==(const UnusableFigure&) const = default;
+};
+
 /// Adds what was measured on further windows to a measurement of the same tensor, type and tier.
 void extend(Measurement& measurement, const Measurement& by);
 
@@ -99,12 +112,26 @@ class Journal {
     const std::filesystem::path& path() const;
     const JournalIdentity& identity() const;
 
-    /// Stores a measurement, in the place of an earlier one of the same tensor, type and tier.
+    /// Stores a measurement, in the place of an earlier one of the same tensor, type and tier. Throws Error where a
+    /// figure of it is no number.
     void record(const Measurement& measurement);
-    bool has(std::string_view tensor, std::string_view type, Tier tier) const;
+    bool has(std::string_view tensor, std::string_view type, Tier tier) const {
+        return find(tensor, type, tier).has_value();
+    }
+    /// None where it holds figures that are no numbers, which early versions stored.
     std::optional<Measurement> find(std::string_view tensor, std::string_view type, Tier tier) const;
-    /// All of them, sorted by tensor, type and tier (fast before full).
+    /// All that can be used, sorted by tensor, type and tier (fast before full): numbers, and not of a tensor's type
+    /// one of whose figures is unusable.
     std::vector<Measurement> measurements() const;
+
+    /// Stores that a figure is unusable, in the place of an earlier reason.
+    void record(const UnusableFigure& figure);
+    /// Of a tensor's type, in either tier.
+    std::optional<UnusableFigure> find_unusable(std::string_view tensor, std::string_view type) const;
+    /// All of them, sorted by tensor, type and tier (fast before full).
+    std::vector<UnusableFigure> unusable() const;
+    /// What measurements() leaves out because it is no number, though nothing says why: to be measured again.
+    std::vector<UnusableFigure> not_numbers() const;
 
     /// Does several writes as one: they are all there afterwards, durably, or, where one fails, none. Not to be nested.
     void in_one_step(const std::function<void()>& writes);

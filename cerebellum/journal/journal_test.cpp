@@ -350,5 +350,47 @@ TEST_F(JournalTest, a_killed_writer_loses_nothing_it_reported) {
     EXPECT_GT(reported, 400);
 }
 
+TEST_F(JournalTest, unusable_figures_are_kept_with_their_reason_and_leave_their_pair_out) {
+    const UnusableFigure fast = {sample(0).tensor, "q4_K", Tier::fast, "is not a finite number"};
+    const UnusableFigure other = {"another.weight", "iq3_s", Tier::full, "its weights overflow"};
+    {
+        auto journal = Journal::open(path_, identity_);
+        journal.record(sample(0));
+        journal.record(sample(1));
+        EXPECT_FALSE(journal.find_unusable(fast.tensor, fast.type));
+        journal.record(fast);
+        journal.record(other);
+    }
+    const auto journal = Journal::open_existing(path_);
+    EXPECT_EQ(journal.unusable(), (std::vector{other, fast}));
+    EXPECT_EQ(journal.find_unusable(fast.tensor, fast.type), fast);
+    EXPECT_FALSE(journal.find_unusable(fast.tensor, "q8_0"));
+    EXPECT_EQ(journal.measurements(), std::vector{sample(1)});
+}
+
+TEST_F(JournalTest, what_is_no_number_is_not_stored_and_where_it_was_is_missing) {
+    auto bad = sample(1);
+    bad.kld[1] = std::numeric_limits<double>::quiet_NaN();
+    {
+        auto journal = Journal::open(path_, identity_);
+        journal.record(sample(0));
+        journal.record(sample(1));
+        EXPECT_THROW(journal.record(bad), Error);
+    }
+    // As an early version stored it.
+    sqlite3* database = nullptr;
+    ASSERT_EQ(sqlite3_open(path_.c_str(), &database), SQLITE_OK);
+    const auto sql = "UPDATE measurement SET kld = x'" + std::string(sample(1).kld.size() * 16 - 16, '0') +
+                     "000000000000f87f' WHERE tensor = '" + sample(1).tensor + "'";
+    EXPECT_EQ(sqlite3_exec(database, sql.c_str(), nullptr, nullptr, nullptr), SQLITE_OK);
+    EXPECT_EQ(sqlite3_changes(database), 1);
+    sqlite3_close(database);
+    const auto journal = Journal::open(path_, identity_);
+    EXPECT_EQ(journal.measurements(), std::vector{sample(0)});
+    EXPECT_FALSE(journal.find(sample(1).tensor, sample(1).type, sample(1).tier));
+    ASSERT_EQ(journal.not_numbers().size(), 1U);
+    EXPECT_EQ(journal.not_numbers().front().tensor, sample(1).tensor);
+}
+
 }  // namespace
 }  // namespace cerebellum

@@ -73,6 +73,8 @@ class Merged {
             const std::tuple key(m.tensor, m.type, m.tier);
             add(rows_, key, std::move(m), measurement_columns, report);
         }
+        for (auto& figure : journal.unusable())
+            unusable_.try_emplace({figure.tensor, figure.type}, Found<UnusableFigure>{figure, paths_.size() - 1, 0});
         for (auto& m : journal.mixes()) {
             const std::tuple key(m.part, m.types);
             add(mixes_, key, std::move(m), mix_columns, report);
@@ -89,6 +91,8 @@ class Merged {
                 if (found.from >= there) output.put_artifact(name, found.value);
             for (const auto& [key, value] : meta_) output.put_meta(key, value);
             for (const auto* row : in_order(rows_, there)) output.record(*row);
+            for (const auto& [pair, found] : unusable_)
+                if (found.from >= there) output.record(found.value);
             for (const auto* mix : in_order(mixes_, there)) output.record(*mix);
         });
     }
@@ -157,6 +161,7 @@ class Merged {
     std::map<std::string, std::string> meta_;
     Rows<std::tuple<std::string, std::string, Tier>, Measurement> rows_;
     Rows<std::tuple<std::string, TypeMap>, MixMeasurement> mixes_;
+    Rows<std::pair<std::string, std::string>, UnusableFigure> unusable_;
 };
 
 }  // namespace

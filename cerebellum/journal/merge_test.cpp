@@ -136,6 +136,17 @@ TEST_F(MergeJournals, a_row_that_differs_is_refused_by_name_and_nothing_is_merge
     EXPECT_THAT(message_of([&] { merge({a, c}); }), HasSubstr("blk.2.ffn_down.weight"));
 }
 
+TEST_F(MergeJournals, what_is_unusable_in_one_is_left_out_of_all) {
+    make("a.db", {sample(1)});
+    make("b.db", {sample(2)});
+    const UnusableFigure figure = {sample(1).tensor, sample(1).type, Tier::full, "not a finite number"};
+    open("b.db").record(figure);
+    merge({path("a.db"), path("b.db")});
+    const auto all = Journal::open_existing(path("out.db"));
+    EXPECT_EQ(all.unusable(), std::vector{figure});
+    EXPECT_EQ(all.measurements(), std::vector{sample(2)});
+}
+
 TEST_F(MergeJournals, a_mix_that_differs_is_refused) {
     make("a.db", {});
     make("b.db", {});

@@ -212,7 +212,7 @@ json card_findings(const Journal& journal) {
     };
     return {{"format", "cerebellum-findings"},
             {"version", 1},
-            {"journal_sha256", measurements_sha256(journal.identity(), measurements)},
+            {"journal_sha256", measurements_sha256(journal)},
             {"measured", {{"tensors", measured.size()}, {"pairs", pairs.size()}, {"full", full.size()}}},
             {"classes", counts},
             {"most_sensitive", rows(true)},

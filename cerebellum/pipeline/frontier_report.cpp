@@ -90,7 +90,7 @@ nlohmann::json to_json(const FrontierReport& report, const MeasuredModel& measur
             {"cerebellum", CEREBELLUM_VERSION},
             {"llama.cpp", CEREBELLUM_LLAMA_VERSION},
             {"source", {{"name", source.path().filename().string()}, {"fingerprint", source.fingerprint()}}},
-            {"journal_sha256", measurements_sha256(measured.journal.identity(), measured.journal.measurements())},
+            {"journal_sha256", measurements_sha256(measured.journal)},
             {"constraints", report.constraints},
             {"weights", source.n_weights()},
             {"smallest",

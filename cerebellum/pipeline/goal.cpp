@@ -253,7 +253,7 @@ Recipe make_recipe(const GgufFile& source, const Journal& journal, const SolvedG
     recipe.provenance["optimal"] = solved.allocation.exact ? "yes" : "within the gap to the lower bound";
     for (const auto& [field, value] : journal.identity().fields)
         if (field != "model") recipe.provenance["measured." + field] = value;
-    recipe.provenance["journal_sha256"] = measurements_sha256(journal.identity(), journal.measurements());
+    recipe.provenance["journal_sha256"] = measurements_sha256(journal);
     if (const auto imatrix = imatrix_from_journal(journal)) {
         // The name is part of the file's metadata, and so of its size: whoever builds the recipe uses the same.
         recipe.provenance["imatrix"] = journal.get_meta("imatrix_name").value_or("");

@@ -142,7 +142,8 @@ std::map<std::string, std::vector<double>> measure_parts(Session& session, const
     std::vector<TypeMap> singles;
     for (const auto& [tensor, type] : missing) singles.push_back({{tensor, type}});
     const auto measured = measure_mixes(session, singles, TextPart::measured, "interaction", progress);
-    for (std::size_t i = 0; i < singles.size(); ++i) parts[singles[i].begin()->first] = measured[i].kld;
+    for (std::size_t i = 0; i < singles.size(); ++i)
+        if (is_usable(measured[i])) parts[singles[i].begin()->first] = measured[i].kld;
     return parts;
 }
 
@@ -158,12 +159,16 @@ std::vector<Interaction> measure_groups(Session& session, const std::vector<Grou
         mixes.push_back(row.types);
     }
     const auto measured = measure_mixes(session, mixes, TextPart::measured, "interaction", progress);
+    std::vector<Interaction> usable;
     for (std::size_t i = 0; i < groups.size(); ++i) {
         std::vector<std::vector<double>> parts;
-        for (const auto* change : groups[i].members) parts.push_back(alone.at(change->tensor));
+        for (const auto* change : groups[i].members)
+            if (const auto part = alone.find(change->tensor); part != alone.end()) parts.push_back(part->second);
+        if (parts.size() < groups[i].members.size() || !is_usable(measured[i])) continue;
         compare(result[i], measured[i], parts);
+        usable.push_back(std::move(result[i]));
     }
-    return result;
+    return usable;
 }
 
 nlohmann::json json_of(const Estimate& estimate) {

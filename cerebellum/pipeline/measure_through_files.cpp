@@ -8,10 +8,11 @@
 #include <cmath>
 
 #include "cerebellum/build/build_gguf.h"
-#include "cerebellum/core/error.h"
+#include "cerebellum/core/figure_error.h"
 #include "cerebellum/core/file.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/evaluate/built_file.h"
+#include "cerebellum/sweep/figure_check.h"
 
 namespace cerebellum {
 
@@ -60,6 +61,7 @@ SweepSummary measure_through_files(const FileTrials& trials, std::span<const Ten
     std::vector<Pair> pairs;
     for (const auto& tensor : plan)
         for (const auto type : tensor.types) {
+            if (figures.find_unusable(tensor.name, type_name(type))) continue;
             const auto known = figures.find(tensor.name, type_name(type), Tier::full);
             const std::size_t begin = known ? known->windows() : 0, end = tensor.fast_windows(windows.size());
             if (begin >= end)
@@ -68,10 +70,10 @@ SweepSummary measure_through_files(const FileTrials& trials, std::span<const Ten
                 pairs.push_back({tensor.name, type, begin, end});
         }
     progress.begin("measuring through whole files", static_cast<double>(pairs.size()));
-    for (std::size_t begin = 0, next = 0; begin < pairs.size(); begin = next) {
+    for (std::size_t begin = 0, next = 0, at_most = at_once; begin < pairs.size(); begin = next) {
         // Files under way together run on the same windows.
         std::size_t size = 1;
-        while (size < std::min(at_once, pairs.size() - begin) && pairs[begin + size].begin == pairs[begin].begin &&
+        while (size < std::min(at_most, pairs.size() - begin) && pairs[begin + size].begin == pairs[begin].begin &&
                pairs[begin + size].end == pairs[begin].end)
             ++size;
         const auto group = std::span(pairs).subspan(begin, size);
@@ -83,7 +85,19 @@ SweepSummary measure_through_files(const FileTrials& trials, std::span<const Ten
             mixes.push_back(trials.base);
             mixes.back()[pair.tensor] = pair.type;
         }
-        const auto scores = score_through_files(trials, mixes, part, progress);
+        std::vector<std::vector<WindowScore>> scores;
+        std::string why;
+        try {
+            scores = score_through_files(trials, mixes, part, progress);
+        } catch (const FigureError& error) {
+            if (size > 1) {  // one of them is to blame
+                at_most = 1;
+                next = begin;
+                continue;
+            }
+            why = error.what();
+        }
+        at_most = at_once;
         const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
         for (std::size_t i = 0; i < group.size(); ++i) {
             Measurement measurement;
@@ -92,14 +106,20 @@ SweepSummary measure_through_files(const FileTrials& trials, std::span<const Ten
             measurement.tier = Tier::full;
             if (const auto known = figures.find(measurement.tensor, measurement.type, Tier::full)) measurement = *known;
             measurement.wall_s += seconds.count() / static_cast<double>(group.size());
-            for (const auto& score : scores[i]) {
-                measurement.counts.push_back(score.count);
-                measurement.kld.push_back(score.kld);
-                measurement.delta_nll.push_back(score.nll - score.reference_nll);
-                measurement.top1_agree.push_back(score.same_top);
+            if (why.empty())
+                for (const auto& score : scores[i]) {
+                    measurement.counts.push_back(score.count);
+                    measurement.kld.push_back(score.kld);
+                    measurement.delta_nll.push_back(score.nll - score.reference_nll);
+                    measurement.top1_agree.push_back(score.same_top);
+                }
+            if (const auto wrong = why.empty() ? why_wrong(measurement) : why; wrong.empty()) {
+                figures.record(measurement);
+                ++summary.full_measured;
+            } else {
+                figures.record_unusable({measurement.tensor, measurement.type, Tier::full, wrong});
+                ++summary.unusable;
             }
-            figures.record(measurement);
-            ++summary.full_measured;
         }
         summary.tokens += static_cast<double>(size * part.size() * part.front().size());
         next = begin + size;

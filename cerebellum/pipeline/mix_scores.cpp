@@ -8,7 +8,7 @@
 #include <map>
 #include <set>
 
-#include "cerebellum/core/error.h"
+#include "cerebellum/core/figure_error.h"
 #include "cerebellum/evaluate/recipe_replay.h"
 
 namespace cerebellum {
@@ -40,7 +40,6 @@ std::vector<Value> unmeasured_of(const std::vector<Value>& calibration, TextPart
 MixMeasurement to_measurement(std::span<const WindowScore> scores) {
     MixMeasurement mix;
     for (const auto& score : scores) {
-        if (!std::isfinite(score.kld)) throw Error("the damage of a whole mix is not a finite number on this text");
         mix.counts.push_back(score.count);
         mix.kld.push_back(score.kld);
         mix.nll.push_back(score.nll);
@@ -50,7 +49,75 @@ MixMeasurement to_measurement(std::span<const WindowScore> scores) {
     return mix;
 }
 
+bool is_number(std::span<const WindowScore> scores) {
+    return std::ranges::all_of(scores, [](const WindowScore& score) {
+        return score.count > 0.0 && std::isfinite(score.kld) && std::isfinite(score.nll) &&
+               std::isfinite(score.reference_nll);
+    });
+}
+
+using Scores = std::vector<std::vector<WindowScore>>;
+
+Scores score_group(Session& session, std::span<const Window> windows, const TokenWindows& tokens,
+                   std::span<const TypeMap> group, Progress& progress) {
+    return session.replays() ? replay_recipes(session.engine(), windows, group, session.quantizer(), progress)
+                             : score_through_files(session.file_trials(), group, tokens, progress);
+}
+
+/// One mix that did not come to numbers with others, by itself, a window at a time. Empty where it does not either.
+std::vector<WindowScore> score_alone(Session& session, std::span<const Window> windows, const TokenWindows& tokens,
+                                     const TypeMap& mix, Progress& progress) {
+    std::vector<WindowScore> scores;
+    std::string why = "its damage is not a finite number on this text";
+    try {
+        for (std::size_t w = 0; w < tokens.size(); ++w) {
+            const auto one = windows.empty() ? windows : windows.subspan(w, 1);
+            scores.push_back(score_group(session, one, {tokens[w]}, std::span(&mix, 1), progress).front().front());
+        }
+        if (is_number(scores)) return scores;
+    } catch (const FigureError& error) {
+        why = error.what();
+    }
+    progress.warn(fmt::format("a mix of {} changed tensors is left out: {}", mix.size(), why));
+    return {};
+}
+
+/// Of every mix, or nothing where a mix has none.
+Scores usable_scores(Session& session, std::span<const Window> windows, const TokenWindows& tokens,
+                     std::span<const TypeMap> group, Progress& progress) {
+    Scores scores(group.size());
+    try {
+        scores = score_group(session, windows, tokens, group, progress);
+    } catch (const FigureError&) {
+        // One of them is to blame, which is found out below.
+    }
+    for (std::size_t i = 0; i < group.size(); ++i)
+        if (scores[i].empty() || !is_number(scores[i]))
+            scores[i] = score_alone(session, windows, tokens, group[i], progress);
+    return scores;
+}
+
+MixMeasurement unusable_mix(const TypeMap& types, std::string_view part, std::string_view kind, std::size_t windows) {
+    MixMeasurement mix;
+    mix.types = types;
+    mix.part = part;
+    mix.kind = kind;
+    mix.counts.assign(windows, 1.0);
+    mix.kld = mix.nll = std::vector<double>(windows, unusable_kld);
+    mix.reference_nll = mix.top1_agree = std::vector<double>(windows, 0.0);
+    return mix;
+}
+
 }  // namespace
+
+bool is_usable(std::span<const WindowScore> scores) {
+    return std::ranges::none_of(scores,
+                                [](const WindowScore& score) { return score.kld >= unusable_kld * score.count; });
+}
+
+bool is_usable(const MixMeasurement& mix) {
+    return is_usable(window_scores(mix));
+}
 
 TypeMap changed_types(const GgufFile& source, const TypeMap& types) {
     TypeMap changed;
@@ -131,11 +198,10 @@ std::vector<MixMeasurement> measure_mixes(Session& session, std::span<const Type
         for (std::size_t begin = 0; begin < types.size(); begin += at_once) {
             const auto group = std::span(types).subspan(begin, std::min(at_once, types.size() - begin));
             const auto start = std::chrono::steady_clock::now();
-            const auto scores = session.replays()
-                                    ? replay_recipes(session.engine(), windows, group, session.quantizer(), progress)
-                                    : score_through_files(session.file_trials(), group, tokens, progress);
+            const auto scores = usable_scores(session, windows, tokens, group, progress);
             const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
             for (std::size_t i = 0; i < group.size(); ++i) {
+                if (scores[i].empty()) continue;
                 auto mix = to_measurement(scores[i]);
                 mix.types = group[i];
                 mix.part = part_name(part);
@@ -151,7 +217,9 @@ std::vector<MixMeasurement> measure_mixes(Session& session, std::span<const Type
     }
     std::vector<MixMeasurement> result;
     for (const auto& types : wanted) {
-        auto& mix = result.emplace_back(journal.find_mix(part_name(part), types).value());
+        const auto known = journal.find_mix(part_name(part), types);
+        const bool measured = known && known->counts.size() >= n_windows;
+        auto& mix = result.emplace_back(measured ? *known : unusable_mix(types, part_name(part), kind, n_windows));
         for (auto* sums : {&mix.counts, &mix.kld, &mix.nll, &mix.reference_nll, &mix.top1_agree})
             sums->resize(n_windows);
     }

@@ -29,10 +29,16 @@ std::vector<std::string> domains_of(Session& session, TextPart part);
 /// All windows of a part.
 inline constexpr std::size_t all_windows = std::numeric_limits<std::size_t>::max();
 
+/// What a mix counts as that has no figures: its weights cannot be stored so, or its damage is no number in any way
+/// that was tried. Nats per position: more than anything that was ever measured, so that nothing chooses it.
+inline constexpr double unusable_kld = 1e3;
+bool is_usable(std::span<const WindowScore> scores);
+bool is_usable(const MixMeasurement& mix);
+
 /// Measures whole mixes on a part of the text, or on its first `n_windows`, by replay or, where that is not possible,
 /// through whole files. What the journal holds is not measured again; what is new is in it, in groups, before the next
 /// is measured. In the order given, `kind` as the journal keeps it. A row has `n_windows` windows, though the journal
-/// may hold more.
+/// may hold more. A mix that comes to no figures is warned of, not kept, and has rows that are not usable.
 std::vector<MixMeasurement> measure_mixes(Session& session, std::span<const TypeMap> mixes, TextPart part,
                                           std::string_view kind, Progress& progress,
                                           std::size_t n_windows = all_windows);

@@ -69,6 +69,10 @@ std::vector<Contender*> pointers(std::vector<Contender>& contenders) {
     return result;
 }
 
+bool has_figures(const Contender& contender) {
+    return is_usable(contender.selection) && is_usable(contender.test);
+}
+
 }  // namespace
 
 fs::path recipe_path(const fs::path& output) {
@@ -135,6 +139,8 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
         result.scaling->gain = kld_difference(plain.final().test, scaled->final().test);
     }
 
+    // What has no figures was warned of, and is not chosen.
+    std::erase_if(everyone, [](const Contender* c) { return !has_figures(*c); });
     // Never worse: the choice is made on the selection text alone. Among equals the one that took least effort.
     const auto objective = options.aim.objective;
     const auto may_be_delivered = [&](const Contender& other) {
@@ -144,6 +150,10 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
     std::vector<Contender*> deliverable;
     for (auto* contender : everyone)
         if (contender->kind == Contender::Kind::ours || may_be_delivered(*contender)) deliverable.push_back(contender);
+    if (deliverable.empty())
+        throw Error(
+            "neither our mix nor any other of this size has a damage that is a number on the selection text; use "
+            "--device CPU, or look for weights that are none in the source");
     std::ranges::stable_sort(deliverable, {}, [&](const Contender* c) { return selection_cost(*c, objective); });
     Contender* const winner = deliverable.front();
     if (deliverable.size() > 1)
@@ -167,10 +177,12 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
     Provenance provenance = Provenance::full;
     if (winner->kind != Contender::Kind::ours) {
         const auto best = std::ranges::find(deliverable, Contender::Kind::ours, &Contender::kind);
-        progress.warn(
-            fmt::format("{} does less damage on the selection text ({:.5f} against {:.5f}), so that mix "
-                        "is delivered",
-                        winner->name, selection_cost(*winner, objective), selection_cost(**best, objective)));
+        progress.warn(best == deliverable.end()
+                          ? fmt::format("our own mix has no usable figure, so {} is delivered", winner->name)
+                          : fmt::format("{} does less damage on the selection text ({:.5f} against {:.5f}), so that "
+                                        "mix is delivered",
+                                        winner->name, selection_cost(*winner, objective),
+                                        selection_cost(**best, objective)));
         if (result.recipe.file_bytes > result.budget_bytes) {
             provenance = Provenance::none;
             result.recipe.provenance[metadata_key] = "none";
@@ -211,7 +223,7 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
     Contender* below = nullptr;
     Contender* above = nullptr;
     for (auto& other : others) {
-        if (&other == winner) continue;
+        if (&other == winner || !has_figures(other)) continue;
         if (other.fits && (below == nullptr || other.bytes >= below->bytes)) below = &other;
         if (!other.fits && above == nullptr) above = &other;
     }
@@ -239,7 +251,7 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
     original.name = session.options().reference ? session.reference_name() : "source";
     original.bytes = fs::file_size(session.model().path());
     original.types = complete_types(source, {});
-    original.test = plain.versions.front().test;
+    original.test = everyone.front()->test;
     for (auto& window : original.test)
         window = {window.count, 0.0, window.reference_nll, window.reference_nll, window.count};
     original.fits = original.bytes <= result.budget_bytes;

@@ -23,6 +23,7 @@
 #include "cerebellum/pipeline/measured_model.h"
 #include "cerebellum/pipeline/mix_scores.h"
 #include "cerebellum/pipeline/session.h"
+#include "cerebellum/pipeline/unusable.h"
 #include "cerebellum/pipeline/whole_prediction.h"
 #include "cerebellum/predict/classes.h"
 #include "cerebellum/predict/curve.h"
@@ -430,11 +431,12 @@ json report_document(const ReportSources& sources) {
         {"calibration", calibration_curve(make_calibration(opened.in_kld, journal, in_kld), wholes, opened.in_kld)},
         {"wholes", wholes_json(wholes, opened)},
         {"interactions", interactions_json(journal)},
+        {"unusable", describe_unusable(journal)},
         {"presets", opened.measured ? presets_json(*opened.measured, constraints) : json::array()},
         {"recipe", opened.recipe ? recipe_json(*opened.recipe, opened.tensors, numbering) : json(nullptr)},
         {"results", results_json(sources.results)}};
     document["journal"] = {{"file", sources.journal.filename().string()},
-                           {"sha256", measurements_sha256(journal.identity(), journal.measurements())},
+                           {"sha256", measurements_sha256(journal)},
                            {"identity", journal.identity().fields},
                            {"imatrix", journal.get_meta("imatrix_name").value_or("")},
                            {"null_floor_kld", journal.get_meta("null_floor_kld").value_or("")}};

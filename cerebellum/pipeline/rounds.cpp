@@ -69,6 +69,7 @@ class Refiner {
         }
         for (std::size_t m = 0; m < moves.size(); ++m) {
             const auto& choice = choice_of(moves[m]);
+            if (!is_usable(scores[0]) || !is_usable(scores[m + 1])) continue;
             local.tensors[moves[m].tensor].choices.push_back(
                 {choice.type, choice.bytes, kld_difference(scores[m + 1], scores[0]).mean});
         }

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cmath>
 #include <nlohmann/json.hpp>
 #include <random>
 #include <set>
@@ -21,6 +22,7 @@
 #include "cerebellum/core/size.h"
 #include "cerebellum/llama/presets.h"
 #include "cerebellum/llama/recorder.h"
+#include "cerebellum/pipeline/unusable.h"
 #include "cerebellum/quantize/quantize_tensor.h"
 #include "cerebellum/replay/topology.h"
 #include "cerebellum/sweep/plan.h"
@@ -202,6 +204,33 @@ Session::Session(RunOptions options, Progress& progress)
     if (!journal_->get_artifact("tensors")) journal_->put_artifact("tensors", serialize(source_.tensors()));
 }
 
+namespace {
+
+/// ": blk.0.attn_q.weight has weights that are none", of the first few tensors that have; empty where none has.
+std::string describe_bad_tensors(const GgufFile& source) {
+    std::vector<std::string> bad;
+    std::vector<float> row;
+    for (const auto& tensor : source.tensors()) {
+        if (!type_is_quantizable(tensor.type)) continue;
+        const auto bytes = source.data(tensor);
+        const auto row_bytes = type_size_bytes(tensor.type, tensor.row_length(), 1);
+        row.resize(static_cast<std::size_t>(tensor.row_length()));
+        for (std::size_t at = 0; at < bytes.size(); at += row_bytes) {
+            dequantize_rows(tensor.type, bytes.subspan(at, row_bytes), row);
+            if (std::ranges::all_of(row, [](float weight) { return std::isfinite(weight); })) continue;
+            bad.push_back(tensor.name);
+            break;
+        }
+    }
+    if (bad.empty()) return "";
+    constexpr std::size_t shown = 3;
+    const auto more = bad.size() > shown ? fmt::format(" and {} more", bad.size() - shown) : "";
+    bad.resize(std::min(bad.size(), shown));
+    return fmt::format(": weights of {}{} are not finite", fmt::join(bad, ", "), more);
+}
+
+}  // namespace
+
 Session::~Session() = default;
 
 JournalIdentity Session::identity() const {
@@ -330,16 +359,27 @@ ReplayEngine& Session::engine() {
     progress_.detail(fmt::format("memory on {}: {}", engine_->device_names(), describe(engine_->memory_plan())));
     const TokenWindows some(windows.begin(), windows.begin() + std::min<std::ptrdiff_t>(2, std::ssize(windows)));
     const auto check = engine_->self_check(record(*engine_, some));
+    if (!check.finite) {
+        engine_.reset();
+        throw Error(
+            fmt::format("{} computes logits that are no numbers{}; mend the source, nothing can be measured on it",
+                        options_.model.string(), describe_bad_tensors(source_)));
+    }
     const auto deviation =
         fmt::format("logits differ by up to {:.3g} from llama.cpp's, KLD {:.3g}", check.largest_deviation, check.kld);
     if (engine_->is_host() && check.largest_deviation != 0.0)
         throw NotReplayable(fmt::format("{} ({}) cannot be replayed exactly: {}", options_.model.string(),
                                         source_.architecture(), deviation));
     // Other devices round differently, but not by much: more is another computation.
-    constexpr double most_kld = 0.01;
+    constexpr double most_kld = 0.01, most_floor = 1e-4;
     if (!(check.kld <= most_kld))
         throw Error(fmt::format("{} ({}) cannot be measured on {}: {}; use --device CPU", options_.model.string(),
                                 source_.architecture(), engine_->device_names(), deviation));
+    if (!(check.null_floor_kld <= most_floor))
+        throw Error(
+            fmt::format("{} disagrees with itself: two replays of the same text differ by {:.3g} nats per token, "
+                        "more than most damages; use another --device",
+                        engine_->device_names(), check.null_floor_kld));
     journal_->put_meta("null_floor_kld", fmt::format("{:.6g}", check.null_floor_kld));
     if (!engine_->is_host())
         progress_.info(fmt::format(
@@ -573,6 +613,13 @@ SweepSummary Session::measure() {
 }
 
 SweepSummary Session::measure(std::span<const TensorPlan> wanted) {
+    const auto summary = measure_quietly(wanted);
+    if (summary.unusable > 0 || !warned_of_unusable_) warn_of_unusable(*journal_, progress_);
+    warned_of_unusable_ = true;
+    return summary;
+}
+
+SweepSummary Session::measure_quietly(std::span<const TensorPlan> wanted) {
     const auto measured = measured_windows();
     JournalFigures figures(*journal_);
     if (executor_ != nullptr) {

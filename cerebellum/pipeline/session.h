@@ -156,6 +156,7 @@ class Session {
   private:
     JournalIdentity identity() const;
     std::map<std::string, std::string> identity_fields() const;
+    SweepSummary measure_quietly(std::span<const TensorPlan> wanted);
     /// Measures a part of a plan, by replaying or through whole files. Keeps what its next call can use again.
     Trial trial();
     Neighbours neighbours_of(const Group& group, const std::string& job) const;
@@ -188,6 +189,7 @@ class Session {
     std::unique_ptr<QuantizedCache> quantized_;
     std::optional<MomentFile> moments_;
     bool moments_ready_ = false;
+    bool warned_of_unusable_ = false;
     std::vector<std::string> quantizable_;
     std::vector<std::string> tensor_order_;
 };

@@ -90,6 +90,7 @@ std::vector<MixMeasurement> measure_recipes(Session& session, AllocationProblem 
     auto measured = measure_mixes(session, recipes, TextPart::measured, "recipe", progress);
     const auto selection = measure_mixes(session, recipes, TextPart::selection, "recipe", progress);
     for (std::size_t i = 0; i < measured.size(); ++i) extend(measured[i], selection[i]);
+    std::erase_if(measured, [](const MixMeasurement& mix) { return !is_usable(mix); });
     return measured;
 }
 

@@ -10,6 +10,7 @@
 #include <memory>
 
 #include "cerebellum/core/error.h"
+#include "cerebellum/core/figure_error.h"
 #include "cerebellum/core/parallel.h"
 #include "cerebellum/core/quant_type.h"
 
@@ -38,7 +39,7 @@ void check_values(const TensorInfo& tensor, ggml_type target, std::span<const fl
     const float largest = target == tensor.type ? std::numeric_limits<float>::max() : largest_weight(target);
     for (std::size_t i = 0; i < values.size(); ++i) {
         if (std::fabs(values[i]) <= largest) continue;  // false for NaN
-        throw Error(fmt::format(
+        throw FigureError(fmt::format(
             "cannot store {} as {}: row {} holds the value {}, which is too large or no number; choose "
             "another type for it, or mend the source",
             tensor.name, type_name(target), first_row + static_cast<std::int64_t>(i) / tensor.row_length(), values[i]));
@@ -105,7 +106,7 @@ void quantize_few(const TensorInfo& tensor, const std::byte* rows, ggml_type tar
         row = stop;
     }
     if (!ggml_validate_row_data(target, result, result_bytes))
-        throw Error(
+        throw FigureError(
             fmt::format("cannot quantize {} to {}: its weights overflow that type in rows {} to {}; choose "
                         "another type for it",
                         tensor.name, type_name(target), begin, end - 1));

@@ -27,8 +27,8 @@ void check_quantizable(const TensorInfo& tensor, ggml_type target, bool has_imat
 /// Rows [first_row, first_row + n_rows) of the tensor, in the target type, into `out` (type_size_bytes of that many
 /// rows). `source` is the data of the whole tensor; `imatrix_weights` is empty or row_length x shape[2] values
 /// (quantization_weights in gguf/imatrix_file.h). Needs a few rows of floats per thread and nothing else, so a caller
-/// can stream a tensor of any size. Throws Error as check_quantizable does, and where weights are not finite or too
-/// large for the type.
+/// can stream a tensor of any size. Throws Error as check_quantizable does, and FigureError where weights are not
+/// finite or too large for the type.
 void quantize_rows(const TensorInfo& tensor, std::span<const std::byte> source, ggml_type target,
                    std::span<const float> imatrix_weights, std::int64_t first_row, std::int64_t n_rows,
                    std::span<std::byte> out, int threads);

@@ -51,7 +51,7 @@ double ChangeProbe::relative_energy(std::span<const Value> tail, int first) cons
         const auto energies = floats(read(*tail[2 * i + 1]));
         if (std::ranges::all_of(changes, [](float value) { return value == 0.0F; })) continue;
         if (!parts_[i].per_token) {
-            if (energies[0] > 0.0F) elsewhere += static_cast<double>(changes[0]) / static_cast<double>(energies[0]);
+            if (energies[0] != 0.0F) elsewhere += static_cast<double>(changes[0]) / static_cast<double>(energies[0]);
             continue;
         }
         for (std::size_t token = 0; token < n_tokens; ++token) {
@@ -61,7 +61,7 @@ double ChangeProbe::relative_energy(std::span<const Value> tail, int first) cons
     }
     double sum = 0.0;
     for (auto token = static_cast<std::size_t>(first); token + 1 < n_tokens; ++token)
-        sum += elsewhere + (energy[token] > 0.0 ? change[token] / energy[token] : 0.0);
+        sum += elsewhere + (energy[token] == 0.0 ? 0.0 : change[token] / energy[token]);  // a NaN stays one
     return sum;
 }
 

@@ -5,10 +5,13 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
+#include <string>
 #include <utility>
 #include <vector>
 
 #include "cerebellum/core/error.h"
+#include "cerebellum/core/figure_error.h"
 #include "cerebellum/core/ggml_device.h"
 
 namespace cerebellum {
@@ -53,10 +56,29 @@ GgmlBuffer wrap_host_memory(std::span<const std::byte> bytes) {
     return buffer;
 }
 
+namespace {
+
+/// Puts the types of a node's sources behind its name. A backend that keeps what it made of a graph (ggml's CUDA
+/// graphs) looks at the nodes' own bytes and at their sources' addresses, shapes and strides, but not at these types: a
+/// weight in q3_K and its stand-in in iq3_s (110 bytes for 256 weights both) at the same address look the same to it,
+/// and the one would be read by the other's kernels.
+void name_source_types(ggml_tensor& node) {
+    std::string types;
+    for (const auto* source : node.src)
+        if (source != nullptr) types += fmt::format("{}{}", types.empty() ? '|' : ',', static_cast<int>(source->type));
+    const auto kept = std::min(std::strlen(node.name), GGML_MAX_NAME - 1 - types.size());
+    ggml_set_name(&node, (std::string(node.name, kept) + types).c_str());
+}
+
+}  // namespace
+
 void ArenaGraph::seal() {
     sources.resize(static_cast<std::size_t>(ggml_graph_n_nodes(graph)));
-    for (std::size_t i = 0; i < sources.size(); ++i)
-        std::ranges::copy(ggml_graph_node(graph, static_cast<int>(i))->src, sources[i].begin());
+    for (std::size_t i = 0; i < sources.size(); ++i) {
+        auto* node = ggml_graph_node(graph, static_cast<int>(i));
+        std::ranges::copy(node->src, sources[i].begin());
+        name_source_types(*node);
+    }
 }
 
 struct Device::State {
@@ -71,6 +93,7 @@ struct Device::State {
     const ArenaGraph* current = nullptr;
     std::vector<bool> planned_outputs;  // by node of the graph that was placed last
     GgmlBuffer zeros;                   // to clear leafs with, in the order of what is computed
+    AfterCompute after_compute;
 
     ggml_backend* main() const { return accelerator ? accelerator.get() : cpu.get(); }
 
@@ -202,12 +225,23 @@ void Device::wait() {
     ggml_backend_synchronize(state_->main());
 }
 
+void Device::watch(AfterCompute after_compute) {
+    state_->after_compute = std::move(after_compute);
+}
+
+bool Device::is_watched() const {
+    return static_cast<bool>(state_->after_compute);
+}
+
 void Device::compute(ArenaGraph& graph) {
-    const auto status = state_->accelerator
-                            ? ggml_backend_sched_graph_compute_async(state_->scheduler.get(), graph.graph)
-                            : ggml_backend_graph_compute(state_->cpu.get(), graph.graph);
+    auto status = state_->accelerator ? ggml_backend_sched_graph_compute_async(state_->scheduler.get(), graph.graph)
+                                      : ggml_backend_graph_compute(state_->cpu.get(), graph.graph);
+    if (state_->after_compute) {
+        wait();
+        status = state_->after_compute(graph.graph, status);
+    }
     if (status != GGML_STATUS_SUCCESS)
-        throw Error(
+        throw FigureError(
             fmt::format("{} could not run a replay graph (ggml status {})", state_->name, static_cast<int>(status)));
 }
 

@@ -5,6 +5,7 @@
 #include <ggml.h>
 
 #include <array>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -31,7 +32,7 @@ struct ArenaGraph {
     ggml_cgraph* graph = nullptr;
     std::vector<ggml_tensor*> leafs;  // those in the arena
 
-    /// To be called once when the graph is complete.
+    /// To be called once when the graph is complete. Names of nodes tell the types of their sources from then on.
     void seal();
 
     // Sources of every node: ggml's scheduler puts copies in their place.
@@ -70,8 +71,13 @@ class Device {
     /// Fill a leaf of the graph placed last, behind all that is being computed.
     void load(const StoredValue& value, ggml_tensor* leaf);
     void clear(ggml_tensor* leaf);
-    /// Begins to run the graph placed last; its results are there after wait().
+    /// Begins to run the graph placed last; its results are there after wait(). Throws FigureError where the device
+    /// says that it could not.
     void compute(ArenaGraph& graph);
+    /// For tests: called when a graph has been computed, to change what came of it, and what the device says.
+    using AfterCompute = std::function<ggml_status(ggml_cgraph*, ggml_status)>;
+    void watch(AfterCompute after_compute);
+    bool is_watched() const;
     /// Until the device has done all it was asked to.
     void wait();
     /// Must be called before a graph that was placed here is destroyed.

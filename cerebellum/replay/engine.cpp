@@ -134,6 +134,10 @@ std::size_t ReplayEngine::device_of(int node) const {
     return device_of_range_[std::min(static_cast<std::size_t>(behind) - 1, device_of_range_.size() - 1)];
 }
 
+std::unique_ptr<ReplayEngine> ReplayEngine::on_the_cpu() const {
+    return std::make_unique<ReplayEngine>(*model_, n_tokens_, device_.threads());
+}
+
 std::string ReplayEngine::device_names() const {
     if (others_.empty()) return device_.name();
     std::string names;
@@ -190,6 +194,7 @@ ReplayEngine::SelfCheck ReplayEngine::self_check(std::span<const Window> windows
             const auto replayed = values<float>(head->read(logits));
             const auto expected = decoder.decode(windows[w].tokens);
             positions += static_cast<double>(expected.size()) / static_cast<double>(log_p.size());
+            result.finite = result.finite && std::ranges::all_of(expected, [](float x) { return std::isfinite(x); });
             if (std::memcmp(replayed.data(), expected.data(), expected.size_bytes()) == 0) continue;
             for (std::size_t i = 0; i < expected.size(); ++i) {
                 const double difference =

@@ -59,6 +59,10 @@ class ReplayEngine {
     Device& device() { return device_; }
     /// Whether everything runs on the CPU: then it is bit-identical to llama_decode.
     bool is_host() const { return device_.is_host() && others_.empty(); }
+    /// Whether its figures are what others are judged by: it runs on the CPU, and nobody meddles with it.
+    bool is_judge() const { return is_host() && !device_.is_watched(); }
+    /// An engine of the same model and window length on the CPU. The model must outlive it.
+    std::unique_ptr<ReplayEngine> on_the_cpu() const;
     /// "CUDA0", or all devices with the number of blocks that each has.
     std::string device_names() const;
     WeightStore& weights() { return weights_; }
@@ -84,6 +88,7 @@ class ReplayEngine {
         double largest_deviation = 0.0;  // of a logit; 0: bit-identical
         double kld = 0.0;                // mean over all positions, nats
         double null_floor_kld = 0.0;     // the same of a second replay against the first: what no change at all costs
+        bool finite = true;              // llama_decode's own logits
     };
     SelfCheck self_check(std::span<const Window> windows);
 

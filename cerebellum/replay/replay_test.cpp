@@ -5,6 +5,8 @@
 #include <cmath>
 #include <cstring>
 
+#include "cerebellum/core/equal_strides.h"
+#include "cerebellum/core/quant_type.h"
 #include "cerebellum/gguf/gguf_support_test.h"
 #include "cerebellum/llama/log.h"
 #include "cerebellum/replay/engine.h"
@@ -74,6 +76,51 @@ TEST(Replay, notices_a_wrong_live_state) {
     const auto logits = behind.read(topology.graph().logits);
     EXPECT_NE(std::memcmp(logits.data(), baseline().data(), logits.size()), 0);
     EXPECT_THROW(behind.run(inputs, {}), Error);
+}
+
+/// What a backend that knows a graph by its bytes sees of it, apart from addresses, which may well be those of another
+/// graph before it: the nodes, and the shapes and strides of their sources.
+std::string seen_by_bytes(const Slice& slice) {
+    std::string seen;
+    auto* graph = const_cast<ggml_cgraph*>(slice.nodes());
+    const auto add = [&](const auto& value) { seen.append(reinterpret_cast<const char*>(&value), sizeof value); };
+    for (int i = 0; i < ggml_graph_n_nodes(graph); ++i) {
+        auto node = *ggml_graph_node(graph, i);
+        for (const auto* source : node.src) {
+            if (source == nullptr) continue;
+            add(source->ne);
+            add(source->nb);
+        }
+        node.buffer = nullptr;
+        node.view_src = nullptr;
+        node.data = nullptr;
+        std::ranges::fill(node.src, nullptr);
+        add(node);
+    }
+    return seen;
+}
+
+TEST(Replay, weights_in_types_of_equal_strides_make_graphs_that_differ_in_their_nodes_bytes) {
+    const std::string name = "blk.0.ffn_down.weight";
+    const auto& topology = window().topology();
+    const auto& recorded = window().weight(name);
+    Device device(1);
+    WeightStore weights(device);
+    const auto seen_with = [&](ggml_type type) {
+        const std::vector<std::byte> zeros(type_size_bytes(type, recorded.shape[0], recorded.shape[1]));
+        Slice::Options options;
+        options.substitutes = {{name, {type, zeros}}};
+        return seen_by_bytes(Slice(topology, device, weights, 0, topology.layers()[1].begin, options));
+    };
+    std::set<std::string> pairs;
+    for (const auto& [a, b] : pairs_of_equal_strides(recorded.shape[0])) {
+        const auto pair = type_name(a) + " and " + type_name(b);
+        EXPECT_TRUE(seen_with(a) != seen_with(b)) << pair;
+        EXPECT_TRUE(seen_with(a) == seen_with(a)) << pair;
+        pairs.insert(pair);
+    }
+    for (const auto* known : {"q3_K and iq3_s", "q4_0 and iq4_nl", "f16 and bf16"})
+        EXPECT_TRUE(pairs.contains(known)) << known;
 }
 
 TEST(Replay, a_weight_substituted_in_a_suffix_equals_it_substituted_in_the_whole) {

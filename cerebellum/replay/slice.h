@@ -80,6 +80,8 @@ class Slice {
     std::vector<std::byte> read(int node) const;
     /// Contents of Tail::outputs after run(), by output. Nothing waits for the device until they are read.
     std::vector<Value> keep_tail() const;
+    /// Its nodes, as the device gets them.
+    const ggml_cgraph* nodes() const { return graph_.graph; }
 
   private:
     ggml_tensor* map(int index);

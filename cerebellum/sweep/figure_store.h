@@ -4,6 +4,7 @@
 #include <optional>
 #include <string>
 #include <tuple>
+#include <utility>
 
 #include "cerebellum/journal/journal.h"
 
@@ -17,6 +18,9 @@ class FigureStore {
     virtual std::optional<Measurement> find(const std::string& tensor, const std::string& type, Tier tier) const = 0;
     /// In the place of an earlier one of the same tensor, type and tier.
     virtual void record(const Measurement& measurement) = 0;
+    /// Of a tensor's type, in either tier.
+    virtual std::optional<UnusableFigure> find_unusable(const std::string& tensor, const std::string& type) const = 0;
+    virtual void record_unusable(const UnusableFigure& figure) = 0;
 };
 
 /// A journal's. It must outlive this.
@@ -27,6 +31,10 @@ class JournalFigures final : public FigureStore {
         return journal_->find(tensor, type, tier);
     }
     void record(const Measurement& measurement) override { journal_->record(measurement); }
+    std::optional<UnusableFigure> find_unusable(const std::string& tensor, const std::string& type) const override {
+        return journal_->find_unusable(tensor, type);
+    }
+    void record_unusable(const UnusableFigure& figure) override { journal_->record(figure); }
 
   private:
     Journal* journal_;
@@ -42,9 +50,15 @@ class HeldFigures : public FigureStore {
     void record(const Measurement& measurement) override {
         rows_[{measurement.tensor, measurement.type, measurement.tier}] = measurement;
     }
+    std::optional<UnusableFigure> find_unusable(const std::string& tensor, const std::string& type) const override {
+        const auto found = unusable_.find({tensor, type});
+        return found == unusable_.end() ? std::nullopt : std::optional(found->second);
+    }
+    void record_unusable(const UnusableFigure& figure) override { unusable_[{figure.tensor, figure.type}] = figure; }
 
   private:
     std::map<std::tuple<std::string, std::string, Tier>, Measurement> rows_;
+    std::map<std::pair<std::string, std::string>, UnusableFigure> unusable_;
 };
 
 }  // namespace cerebellum

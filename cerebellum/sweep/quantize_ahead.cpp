@@ -28,23 +28,18 @@ void QuantizeAhead::work() {
             changed_.wait(lock, [this] { return stopping_ || ready_.empty() || ready_bytes_ < limit_bytes_; });
             if (stopping_) return;
         }
-        Quantized made;
-        std::exception_ptr failure;
+        Made made;
         try {
-            made = make_(i);
+            made.result = make_(i);
         } catch (...) {
-            failure = std::current_exception();
+            made.failure = std::current_exception();
         }
         {
             const std::lock_guard lock(mutex_);
-            failure_ = failure;
-            if (!failure) {
-                ready_bytes_ += made.bytes.size();
-                ready_.push_back(std::move(made));
-            }
+            ready_bytes_ += made.result.bytes.size();
+            ready_.push_back(std::move(made));
         }
         changed_.notify_all();
-        if (failure) return;
     }
 }
 
@@ -53,14 +48,14 @@ Quantized QuantizeAhead::take() {
     const auto index = taken_++;
     if (!thread_.joinable()) return make_(index);
     std::unique_lock lock(mutex_);
-    changed_.wait(lock, [this] { return !ready_.empty() || failure_; });
-    if (ready_.empty()) std::rethrow_exception(failure_);
-    auto result = std::move(ready_.front());
+    changed_.wait(lock, [this] { return !ready_.empty(); });
+    auto made = std::move(ready_.front());
     ready_.pop_front();
-    ready_bytes_ -= result.bytes.size();
+    ready_bytes_ -= made.result.bytes.size();
     lock.unlock();
     changed_.notify_all();
-    return result;
+    if (made.failure) std::rethrow_exception(made.failure);
+    return std::move(made.result);
 }
 
 bool QuantizeAhead::is_ready() {

@@ -29,7 +29,7 @@ class QuantizeAhead {
     QuantizeAhead(const QuantizeAhead&) = delete;
     QuantizeAhead& operator=(const QuantizeAhead&) = delete;
 
-    /// The next one. Waits where it is not there yet; throws what making it has thrown.
+    /// The next one. Waits where it is not there yet; throws what making it has thrown, which does not concern others.
     Quantized take();
     /// Whether take() would not wait.
     bool is_ready();
@@ -43,9 +43,12 @@ class QuantizeAhead {
     std::size_t taken_ = 0;
     std::mutex mutex_;  // of what follows
     std::condition_variable changed_;
-    std::deque<Quantized> ready_;
+    struct Made {
+        Quantized result;
+        std::exception_ptr failure;
+    };
+    std::deque<Made> ready_;
     std::size_t ready_bytes_ = 0;
-    std::exception_ptr failure_;
     bool stopping_ = false;
     std::thread thread_;
 };

@@ -43,7 +43,7 @@ TEST(QuantizeAhead, makes_one_even_if_that_is_over_the_limit) {
     for (int i = 0; i < 3; ++i) EXPECT_EQ(ahead.take().bytes.size(), 100U);
 }
 
-TEST(QuantizeAhead, hands_a_failure_on_behind_what_was_made_before) {
+TEST(QuantizeAhead, hands_a_failure_on_in_its_place_and_goes_on) {
     for (const bool in_background : {false, true}) {
         QuantizeAhead ahead(
             5,
@@ -55,6 +55,8 @@ TEST(QuantizeAhead, hands_a_failure_on_behind_what_was_made_before) {
         EXPECT_EQ(ahead.take().seconds, 0.0);
         EXPECT_EQ(ahead.take().seconds, 1.0);
         EXPECT_THROW(ahead.take(), std::runtime_error);
+        EXPECT_EQ(ahead.take().seconds, 3.0);
+        EXPECT_EQ(ahead.take().seconds, 4.0);
     }
 }
 

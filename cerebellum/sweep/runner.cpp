@@ -15,10 +15,14 @@
 #include <utility>
 
 #include "cerebellum/core/error.h"
+#include "cerebellum/core/figure_error.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/core/stats.h"
 #include "cerebellum/replay/change_probe.h"
+#include "cerebellum/sweep/extent.h"
+#include "cerebellum/sweep/figure_check.h"
 #include "cerebellum/sweep/quantize_ahead.h"
+#include "cerebellum/sweep/second_look.h"
 #include "cerebellum/sweep/sweep_map.h"
 #include "cerebellum/sweep/text_rows.h"
 
@@ -34,9 +38,6 @@ double seconds_since(Clock::time_point start) {
 using States = std::vector<LiveState>;  // one per window
 
 void add_score(const WindowScore& score, Measurement& measurement) {
-    if (!std::isfinite(score.kld))
-        throw Error(fmt::format("the damage of {} as {} is not a finite number on this text", measurement.tensor,
-                                measurement.type));
     measurement.counts.push_back(score.count);
     measurement.kld.push_back(score.kld);
     measurement.delta_nll.push_back(score.nll - score.reference_nll);
@@ -53,16 +54,12 @@ struct Variant {
     std::span<const std::int64_t> rows;  // that it has, where it has not all
     std::size_t held_bytes = 0;          // memory of states and weight
 
+    /// With no fast figures to measure: those are there.
+    Remeasure::Pair pair() const {
+        if (windows.empty()) return {measurement.tensor, type, {}, {}};
+        return {measurement.tensor, type, {}, {windows.front(), windows.back() + 1}};
+    }
     Substitutions substitutes() const { return {{measurement.tensor, {type.type, weight, rows}}}; }
-};
-
-/// Windows that a pair still has to be measured on, in a tier.
-struct Extent {
-    std::size_t begin = 0;
-    std::size_t end = 0;
-    bool empty() const { return begin >= end; }
-    bool has(std::size_t window) const { return window >= begin && window < end; }
-    std::size_t size() const { return empty() ? 0 : end - begin; }
 };
 
 /// A tensor's type and what is wanted of it.
@@ -95,13 +92,15 @@ class Sweep {
           topology_(engine.topology()),
           map_(topology_),
           ranges_(map_.ranges()),
+          plan_(plan),
           all_windows_(windows),
           windows_(windows),
           quantize_(quantize),
           options_(options),
           figures_(figures),
           progress_(progress),
-          source_(source) {
+          source_(source),
+          second_look_(engine, map_, windows, source.at_head, quantize, figures, progress) {
         plain_.resize(ranges_.size());
         work_.resize(ranges_.size() + 1);
         for (const auto& tensor : plan) sort_in(tensor);
@@ -109,9 +108,20 @@ class Sweep {
     }
 
     SweepSummary run() {
+        try {
+            measure();
+        } catch (const FigureError& error) {
+            throw device_is_gone(error);  // what is one pair's fault is caught where it is measured
+        }
+        summary_.unusable = second_look_.unusable();
+        return summary_;
+    }
+
+    void measure() {
         if (work_left_ > 0.0) {
             progress_.begin("measuring", work_left_);
             prepare_baseline();
+            check_baseline();
             choose_text_rows();
             list_jobs();
             measure_head();
@@ -120,7 +130,7 @@ class Sweep {
             ahead_.reset();
             progress_.end();
         }
-        return summary_;
+        for (const auto& tensor : plan_) second_look_.replace_anchors(tensor);
     }
 
     /// This process's windows, where there are neighbours.
@@ -187,6 +197,7 @@ class Sweep {
         work.local = place->local;
         const auto fast_windows = plan.fast_windows(windows_.size());
         for (const auto type : plan.types) {
+            if (figures_.find_unusable(plan.name, type_name(type))) continue;
             const auto wanted = [&](Tier tier, std::size_t n) {
                 const auto extent = missing(plan.name, type, tier, n);
                 if (extent.empty())
@@ -351,6 +362,17 @@ class Sweep {
         }
     }
 
+    /// Every full figure stands on these states.
+    void check_baseline() {
+        if (engine_.is_judge()) return;
+        for (const auto& state : source_.at_head)
+            if (!is_finite(topology_, state))
+                throw Error(
+                    fmt::format("the source's own states on {} are no finite numbers; run the same command again, "
+                                "or use another --device and --journal",
+                                engine_.device_names()));
+    }
+
     /// Of all windows: replays this process's share of them and waits for the others'. What its neighbours do not bring
     /// in good time it replays as well, since they may be gone.
     void prepare_shared_states() {
@@ -468,7 +490,8 @@ class Sweep {
         std::size_t bytes = 0;
         for (const auto& job : jobs_.back()) {
             const auto& change = job.change;
-            auto data = take_quantized();
+            Quantized data;
+            if (!attempt(pair_of(*job.work, change), [&] { data = take_quantized(); })) continue;
             auto variant = new_variant(*job.work, change.type);
             for (std::size_t w = change.full.begin; w < change.full.end; ++w) {
                 variant.windows.push_back(w);
@@ -487,6 +510,37 @@ class Sweep {
                  fmt::format("{} {}", job.work->plan->name, type_name(change.type)));
         }
         score(variants);
+        look_again(ranges_.size(), ranges_.size() + 1);
+    }
+
+    static Remeasure::Pair pair_of(const Work& work, const Change& change) {
+        return {work.plan->name, change.type, change.fast, change.full};
+    }
+
+    /// Does a step of a pair's measuring. Where it fails for this pair alone it is measured again later, and false.
+    template <typename Step>
+    bool attempt(const Remeasure::Pair& pair, Step&& step) {
+        try {
+            step();
+            return true;
+        } catch (const FigureError& error) {
+            engine_.wait();
+            second_look_.set_aside(pair, error.what());
+            return false;
+        }
+    }
+
+    /// Settles what is not believed of the tensors that were measured in some ranges.
+    void look_again(std::size_t begin, std::size_t end) {
+        // What is put right may show that its neighbours are not.
+        for (bool doubts = true; doubts;) {
+            second_look_.resolve();
+            doubts = false;
+            for (std::size_t r = begin; r < end; ++r)
+                for (const auto& work : work_[r])
+                    for (const auto tier : {Tier::fast, Tier::full})
+                        doubts |= second_look_.compare_types(*work.plan, tier);
+        }
     }
 
     /// Measures one range after the other from `first` on, until as many variants are on their way to the head as
@@ -509,6 +563,7 @@ class Sweep {
                 States at_end = source_.shared ? shared_states_at(r + 1) : baseline;
                 if (!source_.shared) advance(range, ranges_[r], at_end);
                 measure_range(r, std::move(baseline), at_end, entering);
+                second_look_.check_device();
                 baseline = std::move(at_end);
             }
             carry(range, ranges_[r], wave);
@@ -520,6 +575,7 @@ class Sweep {
             }
         }
         score(wave);
+        look_again(first, next);
         return next;
     }
 
@@ -531,30 +587,35 @@ class Sweep {
         return bytes >= engine_.memory_plan().wave_bytes || (engine_.memory_plan().resident && wave.size() >= ample);
     }
 
-    /// Takes the variants through a range of nodes.
+    /// Takes the variants through a range of nodes; those that fail there leave the wave.
     void carry(Slice& plain, const SweepRange& nodes, std::vector<Variant>& wave) {
-        for (auto& variant : wave) {
-            const auto start = Clock::now();
-            std::unique_ptr<Slice> changed;
-            if (!variant.weight.empty() &&
-                topology_.weights().at(variant.measurement.tensor).read_within(nodes.begin, nodes.end)) {
-                Slice::Options options;
-                options.substitutes = variant.substitutes();
-                changed = engine_.slice(nodes.begin, nodes.end, options);
-            }
-            auto& slice = changed ? *changed : plain;
-            for (std::size_t i = 0; i < variant.windows.size(); ++i) {
-                slice.run(windows_[variant.windows[i]].inputs, variant.states[i]);
-                variant.states[i] = slice.live_out(variant.states[i]);
-            }
-            account(nodes.begin, nodes.end, variant.windows.size(), start);
-            variant.measurement.wall_s += seconds_since(start);
-            done(map_.cost(nodes.begin, nodes.end) * static_cast<double>(variant.windows.size()),
-                 variant.measurement.tensor);
-        }
+        std::vector<Variant> carried;
+        for (auto& variant : wave)
+            if (attempt(variant.pair(), [&] { carry(plain, nodes, variant); })) carried.push_back(std::move(variant));
+        wave = std::move(carried);
         const auto start = Clock::now();
         engine_.wait();
         summary_.replay_s += seconds_since(start);
+    }
+
+    void carry(Slice& plain, const SweepRange& nodes, Variant& variant) {
+        const auto start = Clock::now();
+        std::unique_ptr<Slice> changed;
+        if (!variant.weight.empty() &&
+            topology_.weights().at(variant.measurement.tensor).read_within(nodes.begin, nodes.end)) {
+            Slice::Options options;
+            options.substitutes = variant.substitutes();
+            changed = engine_.slice(nodes.begin, nodes.end, options);
+        }
+        auto& slice = changed ? *changed : plain;
+        for (std::size_t i = 0; i < variant.windows.size(); ++i) {
+            slice.run(windows_[variant.windows[i]].inputs, variant.states[i]);
+            variant.states[i] = slice.live_out(variant.states[i]);
+        }
+        account(nodes.begin, nodes.end, variant.windows.size(), start);
+        variant.measurement.wall_s += seconds_since(start);
+        done(map_.cost(nodes.begin, nodes.end) * static_cast<double>(variant.windows.size()),
+             variant.measurement.tensor);
     }
 
     /// The next job's. Waiting for it is what a device does meanwhile.
@@ -585,13 +646,14 @@ class Sweep {
             at = work.use->first;
             // What takes longer is waited for first, so that the time of each is known.
             if (running && !ahead_->is_ready()) finish_running();
-            auto data = take_quantized();
-            // A device goes on with the last change while it is given the weight of this one.
-            auto trial = make_trial(r, job, std::move(data));
-            finish_running();
-            if (job.what != Job::What::whole && with_product.empty()) with_product = with_products(work, states);
-            replay(*trial, job.what == Job::What::whole ? states : with_product, at_end);
-            running = std::move(trial);
+            shows |= !attempt(pair_of(work, job.change), [&] {
+                // A device goes on with the last change while it is given the weight of this one.
+                auto trial = make_trial(r, job, take_quantized());
+                finish_running();
+                if (job.what != Job::What::whole && with_product.empty()) with_product = with_products(work, states);
+                replay(*trial, job.what == Job::What::whole ? states : with_product, at_end);
+                running = std::move(trial);
+            });
             const bool last = j + 1 == jobs.size() || jobs[j + 1].work != job.work;
             if (last || engine_.is_host() || !engine_.memory_plan().resident) finish_running();
             if (!last) continue;
@@ -614,11 +676,13 @@ class Sweep {
             in_full.change.full =
                 missing(work.plan->name, type, Tier::full, work.plan->anchor_windows(windows_.size()));
             if (in_full.change.full.empty()) continue;
-            auto data = quantized(work.plan->name, type);
-            summary_.quantize_s += data.seconds;
-            auto whole = make_trial(r, in_full, std::move(data));
-            replay(*whole, states, at_end);
-            finish(*whole, entering);
+            attempt(pair_of(work, in_full.change), [&] {
+                auto data = quantized(work.plan->name, type);
+                summary_.quantize_s += data.seconds;
+                auto whole = make_trial(r, in_full, std::move(data));
+                replay(*whole, states, at_end);
+                finish(*whole, entering);
+            });
         }
     }
 
@@ -727,11 +791,19 @@ class Sweep {
         summary_.replay_flops += map_.flops(trial.nodes.begin, trial.nodes.end) * runs;
         summary_.replay_s += trial.seconds;
         fast.wall_s = variant.measurement.wall_s = trial.data.seconds + trial.seconds;
-        if (!change.fast.empty() && trial.what != Job::What::sampled_anchor) {
+        // What of the full figure is there is the energy on its windows.
+        auto wrong = why_wrong(fast);
+        if (wrong.empty()) wrong = why_wrong(variant.measurement);
+        if (!wrong.empty()) {
+            second_look_.set_aside(pair_of(work, change), wrong);
+            shows = true;
+        } else if (!change.fast.empty() && trial.what != Job::What::sampled_anchor) {
             keep(fast);
             ++summary_.fast_measured;
+            // A sample's figure is not what measuring the whole once more would give.
+            if (trial.what == Job::What::whole) second_look_.note(pair_of(work, change));
         }
-        if (!change.full.empty()) {
+        if (!change.full.empty() && wrong.empty()) {
             if (work.use->last >= trial.nodes.end) {
                 variant.weight = std::move(trial.data.bytes);
                 variant.held_bytes += variant.weight.size();
@@ -773,11 +845,21 @@ class Sweep {
             // Changed heads lie in memory together, so there must not be too many of them.
             std::size_t end = begin, bytes = 0;
             while (end < variants.size() && bytes < head_group_bytes) bytes += variants[end++].weight.size();
-            score(std::span(variants).subspan(begin, end - begin));
+            score_or_set_aside(std::span(variants).subspan(begin, end - begin));
             begin = end;
         }
         engine_.finish_scoring();
         variants.clear();
+    }
+
+    /// Where scoring several together fails, it is found out whose fault it is.
+    void score_or_set_aside(std::span<Variant> variants) {
+        try {
+            score(variants);
+        } catch (const FigureError& error) {
+            engine_.wait();
+            for (auto& variant : variants) second_look_.set_aside(variant.pair(), error.what());
+        }
     }
 
     void score(std::span<Variant> variants) {
@@ -811,6 +893,10 @@ class Sweep {
         const double seconds = seconds_since(start) / static_cast<double>(variants.size());
         for (auto& variant : variants) {
             variant.measurement.wall_s += seconds;
+            if (auto wrong = why_wrong(variant.measurement); !wrong.empty()) {
+                second_look_.set_aside(variant.pair(), std::move(wrong));
+                continue;
+            }
             keep(variant.measurement);
             ++summary_.full_measured;
         }
@@ -822,6 +908,7 @@ class Sweep {
     const Topology& topology_;
     const SweepMap map_;
     const std::vector<SweepRange>& ranges_;
+    std::span<const TensorPlan> plan_;
     std::span<const Window> all_windows_;
     std::span<const Window> windows_;
     const Quantizer& quantize_;
@@ -829,6 +916,7 @@ class Sweep {
     FigureStore& figures_;
     Progress& progress_;
     SourceStates& source_;
+    SecondLook second_look_;
     std::vector<std::unique_ptr<Slice>> plain_;  // by range, made when first asked for
     std::vector<std::vector<Work>> work_;        // by the range that first reads the tensor; the last one is the head's
     std::vector<std::vector<Job>> jobs_;         // likewise
@@ -855,6 +943,7 @@ void add(SweepSummary& sum, const SweepSummary& part) {
     sum.fast_measured += part.fast_measured;
     sum.full_measured += part.full_measured;
     sum.resumed += part.resumed;
+    sum.unusable += part.unusable;
     sum.tokens += part.tokens;
     sum.unmeasured.insert(sum.unmeasured.end(), part.unmeasured.begin(), part.unmeasured.end());
     sum.replay_flops += part.replay_flops;

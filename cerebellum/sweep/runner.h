@@ -39,6 +39,7 @@ struct SweepSummary {
     std::size_t fast_measured = 0;
     std::size_t full_measured = 0;
     std::size_t resumed = 0;              // found in the journal
+    std::size_t unusable = 0;             // pairs without a figure, recorded with the reason
     double tokens = 0.0;                  // replayed by changed tensors, one for each pair, tier and window's token
     std::vector<std::string> unmeasured;  // tensors of the plan that nothing reads, or nothing that takes any type
     double replay_flops = 0.0;            // multiply-adds of all replayed matrix products, times two
@@ -55,6 +56,9 @@ struct SweepSummary {
 /// first windows / anchor_stride windows; its row keeps the local energy of just these windows, for the ratio of the
 /// two. Tensors read outside of the blocks (embeddings, head) are measured in full for every type, since no single
 /// block's output shows their damage. A row that saw fewer windows than the plan wants is extended by the others.
+///
+/// A figure that cannot be so is measured again in other ways, and where it cannot be had, recorded as unusable with
+/// the reason: see SecondLook. Throws Error where the device is gone, or has shown that it cannot be trusted.
 SweepSummary run_sweep(ReplayEngine& engine, std::span<const Window> windows, std::span<const TensorPlan> plan,
                        const Quantizer& quantize, Journal& journal, Progress& progress,
                        const SweepOptions& options = {});

@@ -1,6 +1,7 @@
 // Compares replay on a device with llama.cpp's own evaluation on the same device and with the CPU, for every model in a
-// folder: how far the logits are apart, how well it repeats itself, and whether a substituted weight does there what it
-// does on the CPU. Prints a Markdown table. For devices whose arithmetic is not bit-identical to the CPU's.
+// folder, or for one: how far the logits are apart, how well it repeats itself, and whether a substituted weight does
+// there what it does on the CPU. Prints a Markdown table. For devices whose arithmetic is not bit-identical to the
+// CPU's. Then it checks, on the model that admits most of them, all pairs of types that differ in nothing but the type.
 #include <fmt/format.h>
 #include <llama.h>
 
@@ -19,6 +20,7 @@
 #include "cerebellum/quantize/quantize_tensor.h"
 #include "cerebellum/replay/engine.h"
 #include "cerebellum/replay/score_kernels.h"
+#include "type_pairs.h"
 
 namespace cerebellum {
 namespace {
@@ -156,13 +158,16 @@ void check(const std::string& device, const fs::path& path) {
 
 int run(int argc, char** argv) {
     if (argc != 3) {
-        fmt::print(stderr, "usage: {} DEVICE FOLDER_WITH_MODELS\n", argv[0]);
+        fmt::print(stderr, "usage: {} DEVICE MODEL_OR_FOLDER_WITH_MODELS\n", argv[0]);
         return 2;
     }
     silence_llama_log();
     std::vector<fs::path> files;
-    for (const auto& entry : fs::directory_iterator(argv[2]))
-        if (entry.path().extension() == ".gguf") files.push_back(entry.path());
+    if (fs::is_regular_file(argv[2]))
+        files.emplace_back(argv[2]);
+    else
+        for (const auto& entry : fs::directory_iterator(argv[2]))
+            if (entry.path().extension() == ".gguf") files.push_back(entry.path());
     std::ranges::sort(files);
     fmt::print(
         "| model | logits' range | replay − llama.cpp on {0} | replay − CPU | llama.cpp on {0} − CPU | null floor, KLD "
@@ -179,7 +184,13 @@ int run(int argc, char** argv) {
         }
     }
     fmt::print("\n{} passed, {} failed\n", static_cast<int>(files.size()) - failed, failed);
-    return failed == 0 ? 0 : 1;
+    const auto richest = std::ranges::max_element(files, {}, count_type_pairs);
+    int wrong = 0;
+    if (richest == files.end() || count_type_pairs(*richest) == 0)
+        fmt::print("pairs of types not checked: no model here has a matrix in its second block that they fit\n");
+    else
+        fmt::print("{} pairs of types disagree\n", wrong = check_type_pairs(argv[1], *richest));
+    return failed == 0 && wrong == 0 ? 0 : 1;
 }
 
 }  // namespace

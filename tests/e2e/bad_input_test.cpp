@@ -241,6 +241,46 @@ TEST_F(BadInput, a_full_disk_for_the_journal) {
     EXPECT_THAT(line.errors, HasSubstr((folder / "j.db").string()));
 }
 
+/// A copy of the model with a weight that is no number as the last one of a tensor.
+fs::path with_a_nan(const std::string& name, const fs::path& path) {
+    const auto source = GgufFile::open(small_model());
+    const auto* tensor = source.find(name);
+    EXPECT_EQ(tensor->type, GGML_TYPE_F16);
+    const auto data = source.data(*tensor);
+    auto bytes = read_file(small_model());
+    const auto* begin = reinterpret_cast<const char*>(data.data());
+    const auto at = std::search(bytes.begin(), bytes.end(), begin, begin + 4096) - bytes.begin();
+    const std::uint16_t nan = 0x7e00;
+    std::memcpy(bytes.data() + static_cast<std::size_t>(at) + data.size() - sizeof nan, &nan, sizeof nan);
+    write_file_atomically(path, bytes);
+    return path;
+}
+
+TEST_F(BadInput, weights_that_are_no_numbers) {
+    write_file_atomically(work_ / "text.txt", testing::some_text());
+    const auto ablate = [&](const fs::path& model) {
+        return std::vector<std::string>{"ablate",    model.string(),
+                                        "--text",    (work_ / "text.txt").string(),
+                                        "--ctx",     "64",
+                                        "--tokens",  "128",
+                                        "--types",   "q4_0,q2_K",
+                                        "--tensors", "token_embd.weight",
+                                        "--tensors", "blk.0.attn_q.weight",
+                                        "--threads", "1",
+                                        "--journal", (out() / "a.cerebellum.db").string()};
+    };
+    // Where everything goes through it, nothing can be measured.
+    EXPECT_THAT(refused(ablate(with_a_nan("blk.2.attn_q.weight", work_ / "nan.gguf")), failure),
+                AllOf(HasSubstr("nan.gguf"), HasSubstr("blk.2.attn_q.weight")));
+    // In a row that the text never looks up it concerns its tensor alone, which is left as it is.
+    fs::remove(out() / "a.cerebellum.db");
+    const auto result = run_program(ablate(with_a_nan("token_embd.weight", work_ / "row.gguf")), work_.path());
+    EXPECT_EQ(result.code, 0) << result.errors;
+    EXPECT_THAT(result.errors, AllOf(HasSubstr("token_embd.weight keeps the source's type"), HasSubstr("nan")));
+    EXPECT_THAT(result.output, HasSubstr("blk.0.attn_q.weight"));
+    EXPECT_THAT(result.output, ::testing::Not(HasSubstr("token_embd.weight")));
+}
+
 TEST_F(BadInput, texts_without_text) {
     for (const std::string content : {"", " \n\t\n"}) {
         const auto text = write("empty.txt", content);

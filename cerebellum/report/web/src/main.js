@@ -69,6 +69,7 @@ function workbench() {
     json.allocation.constraints && `Constraints that hold at every budget: ${json.allocation.constraints}`,
     !report.inKld && `Allocated for the objective ${json.allocation.objective}; damage is shown as KLD all the same.`,
     json.allocation.profile && `Domains count as in the profile ${json.allocation.profile}.`,
+    ...(json.unusable ?? []),
   ].filter(Boolean);
   return el("div", { class: "workbench" }, budgetBar(report, budget),
     section("budget", "What a budget buys",
