@@ -76,6 +76,12 @@ void write_usage(CardDocument& card, const CardSources& sources) {
     card.code(lines, serving);
 }
 
+CardText how_measured(const StoredResult& results, const std::string& pointer) {
+    if (results.is(pointer, "libllama")) return CardText("file run by llama.cpp");
+    if (results.is(pointer, "predicted")) return CardText("predicted from its tensors' figures");
+    return CardText("replayed");
+}
+
 void write_presets(CardDocument& card, const StoredResult& results) {
     card.heading("Against the stock presets");
     std::vector<std::vector<CardText>> rows;
@@ -88,8 +94,7 @@ void write_presets(CardDocument& card, const StoredResult& results) {
             {name, figure(results, at("/bytes"), Figure::bytes), figure(results, at("/bpw"), Figure::two_digits),
              estimate(results, at("/kld"), Figure::five_digits),
              estimate(results, at("/perplexity"), Figure::three_digits),
-             figure(results, at("/top1_agree/mean"), Figure::percent),
-             results.is(at("/measured_by"), "libllama") ? CardText("file run by llama.cpp") : CardText("replayed")});
+             figure(results, at("/top1_agree/mean"), Figure::percent), how_measured(results, at("/measured_by"))});
     }
     card.table({"file", "size", "bits per weight", "KLD", "perplexity", "same likeliest token", "measured"}, rows);
     card.paragraph(CardText("KLD in nats per token from ")
