@@ -193,7 +193,7 @@ MixPredictor::MixPredictor(std::span<const Measurement> measurements, Calibratio
 
 std::optional<MixPrediction> MixPredictor::predict(const TypeMap& changed) const {
     MixPrediction prediction;
-    double sum = 0.0, error = 0.0;
+    double sum = 0.0, variance = 0.0;
     for (const auto& [name, type] : changed) {
         const auto damage = damages_.find({name, type});
         if (damage == damages_.end()) {
@@ -201,11 +201,11 @@ std::optional<MixPrediction> MixPredictor::predict(const TypeMap& changed) const
             continue;
         }
         sum += damage->second.mean;
-        error += damage->second.error;
+        variance += damage->second.error * damage->second.error;
     }
     if (!(sum > 0.0)) return std::nullopt;
     prediction.kld = calibration_.predict(sum);
-    prediction.kld.error = std::hypot(prediction.kld.error, prediction.kld.mean * error / sum);
+    prediction.kld.error = std::hypot(prediction.kld.error, prediction.kld.mean * std::sqrt(variance) / sum);
     if (!std::isfinite(prediction.kld.error)) return std::nullopt;
     return prediction;
 }

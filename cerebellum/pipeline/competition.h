@@ -26,9 +26,8 @@ class MixPredictor {
     MixPredictor(std::span<const Measurement> measurements, Calibration calibration);
 
     /// `changed`: the tensors that differ from the source. A type without a figure counts as no damage, so that the
-    /// prediction is a lower bound. The error, nats per token, has the calibration's parts and that of the sum, single
-    /// figures being taken to be off all in the same direction. Empty where no whole recipe was measured, or no figure
-    /// is of use.
+    /// prediction is a lower bound. The error, nats per token, has the calibration's parts and that of the sum, to
+    /// which single figures contribute independently. Empty where no whole recipe was measured, or no figure is of use.
     std::optional<MixPrediction> predict(const TypeMap& changed) const;
 
   private:

@@ -30,8 +30,8 @@ double error_scale(std::span<const Entrant> entrants);
 /// The entrants, as indices, that have to be measured before it is known which of those that may win does least damage:
 /// those that may, that are not measured, and whose prediction, lower by decisive_errors standard errors (as factors:
 /// predicted · exp(−3 s e / predicted), s being the error_scale), does not lie above the least measurement of one that
-/// may win, higher by as many. All that are not measured, where no error of that measurement is known. Measuring them
-/// may change the answer; ask again until there are none. Throws nothing; at least one that may win has to be measured.
+/// may win, higher by as many. All that are not measured, where there is no such measurement, or no error of it is
+/// known. Measuring them may change the answer; ask again until there are none.
 std::vector<std::size_t> undecided(std::span<const Entrant> entrants);
 
 }  // namespace cerebellum
