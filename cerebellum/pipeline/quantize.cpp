@@ -270,7 +270,7 @@ nlohmann::json to_json(const Contender& contender, std::uint64_t n_weights) {
                           {"measured_by", measured_by(contender)}};
     if (contender.predicted) {
         row["predicted_kld"] = to_json(contender.predicted->kld);
-        row["predicted_at_least"] = contender.predicted->at_least;
+        if (contender.predicted->at_least) row["predicted_at_least"] = true;
     }
     if (contender.replayed()) row["selection_kld"] = to_json(summarize(contender.selection).kld);
     if (contender.predicted_only()) {

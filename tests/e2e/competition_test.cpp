@@ -133,7 +133,7 @@ TEST_F(Competition, replays_fewer_mixes_than_all_and_delivers_the_same_file) {
         EXPECT_EQ(row.at("kld"), row.at("predicted_kld"));
         for (const auto* key : {"perplexity", "delta_nll", "top1_agree", "tokens"})
             EXPECT_TRUE(row.at(key).is_null()) << key;
-        if (!row.at("predicted_at_least").get<bool>()) {
+        if (!row.contains("predicted_at_least")) {
             EXPECT_LT(std::fabs(row.at("kld").at("mean").get<double>() - selection_kld(other)),
                       3.0 * row.at("kld").at("error").get<double>())
                 << row.at("name");
