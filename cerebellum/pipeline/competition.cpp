@@ -31,7 +31,7 @@ class Competition {
         if (uniform_)
             progress_.info(fmt::format("no preset fits; {} uniform mixes do",
                                        std::ranges::count(stock_, Contender::Kind::pure, &Contender::kind)));
-        if (!all_) predict();
+        if (options_.aim.objective == Objective::kld) predict();
         measure(first());
         for (auto next = wanted(); !next.empty(); next = wanted()) {
             if (uniform_)
@@ -73,10 +73,10 @@ class Competition {
         if (fitting.empty()) return group;
         if (!uniform_) {
             for (auto* mix : fitting)
-                if (mix == fitting.back() || !mix->predicted) group.push_back(mix);
+                if (all_ || mix == fitting.back() || !mix->predicted) group.push_back(mix);
             return group;
         }
-        std::erase_if(fitting, [](const Contender* mix) { return !mix->predicted; });
+        std::erase_if(fitting, [&](const Contender* mix) { return all_ || !mix->predicted; });
         std::ranges::stable_sort(fitting, {}, [](const Contender* mix) { return mix->predicted->kld.mean; });
         fitting.resize(std::min(fitting.size(), race_finalists));
         group.insert(group.end(), fitting.begin(), fitting.end());
@@ -106,7 +106,7 @@ class Competition {
         const auto enter = [&](Contender& contender, bool wins) {
             Entrant entrant;
             entrant.may_win = wins;
-            if (contender.predicted) {
+            if (contender.predicted && !all_) {
                 entrant.predicted = contender.predicted->kld;
                 entrant.at_least = contender.predicted->at_least;
             }
