@@ -76,7 +76,9 @@ class Competition {
                 if (all_ || mix == fitting.back() || !mix->predicted) group.push_back(mix);
             return group;
         }
-        std::erase_if(fitting, [&](const Contender* mix) { return all_ || !mix->predicted; });
+        // A lower bound is no reason to think that a mix is good.
+        std::erase_if(fitting,
+                      [&](const Contender* mix) { return all_ || !mix->predicted || mix->predicted->at_least; });
         std::ranges::stable_sort(fitting, {}, [](const Contender* mix) { return mix->predicted->kld.mean; });
         fitting.resize(std::min(fitting.size(), race_finalists));
         group.insert(group.end(), fitting.begin(), fitting.end());
