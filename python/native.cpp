@@ -243,10 +243,13 @@ std::string verify(const Settings& settings, const std::vector<fs::path>& files,
 }
 
 std::string quantize(const Settings& settings, const fs::path& output, const std::string& size, double max_kld,
-                     const std::vector<std::string>& pins, bool overwrite, nb::object progress) {
+                     const std::vector<std::string>& pins, bool overwrite, const std::string& compare,
+                     nb::object progress) {
     CallProgress report(std::move(progress));
     return call(report, [&] {
+        if (compare != "auto" && compare != "all") throw UsageError("compare is \"auto\" or \"all\"");
         QuantizeOptions options;
+        options.compare_all = compare == "all";
         options.request = request_of(size, max_kld, pins);
         options.output = output;
         options.overwrite = overwrite;
@@ -348,7 +351,7 @@ NB_MODULE(_native, m) {
     m.def("build", &build, "model"_a, "recipe"_a, "output"_a, "journal"_a.none(), "imatrix"_a.none(), "threads"_a,
           "overwrite"_a, "progress"_a.none());
     m.def("verify", &verify, "settings"_a, "files"_a, "progress"_a.none());
-    m.def("quantize", &quantize, "settings"_a, "output"_a, "size"_a, "max_kld"_a, "pins"_a, "overwrite"_a,
+    m.def("quantize", &quantize, "settings"_a, "output"_a, "size"_a, "max_kld"_a, "pins"_a, "overwrite"_a, "compare"_a,
           "progress"_a.none());
     m.def("damage", &damage, "journal"_a);
     m.def("identity", &identity, "journal"_a);

@@ -66,6 +66,15 @@ void add_goal(CLI::App& command, GoalOptions& options, bool with_context) {
         ->group(serving);
 }
 
+void add_compare(CLI::App& command, std::string& compare) {
+    command
+        .add_option("--compare", compare,
+                    "Which stock mixes are replayed to be compared with ours: auto, those that may turn out to be "
+                    "better by what is predicted of them, or all")
+        ->check(CLI::IsMember({"auto", "all"}))
+        ->capture_default_str();
+}
+
 void add_constraints(CLI::App& command, ConstraintOptions& options) {
     const char* group = "What tensors must obey";
     const auto rules = [&](const char* name, std::vector<std::string>& values, const char* help) {

@@ -32,6 +32,8 @@ struct ConstraintOptions {
 /// `with_context`: also --ctx, where it is not an option of the command's own already.
 void add_goal(CLI::App& command, GoalOptions& options, bool with_context);
 void add_constraints(CLI::App& command, ConstraintOptions& options);
+/// --compare: "auto" or "all".
+void add_compare(CLI::App& command, std::string& compare);
 
 /// Throws UsageError unless exactly one goal was given, or where a value cannot be read.
 AllocationGoal goal_of(const GoalOptions& options);

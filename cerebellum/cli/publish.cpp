@@ -33,7 +33,7 @@ struct Values {
     CardSettings settings;
     std::string folder, name;
     std::vector<std::string> eval_texts, results;
-    std::string scaling = "off";
+    std::string scaling = "off", compare = "auto";
     int rounds = 0, window = 0;
     bool speed = false;
 };
@@ -305,6 +305,7 @@ Command add_publish(CLI::App& app) {
         ->check(CLI::NonNegativeNumber)
         ->capture_default_str();
     add_scaling(*command, values->scaling);
+    add_compare(*command, values->compare);
     const char* group = "Evaluations for the card";
     command
         ->add_option("--eval-text", values->eval_texts,

@@ -1,5 +1,7 @@
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
+#include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
 
@@ -18,21 +20,38 @@ namespace cerebellum::cli {
 
 namespace {
 
+/// KLD, perplexity and same top, as far as they are known.
+std::vector<std::string> figures_of(const Contender& contender) {
+    if (contender.predicted_only()) {
+        if (!contender.predicted) return {"-", "-", "-"};
+        const auto& kld = contender.predicted->kld;
+        return {fmt::format("{}{:.5f} ± {:.5f}", contender.predicted->at_least ? "≥ " : "", kld.mean, kld.error), "-",
+                "-"};
+    }
+    const auto figures = summarize(contender.test);
+    return {fmt::format("{:.5f} ± {:.5f}", figures.kld.mean, figures.kld.error),
+            fmt::format("{:.3f} ± {:.3f}", figures.perplexity, figures.perplexity_error),
+            fmt::format("{:.2f} %", 100.0 * figures.top1_agree.mean)};
+}
+
+std::string note_on(const Contender& contender, const std::string& delivered) {
+    std::vector<std::string> notes;
+    if (contender.name == delivered) notes.emplace_back("delivered");
+    if (!contender.fits && contender.kind != Contender::Kind::source) notes.emplace_back("over budget");
+    if (const auto how = measured_by(contender); how != "libllama")
+        notes.emplace_back(how == "replay" ? "replayed" : how);
+    return fmt::format("{}", fmt::join(notes, ", "));
+}
+
 std::string describe(const QuantizeResult& result) {
     std::vector<std::vector<std::string>> rows;
     for (const auto& contender : result.contenders) {
-        const auto figures = summarize(contender.test);
-        std::string note;
-        if (contender.name == result.delivered) note = "delivered";
-        if (!contender.fits && contender.kind != Contender::Kind::source) note = "over budget";
-        if (contender.kind != Contender::Kind::source && !contender.built)
-            note += note.empty() ? "replayed" : ", replayed";
-        rows.push_back(
-            {contender.name, format_bytes(contender.bytes),
-             fmt::format("{:.2f}", 8.0 * static_cast<double>(contender.bytes) / static_cast<double>(result.n_weights)),
-             fmt::format("{:.5f} ± {:.5f}", figures.kld.mean, figures.kld.error),
-             fmt::format("{:.3f} ± {:.3f}", figures.perplexity, figures.perplexity_error),
-             fmt::format("{:.2f} %", 100.0 * figures.top1_agree.mean), note});
+        auto& row = rows.emplace_back();
+        row = {
+            contender.name, format_bytes(contender.bytes),
+            fmt::format("{:.2f}", 8.0 * static_cast<double>(contender.bytes) / static_cast<double>(result.n_weights))};
+        for (auto& figure : figures_of(contender)) row.push_back(std::move(figure));
+        row.push_back(note_on(contender, result.delivered));
     }
     return format_table({"file", "size", "bpw", "KLD", "perplexity", "same top", ""}, rows);
 }
@@ -64,7 +83,7 @@ Command add_quantize(CLI::App& app) {
         int window = 0;
         int rounds = 0;
         std::string search;
-        std::string scaling = "off";
+        std::string scaling = "off", compare = "auto";
     };
     auto values = std::make_shared<Values>();
     auto* command =
@@ -104,6 +123,7 @@ Command add_quantize(CLI::App& app) {
                      "allocation has not seen, and keep those that are significantly better. Run again to go on")
         ->type_name("TIME");
     add_scaling(*command, values->scaling);
+    add_compare(*command, values->compare);
     add_json(*command, values->common);
     return [values] {
         TerminalProgress progress(values->common.quiet, values->common.verbose);
@@ -122,6 +142,7 @@ Command add_quantize(CLI::App& app) {
         options.aim = aim_of(values->common);
         options.rounds = values->rounds;
         options.scaling = values->scaling == "auto";
+        options.compare_all = values->compare == "all";
         if (!values->search.empty()) options.search_seconds = parse_seconds("--search", values->search);
         check_output_path(options.output, 0, options.overwrite);
         if (!values->report.empty()) {
@@ -158,8 +179,10 @@ Command add_quantize(CLI::App& app) {
         if (constexpr double shown = 1e-7; result.null_floor_kld > shown)
             fmt::print("Null floor: replaying the source against itself gives a KLD of {:.2e}.\n",
                        result.null_floor_kld);
-        fmt::print("'replayed': measured without building the file. Predicted KLD of the delivered file: {}.\n",
-                   describe(result.prediction));
+        fmt::print("'replayed': measured without building the file. ");
+        if (std::ranges::any_of(result.contenders, &Contender::predicted_only))
+            fmt::print("'predicted': cannot be the best by the figures of its tensors. ");
+        fmt::print("Predicted KLD of the delivered file: {}.\n", describe(result.prediction));
         return 0;
     };
 }

@@ -11,7 +11,6 @@
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/llama/presets.h"
-#include "cerebellum/pipeline/race.h"
 
 namespace cerebellum {
 
@@ -70,39 +69,6 @@ std::vector<Contender> find_uniform(Session& session, std::uint64_t budget_bytes
     return uniform;
 }
 
-/// How many of the selection's first windows it takes until every domain has been seen.
-std::size_t windows_of_all_domains(Session& session) {
-    const auto& domains = session.text().selection_domains;
-    const std::set<std::string> all(domains.begin(), domains.end());
-    std::set<std::string> seen;
-    std::size_t windows = 0;
-    while (seen.size() < all.size()) seen.insert(domains[windows++]);
-    return std::max<std::size_t>(windows, 1);
-}
-
-/// Those that got to the end of a race over the whole selection text.
-std::vector<Contender> race(Session& session, std::vector<Contender> entrants, const Aim& aim, Progress& progress) {
-    constexpr std::size_t finalists = 3;
-    const auto n_windows = session.text().selection.size();
-    progress.info(fmt::format("no preset fits; {} uniform mixes do", entrants.size()));
-    const auto order = run_race(
-        entrants.size(), n_windows, windows_of_all_domains(session), finalists,
-        [&](std::span<const std::size_t> who, std::size_t windows) {
-            std::vector<TypeMap> mixes;
-            for (const auto i : who) mixes.push_back(entrants[i].types);
-            std::vector<double> costs;
-            for (const auto& scores :
-                 measure_scores(session, mixes, TextPart::selection, "contender", aim, progress, windows))
-                costs.push_back(mean_cost(scores, aim.objective).mean);
-            progress.info(fmt::format("{} uniform mixes compared on {} of {} windows", who.size(), windows, n_windows));
-            return costs;
-        });
-    std::vector<Contender> best;
-    for (const auto i : order) best.push_back(std::move(entrants[i]));
-    std::ranges::stable_sort(best, {}, &Contender::bytes);
-    return best;
-}
-
 }  // namespace
 
 std::string_view kind_name(Contender::Kind kind) {
@@ -119,21 +85,27 @@ std::string_view kind_name(Contender::Kind kind) {
     return "";
 }
 
-void replay_scores(Session& session, std::span<Contender*> contenders, TextPart part, const Aim& aim,
-                   Progress& progress) {
+std::string_view measured_by(const Contender& contender) {
+    if (contender.built || contender.kind == Contender::Kind::source) return "libllama";
+    return contender.predicted_only() ? "predicted" : "replay";
+}
+
+void replay_scores(Session& session, std::span<Contender* const> contenders, std::span<const TextPart> parts,
+                   const Aim& aim, Progress& progress) {
     std::vector<TypeMap> mixes;
     for (const auto* contender : contenders) mixes.push_back(contender->types);
-    auto scores = measure_scores(session, mixes, part, "contender", aim, progress);
-    const auto where = part == TextPart::test ? &Contender::test : &Contender::selection;
-    for (std::size_t i = 0; i < contenders.size(); ++i) contenders[i]->*where = std::move(scores[i]);
+    auto scores = measure_scores(session, mixes, parts, "contender", aim, progress);
+    for (std::size_t p = 0; p < parts.size(); ++p) {
+        const auto where = parts[p] == TextPart::test ? &Contender::test : &Contender::selection;
+        for (std::size_t i = 0; i < contenders.size(); ++i) contenders[i]->*where = std::move(scores[p][i]);
+    }
 }
 
 double selection_cost(const Contender& contender, Objective objective) {
     return mean_cost(contender.selection, objective).mean;
 }
 
-std::vector<Contender> find_contenders(Session& session, std::uint64_t budget_bytes, const Aim& aim,
-                                       Progress& progress) {
+std::vector<Contender> find_contenders(Session& session, std::uint64_t budget_bytes) {
     std::vector<Contender> all;
     for (const auto& preset : stock_presets()) {
         Contender contender;
@@ -150,10 +122,9 @@ std::vector<Contender> find_contenders(Session& session, std::uint64_t budget_by
     if (!all.empty() && all.front().fits) return all;
 
     auto uniform = find_uniform(session, budget_bytes);
-    if (uniform.empty()) return all;
-    auto contenders = race(session, std::move(uniform), aim, progress);
-    for (auto& preset : all) contenders.push_back(std::move(preset));
-    return contenders;
+    std::ranges::stable_sort(uniform, {}, &Contender::bytes);
+    for (auto& preset : all) uniform.push_back(std::move(preset));
+    return uniform;
 }
 
 }  // namespace cerebellum

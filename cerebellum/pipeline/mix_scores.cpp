@@ -108,6 +108,112 @@ MixMeasurement unusable_mix(const TypeMap& types, std::string_view part, std::st
     return mix;
 }
 
+/// Windows of a part of the text that mixes are to be measured on: all, or its first ones.
+struct WantedPart {
+    TextPart part;
+    TokenWindows windows;
+};
+
+/// What is missing of a mix: by part, how many of its windows the journal has.
+using KnownWindows = std::vector<std::size_t>;
+
+/// Adds what was scored on the windows that were missing, part after part, to the journal.
+void record_scores(Session& session, const TypeMap& types, std::span<const WantedPart> wanted,
+                   const KnownWindows& known, std::span<const WindowScore> scores, std::string_view kind,
+                   double wall_s) {
+    auto& journal = session.journal();
+    journal.in_one_step([&] {
+        auto left = scores;
+        for (std::size_t p = 0; p < wanted.size(); ++p) {
+            if (known[p] >= wanted[p].windows.size()) continue;
+            const auto n = wanted[p].windows.size() - known[p];
+            auto mix = to_measurement(left.first(n));
+            left = left.subspan(n);
+            mix.types = types;
+            mix.part = part_name(wanted[p].part);
+            mix.kind = kind;
+            mix.wall_s = wall_s * static_cast<double>(n) / static_cast<double>(scores.size());
+            if (auto earlier = journal.find_mix(mix.part, mix.types)) {
+                extend(*earlier, mix);
+                mix = std::move(*earlier);
+            }
+            journal.record(mix);
+        }
+    });
+}
+
+/// Measures mixes of which the same windows are missing.
+void measure_missing(Session& session, std::span<const TypeMap> types, std::span<const WantedPart> wanted,
+                     const KnownWindows& known, std::string_view kind, Progress& progress) {
+    TokenWindows tokens;
+    std::size_t n_all_windows = 0;
+    for (std::size_t p = 0; p < wanted.size(); ++p) {
+        const auto& windows = wanted[p].windows;
+        tokens.insert(tokens.end(), windows.begin() + static_cast<std::ptrdiff_t>(std::min(known[p], windows.size())),
+                      windows.end());
+        n_all_windows += windows_of(session, wanted[p].part).size();
+    }
+    const auto at_once =
+        session.replays() ? mixes_at_once(session.engine().topology(), tokens.size(), n_all_windows) : 1;
+    const auto windows = session.replays() ? session.prepare(tokens) : std::vector<Window>();
+    for (std::size_t begin = 0; begin < types.size(); begin += at_once) {
+        const auto group = types.subspan(begin, std::min(at_once, types.size() - begin));
+        const auto start = std::chrono::steady_clock::now();
+        const auto scores = usable_scores(session, windows, tokens, group, progress);
+        const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+        for (std::size_t i = 0; i < group.size(); ++i) {
+            if (scores[i].empty()) continue;
+            record_scores(session, group[i], wanted, known, scores[i], kind,
+                          seconds.count() / static_cast<double>(group.size()));
+        }
+    }
+}
+
+std::vector<std::vector<MixMeasurement>> measure_parts(Session& session, std::span<const TypeMap> mixes,
+                                                       std::span<const WantedPart> wanted, std::string_view kind,
+                                                       Progress& progress) {
+    const auto& journal = session.journal();
+    std::vector<TypeMap> changed;
+    std::map<KnownWindows, std::vector<TypeMap>> missing;
+    std::set<TypeMap> seen;
+    for (const auto& mix : mixes) {
+        const auto& types = changed.emplace_back(changed_types(session.source(), mix));
+        if (!seen.insert(types).second) continue;
+        KnownWindows known;
+        bool complete = true;
+        for (const auto& [part, windows] : wanted) {
+            const auto row = journal.find_mix(part_name(part), types);
+            known.push_back(std::min(row ? row->counts.size() : 0, windows.size()));
+            complete = complete && known.back() == windows.size();
+        }
+        if (!complete) missing[known].push_back(types);
+    }
+    for (const auto& [known, types] : missing) measure_missing(session, types, wanted, known, kind, progress);
+    std::vector<std::vector<MixMeasurement>> result;
+    for (const auto& [part, windows] : wanted) {
+        auto& rows = result.emplace_back();
+        for (const auto& types : changed) {
+            const auto row = journal.find_mix(part_name(part), types);
+            const bool measured = row && row->counts.size() >= windows.size();
+            auto& mix = rows.emplace_back(measured ? *row : unusable_mix(types, part_name(part), kind, windows.size()));
+            for (auto* sums : {&mix.counts, &mix.kld, &mix.nll, &mix.reference_nll, &mix.top1_agree})
+                sums->resize(windows.size());
+        }
+    }
+    return result;
+}
+
+std::vector<std::vector<WindowScore>> scores_of(Session& session, std::span<const MixMeasurement> mixes, TextPart part,
+                                                const Aim& aim) {
+    auto domains = domains_of(session, part);
+    std::vector<std::vector<WindowScore>> scores;
+    for (const auto& mix : mixes) {
+        if (!domains.empty()) domains.resize(mix.counts.size());
+        scores.push_back(weigh(window_scores(mix), aim, domains));
+    }
+    return scores;
+}
+
 }  // namespace
 
 bool is_usable(std::span<const WindowScore> scores) {
@@ -177,64 +283,32 @@ std::vector<std::string> domains_of(Session& session, TextPart part) {
 
 std::vector<MixMeasurement> measure_mixes(Session& session, std::span<const TypeMap> mixes, TextPart part,
                                           std::string_view kind, Progress& progress, std::size_t n_windows) {
-    auto& journal = session.journal();
-    const auto part_windows = windows_of(session, part);
-    n_windows = std::min(n_windows, part_windows.size());
-    std::vector<TypeMap> wanted;
-    std::map<std::size_t, std::vector<TypeMap>> missing;  // by how many windows there are already
-    std::set<TypeMap> seen;
-    for (const auto& mix : mixes) {
-        wanted.push_back(changed_types(session.source(), mix));
-        const auto known = journal.find_mix(part_name(part), wanted.back());
-        const auto windows = known ? known->counts.size() : 0;
-        if (windows < n_windows && seen.insert(wanted.back()).second) missing[windows].push_back(wanted.back());
-    }
-    for (const auto& [known_windows, types] : missing) {
-        const TokenWindows tokens(part_windows.begin() + static_cast<std::ptrdiff_t>(known_windows),
-                                  part_windows.begin() + static_cast<std::ptrdiff_t>(n_windows));
-        const auto at_once =
-            session.replays() ? mixes_at_once(session.engine().topology(), tokens.size(), part_windows.size()) : 1;
-        const auto windows = session.replays() ? session.prepare(tokens) : std::vector<Window>();
-        for (std::size_t begin = 0; begin < types.size(); begin += at_once) {
-            const auto group = std::span(types).subspan(begin, std::min(at_once, types.size() - begin));
-            const auto start = std::chrono::steady_clock::now();
-            const auto scores = usable_scores(session, windows, tokens, group, progress);
-            const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-            for (std::size_t i = 0; i < group.size(); ++i) {
-                if (scores[i].empty()) continue;
-                auto mix = to_measurement(scores[i]);
-                mix.types = group[i];
-                mix.part = part_name(part);
-                mix.kind = kind;
-                mix.wall_s = seconds.count() / static_cast<double>(group.size());
-                if (auto known = journal.find_mix(mix.part, mix.types)) {
-                    extend(*known, mix);
-                    mix = std::move(*known);
-                }
-                journal.record(mix);
-            }
-        }
-    }
-    std::vector<MixMeasurement> result;
-    for (const auto& types : wanted) {
-        const auto known = journal.find_mix(part_name(part), types);
-        const bool measured = known && known->counts.size() >= n_windows;
-        auto& mix = result.emplace_back(measured ? *known : unusable_mix(types, part_name(part), kind, n_windows));
-        for (auto* sums : {&mix.counts, &mix.kld, &mix.nll, &mix.reference_nll, &mix.top1_agree})
-            sums->resize(n_windows);
-    }
-    return result;
+    WantedPart wanted[] = {{part, windows_of(session, part)}};
+    if (n_windows < wanted[0].windows.size()) wanted[0].windows.resize(n_windows);
+    return std::move(measure_parts(session, mixes, wanted, kind, progress).front());
+}
+
+std::vector<std::vector<MixMeasurement>> measure_mixes(Session& session, std::span<const TypeMap> mixes,
+                                                       std::span<const TextPart> parts, std::string_view kind,
+                                                       Progress& progress) {
+    std::vector<WantedPart> wanted;
+    for (const auto part : parts) wanted.push_back({part, windows_of(session, part)});
+    return measure_parts(session, mixes, wanted, kind, progress);
 }
 
 std::vector<std::vector<WindowScore>> measure_scores(Session& session, std::span<const TypeMap> mixes, TextPart part,
                                                      std::string_view kind, const Aim& aim, Progress& progress,
                                                      std::size_t n_windows) {
-    auto domains = domains_of(session, part);
-    std::vector<std::vector<WindowScore>> scores;
-    for (const auto& mix : measure_mixes(session, mixes, part, kind, progress, n_windows)) {
-        if (!domains.empty()) domains.resize(mix.counts.size());
-        scores.push_back(weigh(window_scores(mix), aim, domains));
-    }
+    return scores_of(session, measure_mixes(session, mixes, part, kind, progress, n_windows), part, aim);
+}
+
+std::vector<std::vector<std::vector<WindowScore>>> measure_scores(Session& session, std::span<const TypeMap> mixes,
+                                                                  std::span<const TextPart> parts,
+                                                                  std::string_view kind, const Aim& aim,
+                                                                  Progress& progress) {
+    const auto measured = measure_mixes(session, mixes, parts, kind, progress);
+    std::vector<std::vector<std::vector<WindowScore>>> scores;
+    for (std::size_t p = 0; p < parts.size(); ++p) scores.push_back(scores_of(session, measured[p], parts[p], aim));
     return scores;
 }
 

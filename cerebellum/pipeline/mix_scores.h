@@ -48,6 +48,17 @@ std::vector<std::vector<WindowScore>> measure_scores(Session& session, std::span
                                                      std::string_view kind, const Aim& aim, Progress& progress,
                                                      std::size_t n_windows = all_windows);
 
+/// Both on all windows of several parts, each in one entry of the result, in the order given. Every mix is replayed
+/// once over what is missing of all parts, so that its tensors are quantized once; what is new of them is recorded
+/// together.
+std::vector<std::vector<MixMeasurement>> measure_mixes(Session& session, std::span<const TypeMap> mixes,
+                                                       std::span<const TextPart> parts, std::string_view kind,
+                                                       Progress& progress);
+std::vector<std::vector<std::vector<WindowScore>>> measure_scores(Session& session, std::span<const TypeMap> mixes,
+                                                                  std::span<const TextPart> parts,
+                                                                  std::string_view kind, const Aim& aim,
+                                                                  Progress& progress);
+
 std::vector<WindowScore> window_scores(const MixMeasurement& mix);
 
 }  // namespace cerebellum

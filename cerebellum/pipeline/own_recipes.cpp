@@ -72,8 +72,9 @@ class Maker {
         constexpr double margin = 0.98;
         const double wanted = options_.request.goal.max_kld;
         for (int round = 0;; ++round) {
-            Contender* alone[] = {&own_.versions.front()};
-            replay_scores(session_, alone, TextPart::selection, options_.aim, progress_);
+            Contender* const alone[] = {&own_.versions.front()};
+            constexpr TextPart part[] = {TextPart::selection};
+            replay_scores(session_, alone, part, options_.aim, progress_);
             const double measured = selection_cost(own_.versions.front(), Objective::kld);
             if (measured <= wanted) return;
             if (round == most_rounds)

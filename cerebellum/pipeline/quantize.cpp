@@ -13,6 +13,7 @@
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/evaluate/built_file.h"
 #include "cerebellum/pipeline/allocation.h"
+#include "cerebellum/pipeline/competition.h"
 #include "cerebellum/pipeline/doctor.h"
 #include "cerebellum/pipeline/mix_scores.h"
 #include "cerebellum/pipeline/scaled_model.h"
@@ -93,6 +94,7 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
     QuantizeResult result;
     result.output = options.output;
     result.n_weights = source.n_weights();
+    result.compare_all = options.compare_all;
     const bool sized = options.request.goal.kind == AllocationGoal::Kind::size;
     result.budget_bytes = sized ? options.request.goal.size.bytes(result.n_weights) : source.file_size();
     // Everything that can be refused is refused before the long work.
@@ -116,15 +118,14 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
     if (!options.aim.profile.empty()) result.text += fmt::format(", profile {}", options.aim.profile);
     result.reference = session.reference_name();
     result.null_floor_kld = session.null_floor_kld();
-    auto others = find_contenders(session, result.budget_bytes, options.aim, progress);
-
-    const auto replay = [&](Session& on, std::span<Contender*> who) {
-        replay_scores(on, who, TextPart::selection, options.aim, progress);
-        replay_scores(on, who, TextPart::test, options.aim, progress);
+    // A stock mix may be delivered only where it obeys what was asked for.
+    const auto may_be_delivered = [&](const Contender& other) {
+        return other.fits && (options.request.constraints.empty() || is_allowed(plain.problem, other.types)) &&
+               reaches_goal(source, other.types, plain.goal);
     };
+    auto others = compete(session, plain, {options.aim, options.compare_all, may_be_delivered}, progress);
     auto everyone = pointers(plain.versions);
     for (auto& other : others) everyone.push_back(&other);
-    replay(session, everyone);
 
     std::optional<ScaledModel> scaled_model;
     std::optional<OwnRecipes> scaled;
@@ -133,7 +134,8 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
         scaled = make_own_recipes(scaled_model->session(), source, options, "cerebellum", progress);
         scaled->recipe.scaling = result.scaling->search.scalings;
         auto versions = pointers(scaled->versions);
-        replay(scaled_model->session(), versions);
+        constexpr TextPart parts[] = {TextPart::selection, TextPart::test};
+        replay_scores(scaled_model->session(), versions, parts, options.aim, progress);
         scaled_model->session().rest();
         everyone.insert(everyone.end(), versions.begin(), versions.end());
         result.scaling->gain = kld_difference(plain.final().test, scaled->final().test);
@@ -143,13 +145,10 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
     std::erase_if(everyone, [](const Contender* c) { return !has_figures(*c); });
     // Never worse: the choice is made on the selection text alone. Among equals the one that took least effort.
     const auto objective = options.aim.objective;
-    const auto may_be_delivered = [&](const Contender& other) {
-        return other.fits && (options.request.constraints.empty() || is_allowed(plain.problem, other.types)) &&
-               reaches_goal(source, other.types, plain.goal);
-    };
     std::vector<Contender*> deliverable;
     for (auto* contender : everyone)
-        if (contender->kind == Contender::Kind::ours || may_be_delivered(*contender)) deliverable.push_back(contender);
+        if (contender->replayed() && (contender->kind == Contender::Kind::ours || may_be_delivered(*contender)))
+            deliverable.push_back(contender);
     if (deliverable.empty())
         throw Error(
             "neither our mix nor any other of this size has a damage that is a number on the selection text; use "
@@ -270,31 +269,45 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
     return result;
 }
 
-nlohmann::json to_json(const QuantizeResult& result) {
-    const auto estimate = [](const Estimate& value) {
-        return nlohmann::json{{"mean", value.mean}, {"error", value.error}};
-    };
-    const auto bpw = [&](std::uint64_t bytes) {
-        return 8.0 * static_cast<double>(bytes) / static_cast<double>(result.n_weights);
-    };
-    nlohmann::json rows = nlohmann::json::array();
-    for (const auto& contender : result.contenders) {
-        const auto figures = summarize(contender.test);
-        nlohmann::json row = {
-            {"name", contender.name},
-            {"kind", kind_name(contender.kind)},
-            {"bytes", contender.bytes},
-            {"bpw", bpw(contender.bytes)},
-            {"fits", contender.fits},
-            {"measured_by", contender.built || contender.kind == Contender::Kind::source ? "libllama" : "replay"},
-            {"kld", estimate(figures.kld)},
-            {"perplexity", {{"mean", figures.perplexity}, {"error", figures.perplexity_error}}},
-            {"delta_nll", estimate(figures.delta_nll)},
-            {"top1_agree", estimate(figures.top1_agree)},
-            {"tokens", figures.tokens}};
-        if (!contender.selection.empty()) row["selection_kld"] = estimate(summarize(contender.selection).kld);
-        rows.push_back(std::move(row));
+namespace {
+
+nlohmann::json to_json(const Estimate& value) {
+    return {{"mean", value.mean}, {"error", value.error}};
+}
+
+/// What was not measured of a mix is null.
+nlohmann::json to_json(const Contender& contender, std::uint64_t n_weights) {
+    nlohmann::json row = {{"name", contender.name},
+                          {"kind", kind_name(contender.kind)},
+                          {"bytes", contender.bytes},
+                          {"bpw", 8.0 * static_cast<double>(contender.bytes) / static_cast<double>(n_weights)},
+                          {"fits", contender.fits},
+                          {"measured_by", measured_by(contender)}};
+    if (contender.predicted) {
+        row["predicted_kld"] = to_json(contender.predicted->kld);
+        if (contender.predicted->at_least) row["predicted_at_least"] = true;
     }
+    if (contender.replayed()) row["selection_kld"] = to_json(summarize(contender.selection).kld);
+    if (contender.predicted_only()) {
+        for (const auto* key : {"kld", "perplexity", "delta_nll", "top1_agree", "tokens"}) row[key] = nullptr;
+        if (contender.predicted) row["kld"] = row["predicted_kld"];
+        return row;
+    }
+    const auto figures = summarize(contender.test);
+    row["kld"] = to_json(figures.kld);
+    row["perplexity"] = {{"mean", figures.perplexity}, {"error", figures.perplexity_error}};
+    row["delta_nll"] = to_json(figures.delta_nll);
+    row["top1_agree"] = to_json(figures.top1_agree);
+    row["tokens"] = figures.tokens;
+    return row;
+}
+
+}  // namespace
+
+nlohmann::json to_json(const QuantizeResult& result) {
+    const auto estimate = [](const Estimate& value) { return to_json(value); };
+    nlohmann::json rows = nlohmann::json::array();
+    for (const auto& contender : result.contenders) rows.push_back(to_json(contender, result.n_weights));
     nlohmann::json calibrated;
     if (result.prediction && std::isfinite(result.prediction->calibrated.error))
         calibrated = estimate(result.prediction->calibrated);
@@ -304,7 +317,8 @@ nlohmann::json to_json(const QuantizeResult& result) {
                           {"changed", round.changed},
                           {"kld_gain", estimate(round.gain)},
                           {"taken", round.taken}});
-    nlohmann::json choice = {{"rule", "least damage on the selection text, of all that fit and are allowed"}};
+    nlohmann::json choice = {{"rule", "least damage on the selection text, of all that fit and are allowed"},
+                             {"compare", result.compare_all ? "all" : "auto"}};
     if (!result.choice.next_best.empty()) {
         choice["next_best"] = result.choice.next_best;
         choice["difference"] = estimate(result.choice.difference);

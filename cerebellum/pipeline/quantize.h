@@ -40,6 +40,7 @@ struct QuantizeResult {
     std::string delivered;                      // name of the contender that was delivered
     Contender::Kind delivered_kind = Contender::Kind::ours;
     Choice choice;
+    bool compare_all = false;           // every stock mix was measured
     std::vector<Contender> contenders;  // the source first, then by size
     std::string text;                   // description
     std::string reference;              // what damage is counted from
@@ -55,12 +56,14 @@ struct QuantizeOptions : OwnRecipesOptions {
     bool overwrite = false;
     std::filesystem::path imatrix_out;  // empty: beside the output
     bool scaling = false;               // search for scales, and measure the scaled model as well
+    bool compare_all = false;           // measure every stock mix, not only those that may turn out to be the best
 };
 
 /// The main job: measure, allocate, build, verify. Writes the output and, beside it, the recipe, the llama-quantize
 /// type file, the importance matrix and the results. Of our recipe as it was allocated, after rounds and after a
 /// search, the same of the model with scaled channels, and of all stock mixes of at most the size, that is delivered
 /// which does least damage on the selection text, and the result says which; but never one that a constraint forbids.
+/// Stock mixes that cannot be the best by what is predicted of them are not measured (compete()).
 QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, Progress& progress);
 
 /// Paths of what lies beside an output: `output` with another ending.

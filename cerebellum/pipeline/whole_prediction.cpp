@@ -87,11 +87,11 @@ std::vector<MixMeasurement> measure_recipes(Session& session, AllocationProblem 
         problem.budget_bytes = budget;
         recipes.push_back(allocate(problem).types);
     }
-    auto measured = measure_mixes(session, recipes, TextPart::measured, "recipe", progress);
-    const auto selection = measure_mixes(session, recipes, TextPart::selection, "recipe", progress);
-    for (std::size_t i = 0; i < measured.size(); ++i) extend(measured[i], selection[i]);
-    std::erase_if(measured, [](const MixMeasurement& mix) { return !is_usable(mix); });
-    return measured;
+    constexpr TextPart parts[] = {TextPart::measured, TextPart::selection};
+    auto rows = measure_mixes(session, recipes, parts, "recipe", progress);
+    for (std::size_t i = 0; i < recipes.size(); ++i) extend(rows[0][i], rows[1][i]);
+    std::erase_if(rows[0], [](const MixMeasurement& mix) { return !is_usable(mix); });
+    return std::move(rows[0]);
 }
 
 std::vector<std::uint64_t> neighbouring_budgets(std::uint64_t budget_bytes) {

@@ -76,6 +76,14 @@ void write_usage(CardDocument& card, const CardSources& sources) {
     card.code(lines, serving);
 }
 
+/// Of the entry at a pointer.
+CardText how_measured(const StoredResult& results, const std::string& pointer) {
+    if (results.is(pointer + "/measured_by", "libllama")) return CardText("file run by llama.cpp");
+    if (!results.is(pointer + "/measured_by", "predicted")) return CardText("replayed");
+    if (results.has(pointer + "/predicted_at_least")) return CardText("predicted: at least so much");
+    return CardText("predicted from its tensors");
+}
+
 void write_presets(CardDocument& card, const StoredResult& results) {
     card.heading("Against the stock presets");
     std::vector<std::vector<CardText>> rows;
@@ -84,12 +92,11 @@ void write_presets(CardDocument& card, const StoredResult& results) {
         const bool delivered = results.is(at("/name"), results.at("/delivered").text());
         auto name = name_of(results, at("/name"));
         if (delivered) name.add(" (this file)");
-        rows.push_back(
-            {name, figure(results, at("/bytes"), Figure::bytes), figure(results, at("/bpw"), Figure::two_digits),
-             estimate(results, at("/kld"), Figure::five_digits),
-             estimate(results, at("/perplexity"), Figure::three_digits),
-             figure(results, at("/top1_agree/mean"), Figure::percent),
-             results.is(at("/measured_by"), "libllama") ? CardText("file run by llama.cpp") : CardText("replayed")});
+        rows.push_back({name, figure(results, at("/bytes"), Figure::bytes),
+                        figure(results, at("/bpw"), Figure::two_digits),
+                        estimate(results, at("/kld"), Figure::five_digits),
+                        estimate(results, at("/perplexity"), Figure::three_digits),
+                        figure(results, at("/top1_agree/mean"), Figure::percent), how_measured(results, at(""))});
     }
     card.table({"file", "size", "bits per weight", "KLD", "perplexity", "same likeliest token", "measured"}, rows);
     card.paragraph(CardText("KLD in nats per token from ")

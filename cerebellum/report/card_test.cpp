@@ -44,7 +44,11 @@ const char* const results_json = R"({
     "perplexity": {"mean": 21.25, "error": 1.75}, "top1_agree": {"mean": 0.871}},
    {"name": "cerebellum", "bytes": 500000, "bpw": 4.4987, "measured_by": "libllama",
     "kld": {"mean": 0.01276, "error": 0.00061}, "perplexity": {"mean": 20.875, "error": 1.625},
-    "top1_agree": {"mean": 0.9034}}]})";
+    "top1_agree": {"mean": 0.9034}},
+   {"name": "Q3_K_S", "bytes": 400000, "bpw": 3.6, "measured_by": "predicted", "kld": {"mean": 0.0711, "error": 0.0082},
+    "perplexity": null, "top1_agree": null, "tokens": null},
+   {"name": "Q2_K", "bytes": 300000, "bpw": 2.7, "measured_by": "predicted", "predicted_at_least": true,
+    "kld": {"mean": 0.0533, "error": 0.0071}, "perplexity": null, "top1_agree": null, "tokens": null}]})";
 
 const char* const findings_json = R"({
   "journal_sha256": "cd34", "measured": {"tensors": 13, "pairs": 130, "full": 26},
@@ -165,6 +169,9 @@ TEST_F(Card, says_everything_that_is_stored) {
                              "llama-server --model tiny-4.5bpw.gguf",
                              "ollama create",
                              "## Against the stock presets",
+                             "replayed |",
+                             "predicted from its tensors |",
+                             "predicted: at least so much |",
                              "## Benchmarks",
                              "`acc_norm`",
                              "## Score corrections",

@@ -237,11 +237,12 @@ def quantize(model: AnyPath, output: AnyPath, *, size: str = "", max_kld: float 
              pins: Mapping[str, str] | None = None, journal: AnyPath | None = None,
              text: AnyPath | Iterable[AnyPath] | Mapping[str, AnyPath] = (), tokens: int = 4096, context: int = 0,
              threads: int = 0, seed: int = 1, types: Iterable[str] = (), device: str = "", memory: str = "",
-             device_memory: str = "", overwrite: bool = False, progress: Progress | None = None) -> dict[str, Any]:
-    """The whole job: measure, allocate, build, verify, and compare with the stock presets. Returns what results.json
-    holds."""
+             device_memory: str = "", overwrite: bool = False, compare: str = "auto",
+             progress: Progress | None = None) -> dict[str, Any]:
+    """The whole job: measure, allocate, build, verify, and compare with the stock presets: those that may turn out to be
+    better (`compare` "auto"), or "all". Returns what results.json holds."""
     settings = _settings(model, journal, text, tokens, context, threads, seed, types, (), False, device, memory,
                          device_memory)
     result: dict[str, Any] = json.loads(
-        _native.quantize(settings, output, size, max_kld, _pins(pins or {}), overwrite, progress))
+        _native.quantize(settings, output, size, max_kld, _pins(pins or {}), overwrite, compare, progress))
     return result

@@ -43,7 +43,7 @@ export function frontierChart(report, getBudget) {
   const thin = Math.max(1, Math.floor(positive.length / 400));
   const line = report.inKld ? positive.filter((_, i) => i % thin === 0 || i === positive.length - 1)
     .map(({ bytes, cost }) => ({ bytes: bytes / unit, kld: predict(cost), error: report.calibrated(cost)?.error ?? null })) : [];
-  const files = (report.result?.files ?? []).filter((f) => f.name !== "source" && f.kld?.mean > 0 && f.bytes < 0.9 * report.json.model.bytes)
+  const files = (report.result?.files ?? []).filter((f) => f.name !== "source" && f.measured_by !== "predicted" && f.kld?.mean > 0 && f.bytes < 0.9 * report.json.model.bytes)
     .map((f) => ({ name: f.name, bytes: f.bytes / unit, kld: f.kld.mean, low: Math.max(f.kld.mean - 1.96 * f.kld.error, f.kld.mean / 4), high: f.kld.mean + 1.96 * f.kld.error, error: f.kld.error, ours: f.name === "cerebellum" }));
   const known = new Set(files.map((f) => f.name));
   const presets = report.json.presets.filter((p) => p.kld > 0 && !known.has(p.name)).map((p) => ({ name: p.name, bytes: p.bytes / unit, kld: predict(p.kld) }));

@@ -16,7 +16,7 @@ const sourceName = json.model.name ?? "the source";
 function summary() {
   const delivered = result?.files.find((f) => f.name === result.delivered);
   const source = result?.files.find((f) => f.name === "source") ?? result?.files[0];
-  const stock = (result?.files ?? []).filter((f) => f.fits && f.name !== "cerebellum" && f !== source && f.kld.mean > 0);
+  const stock = (result?.files ?? []).filter((f) => f.fits && f.name !== "cerebellum" && f !== source && f.measured_by !== "predicted" && f.kld.mean > 0);
   const best = stock.reduce((a, b) => (a === null || b.kld.mean < a.kld.mean ? b : a), null);
   const tiles = [];
   const lead = [];

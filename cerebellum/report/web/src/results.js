@@ -7,17 +7,17 @@ const plain = (digits) => (value) => value.toFixed(digits);
 
 /** quantize's and verify's comparison. */
 export function comparisonTable(result) {
-  const note = (f) => [f.name === result.delivered ? "delivered" : "", f.name !== "source" && !f.fits ? "over budget" : "", f.measured_by === "replay" ? "replayed" : ""].filter(Boolean).join(", ");
+  const note = (f) => [f.name === result.delivered ? "delivered" : "", f.name !== "source" && !f.fits ? "over budget" : "", { replay: "replayed", predicted: "predicted" }[f.measured_by] ?? ""].filter(Boolean).join(", ");
   return sortableTable([
     { title: "file", value: (f) => f.name, cell: (f) => f.name },
     { title: "size", numeric: true, value: (f) => f.bytes, cell: (f) => formatBytes(f.bytes) },
     { title: "bpw", numeric: true, value: (f) => f.bpw, cell: (f) => f.bpw?.toFixed(2) ?? "–" },
-    { title: "KLD", numeric: true, value: (f) => f.kld.mean, cell: (f) => formatWithError(f.kld) },
-    { title: "perplexity", numeric: true, value: (f) => f.perplexity.mean, cell: (f) => formatWithError(f.perplexity, plain(3)) },
+    { title: "KLD", numeric: true, value: (f) => f.kld?.mean ?? null, cell: (f) => (f.kld ? (f.measured_by === "predicted" && f.predicted_at_least ? "≥ " : "") + formatWithError(f.kld) : "–") },
+    { title: "perplexity", numeric: true, value: (f) => f.perplexity?.mean ?? null, cell: (f) => (f.perplexity ? formatWithError(f.perplexity, plain(3)) : "–") },
     { title: "ΔNLL", numeric: true, value: (f) => f.delta_nll?.mean ?? null, cell: (f) => (f.delta_nll ? formatWithError(f.delta_nll) : "–") },
     { title: "same top token", numeric: true, value: (f) => f.top1_agree?.mean ?? null, cell: (f) => (f.top1_agree ? formatPercent(f.top1_agree.mean, 2) : "–") },
     { title: "note", value: note, cell: note },
-  ], result.files, { caption: "Measured on text that no choice was made on; ± one standard error", sort: [1, false], rowClass: (f) => (f.name === result.delivered ? "ours" : null) }).element;
+  ], result.files, { caption: "Measured on text that no choice was made on, or predicted where it is said; ± one standard error", sort: [1, false], rowClass: (f) => (f.name === result.delivered ? "ours" : null) }).element;
 }
 
 /** What an evaluation says, as {file, name, text, value} for each file and figure; empty for a result of another kind. */
