@@ -24,6 +24,7 @@ struct FileTrials {
     const std::vector<std::string>& tensor_order;
     std::filesystem::path folder;  // has room for a few files of the source's size
     int threads = 1;
+    RunPlace place = {};  // where source and files run
     TypeMap base = {};  // what a file has beside the one change; tensors that it does not name keep the source's type
 };
 
