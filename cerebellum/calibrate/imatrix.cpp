@@ -52,7 +52,8 @@ void count_dense(const Shape& weight, const Shape& activations, Sums& sums) {
     const auto n_matrices = weight[2] * weight[3];
     sums.squares.resize(static_cast<std::size_t>(activations[0] * n_matrices));
     sums.counts.resize(1);
-    sums.counts[0] += static_cast<double>(activations[1] * activations[2] * activations[3]) / static_cast<double>(n_matrices);
+    sums.counts[0] +=
+        static_cast<double>(activations[1] * activations[2] * activations[3]) / static_cast<double>(n_matrices);
 }
 
 void add_dense(const Shape& weight, const View& activations, Sums& sums, int threads) {
@@ -72,7 +73,8 @@ void add_dense(const Shape& weight, const Shape& activations, std::span<const fl
     visit_matrices(weight, activations, [&](std::int64_t matrix, std::int64_t, std::int64_t) {
         double* into = sums.squares.data() + matrix * activations[0];
         const auto from = squares.subspan(row++ * static_cast<std::size_t>(activations[0]));
-        for (std::size_t i = 0; i < static_cast<std::size_t>(activations[0]); ++i) into[i] += static_cast<double>(from[i]);
+        for (std::size_t i = 0; i < static_cast<std::size_t>(activations[0]); ++i)
+            into[i] += static_cast<double>(from[i]);
     });
 }
 

@@ -73,6 +73,7 @@ SquaredSums::~SquaredSums() {
 std::vector<float> SquaredSums::of(const ggml_tensor& activations) {
     auto* const memory = activations.view_src != nullptr ? activations.view_src->buffer : activations.buffer;
     auto* device = ggml_backend_buft_get_device(ggml_backend_buffer_get_type(memory));
+    if (device == nullptr) device = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);  // host memory has none
     auto& backend = backends_->of_device[device];
     if (!backend) backend.reset(ggml_backend_dev_init(device, nullptr));
     const auto fail = [&](const char* what) {

@@ -22,6 +22,7 @@ class InputSums : public ::testing::Test {
     static constexpr std::int64_t n = 24, rows = 40, parts = 3;
 
     InputSums() : context_(make_tensor_context(64, 64)), backend_(ggml_backend_cpu_init(), ggml_backend_free) {
+        ggml_backend_cpu_set_n_threads(backend_.get(), 1);
         auto* whole = ggml_new_tensor_3d(context_.get(), GGML_TYPE_F32, n + 8, rows, parts);
         buffer_.reset(ggml_backend_alloc_ctx_tensors(context_.get(), backend_.get()));
         std::vector<float> values(static_cast<std::size_t>(ggml_nelements(whole)), NAN);

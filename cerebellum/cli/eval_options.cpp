@@ -120,8 +120,8 @@ RunPlace EvalRunOptions::place() const {
     if (gpu_layers && (!place.devices.empty() || device.empty()))
         place.gpu_layers = *gpu_layers;
     else if (gpu_layers.value_or(0) != 0)
-        throw UsageError(fmt::format("--gpu-layers {} cannot be on --device {}; leave one of them out", *gpu_layers,
-                                     device));
+        throw UsageError(
+            fmt::format("--gpu-layers {} cannot be on --device {}; leave one of them out", *gpu_layers, device));
     place.device_bytes = parse_bytes("--device-memory", device_memory);
     check_place(place);
     return place;
@@ -186,12 +186,12 @@ EvalText load_eval_text(const EvalTextOptions& options, const EvalRunOptions& ru
 nlohmann::json describe(const EvalTextOptions& options, const EvalText& text, const EvalRunOptions& run) {
     const bool theirs = text.scoring.convention == TextConvention::llama_perplexity;
     nlohmann::json json = {{"convention", theirs ? "llama-perplexity" : "cerebellum"},
-            {"errors", theirs ? "by token" : "clustered by window"},
-            {"text", options.wikitext2 ? std::vector<std::string>{"wiki.test.raw"} : options.texts},
-            {"text_sha256", sha256(text.text)},
-            {"context", text.scoring.context},
-            {"cerebellum", CEREBELLUM_VERSION},
-            {"llama_cpp", CEREBELLUM_LLAMA_VERSION}};
+                           {"errors", theirs ? "by token" : "clustered by window"},
+                           {"text", options.wikitext2 ? std::vector<std::string>{"wiki.test.raw"} : options.texts},
+                           {"text_sha256", sha256(text.text)},
+                           {"context", text.scoring.context},
+                           {"cerebellum", CEREBELLUM_VERSION},
+                           {"llama_cpp", CEREBELLUM_LLAMA_VERSION}};
     run.note_place(json);
     return json;
 }

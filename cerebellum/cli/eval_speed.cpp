@@ -56,16 +56,16 @@ int run_speed(Values values) {
     const auto& s = values.speed;
     if (values.run.json) {
         nlohmann::json json = {{"prompt_tokens", s.prompt_tokens},
-                                     {"generated_tokens", s.generated_tokens},
-                                     {"context", s.context},
-                                     {"parallel", s.parallel},
-                                     {"kv", type_name(s.cache_type)},
-                                     {"repetitions", s.repetitions},
-                                     {"threads", s.threads},
-                                     {"repacked", s.place.repack},
-                                     {"cerebellum", CEREBELLUM_VERSION},
-                                     {"llama_cpp", CEREBELLUM_LLAMA_VERSION},
-                                     {"files", described}};
+                               {"generated_tokens", s.generated_tokens},
+                               {"context", s.context},
+                               {"parallel", s.parallel},
+                               {"kv", type_name(s.cache_type)},
+                               {"repetitions", s.repetitions},
+                               {"threads", s.threads},
+                               {"repacked", s.place.repack},
+                               {"cerebellum", CEREBELLUM_VERSION},
+                               {"llama_cpp", CEREBELLUM_LLAMA_VERSION},
+                               {"files", described}};
         values.run.note_place(json);
         fmt::print("{}\n", json.dump(2));
     } else {

@@ -81,8 +81,10 @@ std::vector<std::string> arguments_of(const fs::path& executable, const fs::path
                                           "--gpu-layers",
                                           std::to_string(settings.place.gpu_layers),
                                           "--jinja"};
-    if (settings.place.gpu_layers == 0) arguments.insert(arguments.end(), {"--device", "none"});
-    else if (!settings.place.devices.empty()) add_devices(settings.place.devices, arguments);
+    if (settings.place.gpu_layers == 0)
+        arguments.insert(arguments.end(), {"--device", "none"});
+    else if (!settings.place.devices.empty())
+        add_devices(settings.place.devices, arguments);
     if (!settings.place.repack) arguments.emplace_back("--no-repack");
     if (!settings.thinking) arguments.insert(arguments.end(), {"--reasoning", "off"});
     return arguments;

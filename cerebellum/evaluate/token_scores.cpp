@@ -256,8 +256,8 @@ std::vector<FileTokenScores> score_text_against(const std::filesystem::path& ref
          plan_side_by_side(reference, candidates, evaluation_bytes(reference, scoring), scoring.place)) {
         auto here = scoring;
         here.place.gpu_layers = group.gpu_layers;
-        auto of_group = score_group(reference, candidates.subspan(group.first, group.last - group.first), text, here,
-                                    progress);
+        auto of_group =
+            score_group(reference, candidates.subspan(group.first, group.last - group.first), text, here, progress);
         std::ranges::move(of_group, std::back_inserter(scores));
     }
     return scores;

@@ -51,7 +51,8 @@ FileTokenScores score_text(const std::filesystem::path& file, std::string_view t
                            Progress& progress);
 
 /// Every candidate next to the reference, all of them at the same place of the text at the same time, so that nothing
-/// is kept but the scores. On a device that not all of them fit on, as many at a time as do. Throws Error where vocabularies differ.
+/// is kept but the scores. On a device that not all of them fit on, as many at a time as do. Throws Error where
+/// vocabularies differ.
 std::vector<FileTokenScores> score_text_against(const std::filesystem::path& reference,
                                                 std::span<const std::filesystem::path> candidates,
                                                 std::string_view text, const TextScoring& scoring, Progress& progress);

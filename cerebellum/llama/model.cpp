@@ -19,6 +19,9 @@ namespace cerebellum {
 
 namespace {
 
+constexpr const char* out_of_memory_hint =
+    "; less --device-memory leaves a part of the model in host memory, --device CPU all of it";
+
 void initialise_once() {
     static std::once_flag once;
     std::call_once(once, [] { llama_backend_init(); });
@@ -74,9 +77,12 @@ Model Model::load_with(const std::filesystem::path& path, const llama_model_para
     {
         const LogCapture log;
         result.model_.reset(llama_model_load_from_file(path.c_str(), params));
-        if (!result.model_)
-            throw Error(fmt::format("cannot load {}{}: {}", path.string(), place.empty() ? "" : " on " + place,
-                                    log.first_error("llama.cpp gave no reason")));
+        if (!result.model_) {
+            const auto reason = log.first_error("llama.cpp gave no reason");
+            const bool no_room = !place.empty() && reason.find("alloc") != std::string::npos;
+            throw Error(fmt::format("cannot load {}{}: {}{}", path.string(), place.empty() ? "" : " on " + place,
+                                    reason, no_room ? out_of_memory_hint : ""));
+        }
     }
     if (llama_model_has_encoder(result.handle()) || !llama_model_has_decoder(result.handle())) {
         std::string architecture(128, '\0');
@@ -186,8 +192,9 @@ LlamaContext make_context(const Model& model, const llama_context_params& params
     const LogCapture log;
     LlamaContext context(llama_init_from_model(model.handle(), params));
     if (!context)
-        throw Error(fmt::format("cannot evaluate {} with a context of {} tokens: {}", model.path().string(),
-                                params.n_ctx, log.last_error("llama.cpp gave no reason")));
+        throw Error(fmt::format("cannot evaluate {} with a context of {} tokens: {}{}", model.path().string(),
+                                params.n_ctx, log.last_error("llama.cpp gave no reason"),
+                                model.on_devices() ? out_of_memory_hint : ""));
     return context;
 }
 

@@ -38,7 +38,8 @@ std::size_t working_bytes(const GgufFile& model, int n_rows, int cache_tokens) {
         return model.uint_value(model.architecture() + key).value_or(otherwise);
     };
     const auto heads = value(".attention.head_count", 1);
-    const auto per_head = value(".attention.key_length", value(".embedding_length", 0) / std::max<std::uint64_t>(1, heads));
+    const auto per_head =
+        value(".attention.key_length", value(".embedding_length", 0) / std::max<std::uint64_t>(1, heads));
     const auto cached = value(".attention.head_count_kv", heads) * per_head * value(".block_count", 0);
     const auto* embedding = model.find("token_embd.weight");
     const auto n_vocab = embedding != nullptr ? static_cast<std::size_t>(embedding->n_rows()) : 0;
@@ -52,8 +53,7 @@ std::vector<SideBySide> plan_side_by_side(std::size_t source_bytes, std::span<co
     for (std::size_t first = 0; first < file_bytes.size();) {
         SideBySide group{first, first + 1, -1};
         auto sum = source_bytes + working + file_bytes[first] + working;
-        while (group.last < file_bytes.size() && sum <= capacity &&
-               file_bytes[group.last] + working <= capacity - sum)
+        while (group.last < file_bytes.size() && sum <= capacity && file_bytes[group.last] + working <= capacity - sum)
             sum += file_bytes[group.last++] + working;
         if (sum > capacity) {
             const auto for_contexts = 2 * working;

@@ -25,7 +25,7 @@ struct FileTrials {
     std::filesystem::path folder;  // has room for a few files of the source's size
     int threads = 1;
     RunPlace place = {};  // where source and files run
-    TypeMap base = {};  // what a file has beside the one change; tensors that it does not name keep the source's type
+    TypeMap base = {};    // what a file has beside the one change; tensors that it does not name keep the source's type
 };
 
 /// Scores of whole mixes: each is built, evaluated by libllama next to the source and removed again. One vector of

@@ -266,12 +266,11 @@ const TextParts& Session::text() {
         throw UsageError(fmt::format(
             "{} ({}) does not fit in --memory {}, so it cannot write its own text in reasonable time; give a --text",
             options_.model.string(), format_bytes(source_.file_size()), format_bytes(options_.limits.host_bytes)));
-    text_ = options_.texts.empty()
-                ? on_place([&](const Model& model) {
-                      return windows_from_model(model, options_.context, demand(), options_.seed, options_.threads,
-                                                progress_);
-                  })
-                : windows_from_files(model_, options_.texts, options_.context, demand(), options_.domains);
+    text_ = options_.texts.empty() ? on_place([&](const Model& model) {
+        return windows_from_model(model, options_.context, demand(), options_.seed, options_.threads, progress_);
+    })
+                                   : windows_from_files(model_, options_.texts, options_.context, demand(),
+                                                        options_.domains);
     keep_text();
     return *text_;
 }

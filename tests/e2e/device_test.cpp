@@ -15,6 +15,7 @@
 #include "cerebellum/journal/journal.h"
 #include "cerebellum/llama/log.h"
 #include "cerebellum/replay/replay_support_test.h"
+#include "tests/e2e/generated_model.h"
 #include "tests/e2e/rpc_server.h"
 
 namespace cerebellum {
@@ -69,10 +70,9 @@ class OnDevice : public ::testing::Test {
     }
     std::string quantized(const std::string& type) const {
         const auto file = path(type + ".gguf");
-        if (!fs::exists(file))
-            EXPECT_TRUE(testing::run_referee(
-                "llama-quantize",
-                fmt::format("{} {} {} 1", testing::quoted(small_model()), testing::quoted(file), type), work_.path()));
+        EXPECT_TRUE(testing::run_referee(
+            "llama-quantize", fmt::format("{} {} {} 1", testing::quoted(small_model()), testing::quoted(file), type),
+            work_.path()));
         return file.string();
     }
 
@@ -98,10 +98,10 @@ double relative_difference(const Imatrix& a, const Imatrix& b) {
 }
 
 TEST_F(OnDevice, importance_matrices_of_replays_and_of_evaluations_are_the_cpu_s) {
-    ASSERT_TRUE(testing::run_referee("test-llama-archs", "-o " + testing::quoted(work_.path()), work_.path()));
+    testing::write_generated_model("gemma4-moe", path("mixture.gguf"));
     constexpr int n_tokens = 48;
     NoProgress silent;
-    for (const auto& file : {fs::path(small_model()), path("llama-moe.gguf"), path("qwen35-dense.gguf")}) {
+    for (const auto& file : {fs::path(small_model()), path("mixture.gguf")}) {
         const auto model = Model::load(file);
         TokenWindows tokens;
         for (const unsigned seed : {1U, 2U}) tokens.push_back(random_tokens(model, n_tokens, seed));
@@ -114,11 +114,13 @@ TEST_F(OnDevice, importance_matrices_of_replays_and_of_evaluations_are_the_cpu_s
             return compute_imatrix(engine, windows, "", silent);
         };
         const auto expected = replayed_on("CPU");
+        if (file != fs::path(small_model()))
+            EXPECT_TRUE(
+                std::ranges::any_of(expected.entries, [](const auto& e) { return e.second.counts.size() > 1; }));
         EXPECT_LT(relative_difference(expected, replayed_on(endpoint())), 1e-5) << file;
-        const auto before = work_done();
         const auto there = Model::load_to_run(file, place());
+        EXPECT_TRUE(there.on_devices());
         EXPECT_LT(relative_difference(expected, compute_imatrix(there, tokens, 1, "", silent)), 1e-5) << file;
-        EXPECT_GE(work_done(), before) << file;
     }
 }
 
@@ -138,10 +140,11 @@ TEST_F(OnDevice, second_moments_are_the_cpu_s) {
     const auto collect = [&](const EngineOptions& options) {
         ReplayEngine engine(model, n_tokens, options);
         std::vector<Window> windows;
-        for (const unsigned seed : {1U, 2U, 3U}) windows.push_back(engine.prepare(random_tokens(model, n_tokens, seed)));
-        const auto inputs = find_inputs(
-            engine.topology(), {"blk.1.attn_q.weight", "blk.1.attn_output.weight", "blk.1.ffn_up.weight",
-                                "blk.4.ffn_down.weight", "output.weight"});
+        for (const unsigned seed : {1U, 2U, 3U})
+            windows.push_back(engine.prepare(random_tokens(model, n_tokens, seed)));
+        const auto inputs =
+            find_inputs(engine.topology(), {"blk.1.attn_q.weight", "blk.1.attn_output.weight", "blk.1.ffn_up.weight",
+                                            "blk.4.ffn_down.weight", "output.weight"});
         Kept kept;
         collect_second_moments(engine, windows, inputs, 1U << 30, 1, kept, silent);
         return kept.moments;
@@ -151,21 +154,22 @@ TEST_F(OnDevice, second_moments_are_the_cpu_s) {
     const auto expected = collect({});
     const auto got = collect(there);
     ASSERT_EQ(got.size(), 5U);
-    ASSERT_EQ(expected.size(), got.size());
-    bool all_bits = true;
-    for (const auto& [key, moments] : expected) {
-        const auto& other = got.at(key);
-        ASSERT_EQ(other.size(), moments.size()) << key.first;
-        const auto scale = static_cast<double>(*std::ranges::max_element(moments));
-        for (std::size_t i = 0; i < moments.size(); ++i)
-            ASSERT_NEAR(static_cast<double>(other[i]), static_cast<double>(moments[i]), 2e-6 * scale) << key.first;
-        all_bits = all_bits && other == moments;
-    }
-    EXPECT_FALSE(all_bits) << "the sums were not made on the device";
-    // With so little memory that the states have to leave it, in more passes, they are the same.
+    EXPECT_NE(got, expected) << "the sums were not made on the device";
+    const auto expect_near = [&](const auto& others) {
+        ASSERT_EQ(others.size(), expected.size());
+        for (const auto& [key, moments] : expected) {
+            const auto& other = others.at(key);
+            ASSERT_EQ(other.size(), moments.size()) << key.first;
+            const auto scale = static_cast<double>(*std::ranges::max_element(moments));
+            for (std::size_t i = 0; i < moments.size(); ++i)
+                ASSERT_NEAR(static_cast<double>(other[i]), static_cast<double>(moments[i]), 2e-6 * scale) << key.first;
+        }
+    };
+    expect_near(got);
+    // With so little memory that the states have to leave it and the largest sums are made on the host.
     auto tight = there;
     tight.limits.device_bytes = std::size_t{14} << 20;
-    EXPECT_EQ(collect(tight), got);
+    expect_near(collect(tight));
 }
 
 TEST_F(OnDevice, files_that_do_not_fit_there_together_are_scored_in_turn) {
@@ -192,8 +196,8 @@ TEST_F(OnDevice, files_that_do_not_fit_there_together_are_scored_in_turn) {
 
 TEST_F(OnDevice, evaluations_say_there_what_they_say_on_the_cpu) {
     const auto text = path("text.txt").string();
-    const std::vector<std::string> ppl = {"eval",   "ppl", small_model().string(), "--text", text, "--ctx",
-                                          "128",    "--windows", "6", "--json"};
+    const std::vector<std::string> ppl = {
+        "eval", "ppl", small_model().string(), "--text", text, "--ctx", "128", "--windows", "6", "--json"};
     const auto a = json::parse(here(ppl)), b = json::parse(on_device(ppl));
     EXPECT_EQ(a.at("gpu_layers"), 0);
     EXPECT_FALSE(a.contains("device"));
@@ -201,8 +205,9 @@ TEST_F(OnDevice, evaluations_say_there_what_they_say_on_the_cpu) {
     const double expected = a["files"][0]["perplexity"];
     EXPECT_NEAR(b["files"][0]["perplexity"].get<double>(), expected, 1e-3 * expected);
 
-    const std::vector<std::string> kld = {"eval", "kld", small_model().string(), quantized("Q3_K_S"), "--text", text,
-                                          "--ctx", "128", "--windows", "6", "--json"};
+    const std::vector<std::string> kld = {
+        "eval", "kld",   small_model().string(), quantized("Q3_K_S"), "--text", text, "--ctx", "128", "--windows",
+        "6",    "--json"};
     const auto here_kld = json::parse(here(kld))["files"][0]["kld"]["mean"].get<double>();
     EXPECT_NEAR(json::parse(on_device(kld))["files"][0]["kld"]["mean"].get<double>(), here_kld, 5e-3 * here_kld);
 
@@ -213,8 +218,9 @@ TEST_F(OnDevice, evaluations_say_there_what_they_say_on_the_cpu) {
                              i, i + 1);
     write_file_atomically(path("own.jsonl"), lines);
     const auto choice = [&](const char* out) {
-        return std::vector<std::string>{"eval",  "choice", "choice", small_model().string(), "--questions",
-                                        path("own.jsonl").string(), "--out", path(out).string(), "--json"};
+        return std::vector<std::string>{
+            "eval",  "choice",           "choice", small_model().string(), "--questions", path("own.jsonl").string(),
+            "--out", path(out).string(), "--json"};
     };
     const auto scores = [&](const std::string& output) {
         return json::parse(output)[0]["metrics"]["acc_norm"]["score"].get<double>();
@@ -229,9 +235,9 @@ TEST_F(OnDevice, evaluations_say_there_what_they_say_on_the_cpu) {
 
 TEST_F(OnDevice, imatrix_compute_gives_the_cpu_s_matrix) {
     const auto command = [&](const char* output) {
-        return std::vector<std::string>{"imatrix", "compute", small_model().string(), "--text",
-                                        path("text.txt").string(), "--ctx", "128", "--chunks", "4",
-                                        "--process-output", "-o", path(output).string()};
+        return std::vector<std::string>{
+            "imatrix",  "compute", small_model().string(), "--text", path("text.txt").string(), "--ctx", "128",
+            "--chunks", "4",       "--process-output",     "-o",     path(output).string()};
     };
     here(command("here.gguf"));
     on_device(command("there.gguf"));
@@ -245,15 +251,14 @@ TEST_F(OnDevice, the_main_job_and_verify_run_there_from_the_first_token_on) {
         return arguments;
     };
     const auto journal = path("j.db").string(), output = path("out.gguf").string();
-    const auto results = json::parse(on_device(
-        run({"quantize", small_model().string(), "--size", "6.5MB", "-o", output, "--journal", journal})));
+    const auto results = json::parse(
+        on_device(run({"quantize", small_model().string(), "--size", "6.5MB", "-o", output, "--journal", journal})));
     EXPECT_THAT(results.at("text").get<std::string>(), HasSubstr("self-sampled"));
     EXPECT_THAT(Journal::open_existing(journal).identity().fields.at("device"), HasSubstr("RPC"));
-    const auto row =
-        std::ranges::find(results.at("files"), results.at("delivered"), [](const json& file) { return file.at("name"); });
+    const auto row = std::ranges::find(results.at("files"), results.at("delivered"),
+                                       [](const json& file) { return file.at("name"); });
     const double kld = row->at("kld").at("mean");
-    const auto verified =
-        json::parse(on_device(run({"verify", small_model().string(), output, "--journal", journal})));
+    const auto verified = json::parse(on_device(run({"verify", small_model().string(), output, "--journal", journal})));
     EXPECT_NEAR(verified[0]["kld"].get<double>(), kld, 1e-4 * kld);
 }
 
@@ -266,7 +271,8 @@ TEST_F(OnDevice, what_is_no_device_is_refused_before_anything_is_done) {
         return result.errors;
     };
     const auto model = small_model().string(), text = path("text.txt").string();
-    const std::vector<std::string> imatrix = {"imatrix", "compute", model, "--text", text, "-o", path("i.gguf").string()};
+    const std::vector<std::string> imatrix = {
+        "imatrix", "compute", model, "--text", text, "-o", path("i.gguf").string()};
     EXPECT_THAT(refused(imatrix, "TPU7", 2), HasSubstr("there is no device TPU7; there are CPU"));
     EXPECT_THAT(refused({"eval", "ppl", model, "--text", text}, "TPU7", 2), HasSubstr("there are CPU"));
     EXPECT_THAT(refused({"eval", "kld", model, model, "--text", text}, "TPU7", 2), HasSubstr("there are CPU"));
