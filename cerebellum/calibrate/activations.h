@@ -53,16 +53,22 @@ void visit_expert_inputs(const View& activations, const View& ids, Visit&& visit
         }
 }
 
+/// Calls visit(matrix, i2, i3) for every two-dimensional part of a weight's activations: which of its matrices, behind
+/// each other, it is multiplied with.
+template <typename Visit>
+void visit_matrices(const Shape& weight, const Shape& activations, Visit&& visit) {
+    for (std::int64_t i3 = 0; i3 < activations[3]; ++i3)
+        for (std::int64_t i2 = 0; i2 < activations[2]; ++i2)
+            visit((i3 % weight[3]) * weight[2] + i2 % weight[2], i2, i3);
+}
+
 /// Calls visit(matrix, row) for every input of a weight, which may be several matrices behind each other.
 template <typename Visit>
 void visit_inputs(const Shape& weight, const View& activations, Visit&& visit) {
-    const auto& shape = activations.shape;
-    for (std::int64_t i3 = 0; i3 < shape[3]; ++i3)
-        for (std::int64_t i2 = 0; i2 < shape[2]; ++i2) {
-            const auto matrix = (i3 % weight[3]) * weight[2] + i2 % weight[2];
-            for (std::int64_t i1 = 0; i1 < shape[1]; ++i1)
-                visit(matrix, reinterpret_cast<const float*>(activations.at(i1, i2, i3)));
-        }
+    visit_matrices(weight, activations.shape, [&](std::int64_t matrix, std::int64_t i2, std::int64_t i3) {
+        for (std::int64_t i1 = 0; i1 < activations.shape[1]; ++i1)
+            visit(matrix, reinterpret_cast<const float*>(activations.at(i1, i2, i3)));
+    });
 }
 
 }  // namespace cerebellum

@@ -5,11 +5,15 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <functional>
+#include <iterator>
 #include <map>
+#include <memory>
 #include <vector>
 
 #include "cerebellum/calibrate/activations.h"
+#include "cerebellum/calibrate/input_sums.h"
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/parallel.h"
 
@@ -43,17 +47,35 @@ void add_experts(const Shape& weight, const View& activations, const View& ids, 
     });
 }
 
+/// Room for sums of a dense weight, and the tokens that activations of this shape add to each of its matrices.
+void count_dense(const Shape& weight, const Shape& activations, Sums& sums) {
+    const auto n_matrices = weight[2] * weight[3];
+    sums.squares.resize(static_cast<std::size_t>(activations[0] * n_matrices));
+    sums.counts.resize(1);
+    sums.counts[0] +=
+        static_cast<double>(activations[1] * activations[2] * activations[3]) / static_cast<double>(n_matrices);
+}
+
 void add_dense(const Shape& weight, const View& activations, Sums& sums, int threads) {
     const auto& shape = activations.shape;
-    const auto n_matrices = weight[2] * weight[3];
-    sums.squares.resize(static_cast<std::size_t>(shape[0] * n_matrices));
-    sums.counts.resize(1);
+    count_dense(weight, shape, sums);
     parallel_chunks(shape[0], column_chunk, threads, [&](std::int64_t begin, std::int64_t end) {
         visit_inputs(weight, activations, [&](std::int64_t matrix, const float* row) {
             add_squares(row, begin, end, sums.squares.data() + matrix * shape[0]);
         });
     });
-    sums.counts[0] += static_cast<double>(shape[1] * shape[2] * shape[3]) / static_cast<double>(n_matrices);
+}
+
+/// The same from squared_sum_nodes(), [n, i2, i3].
+void add_dense(const Shape& weight, const Shape& activations, std::span<const float> squares, Sums& sums) {
+    count_dense(weight, activations, sums);
+    std::size_t row = 0;
+    visit_matrices(weight, activations, [&](std::int64_t matrix, std::int64_t, std::int64_t) {
+        double* into = sums.squares.data() + matrix * activations[0];
+        const auto from = squares.subspan(row++ * static_cast<std::size_t>(activations[0]));
+        for (std::size_t i = 0; i < static_cast<std::size_t>(activations[0]); ++i)
+            into[i] += static_cast<double>(from[i]);
+    });
 }
 
 void add(const Sums& other, Sums& sums) {
@@ -92,6 +114,41 @@ std::vector<SharedInput> inputs_of(const RecordedGraph& graph, int begin, int en
     return result;
 }
 
+/// The replay of a range that lets the inputs be read or, on a device, leaves their squared sums in its tail: of those
+/// without experts, in their order.
+std::unique_ptr<Slice> input_slice(ReplayEngine& engine, int begin, int end, bool last,
+                                   const std::vector<SharedInput>& inputs, bool on_device) {
+    Slice::Options options;
+    std::vector<int> used, summed;
+    for (const auto& input : inputs) {
+        used.push_back(input.source);
+        if (input.ids >= 0) used.push_back(input.ids);
+        if (input.ids < 0 && on_device) summed.push_back(input.source);
+    }
+    if (last) end = last_read_end(begin, end, used);
+    std::ranges::copy_if(used, std::back_inserter(options.reads),
+                         [&](int node) { return std::ranges::find(summed, node) == summed.end(); });
+    if (!summed.empty())
+        options.tail = [summed](ggml_context* context, const Slice::Clone& clone) {
+            Slice::Tail tail;
+            for (const int source : summed) tail.outputs.push_back(squared_sum_nodes(context, clone(source)));
+            return tail;
+        };
+    return engine.slice(begin, end, options);
+}
+
+/// What input_slice()'s tail left of one window.
+void add_kept(const RecordedGraph& graph, const std::vector<Value>& kept, std::vector<SharedInput>& inputs) {
+    auto next = kept.begin();
+    for (auto& input : inputs) {
+        if (input.ids >= 0) continue;
+        const auto bytes = read(**next++);
+        std::vector<float> squares(bytes.size() / sizeof(float));
+        std::memcpy(squares.data(), bytes.data(), bytes.size());
+        add_dense(input.weight, graph.tensors[static_cast<std::size_t>(input.source)].shape, squares, input.sums);
+    }
+}
+
 Imatrix finish(const std::map<std::string, Sums>& sums, const std::string& dataset, std::size_t n_windows, int n_tokens,
                const Model& model) {
     Imatrix result;
@@ -123,20 +180,36 @@ class InputCollector final : public NodeObserver {
     }
     void computed(const ggml_tensor& node) override {
         if (!wants(node)) return;
-        Shape weight{};
+        Shape weight{}, shape{};
         std::ranges::copy(node.src[0]->ne, weight.begin());
+        std::ranges::copy(node.src[1]->ne, shape.begin());
         auto& entry = sums[node.src[0]->name];
         if (node.op == GGML_OP_MUL_MAT_ID)
             add_experts(weight, content(*node.src[1]), content(*node.src[2]), entry, threads_);
-        else
+        else if (is_on_host(*node.src[1]))
             add_dense(weight, content(*node.src[1]), entry, threads_);
+        else
+            add_dense(weight, shape, squares_of(*node.src[1]), entry);
     }
+    /// Another window is evaluated from now on.
+    void begin_window() { last_ = nullptr; }
 
     std::map<std::string, Sums> sums;
 
   private:
     int threads_;
+    SquaredSums on_device_;
+    const ggml_tensor* last_ = nullptr;  // of this window, and its sums: often several weights have the same input
+    std::vector<float> last_squares_;
 
+    static bool is_on_host(const ggml_tensor& tensor) {
+        return ggml_backend_buffer_is_host(tensor.view_src != nullptr ? tensor.view_src->buffer : tensor.buffer);
+    }
+    std::span<const float> squares_of(const ggml_tensor& activations) {
+        if (last_ != &activations) last_squares_ = on_device_.of(activations);
+        last_ = &activations;
+        return last_squares_;
+    }
     static View content(const ggml_tensor& tensor) {
         View view;
         view.bytes.resize(ggml_nbytes(&tensor));
@@ -162,17 +235,16 @@ Imatrix compute_imatrix(ReplayEngine& engine, std::span<const Window> windows, c
     double done = 0.0;
     for (std::size_t c = 0; c + 1 < cuts.size(); ++c) {
         auto inputs = inputs_of(graph, cuts[c], cuts[c + 1]);
-        Slice::Options options;
-        for (const auto& input : inputs) {
-            options.reads.push_back(input.source);
-            if (input.ids >= 0) options.reads.push_back(input.ids);
-        }
+        // More would not find room behind the range's own nodes.
+        constexpr std::size_t most_on_device = 48;
+        const bool on_device = !engine.is_host() && inputs.size() <= most_on_device;
         const bool last = c + 2 == cuts.size();
-        const auto range =
-            engine.slice(cuts[c], last ? last_read_end(cuts[c], cuts[c + 1], options.reads) : cuts[c + 1], options);
+        const auto range = input_slice(engine, cuts[c], cuts[c + 1], last, inputs, on_device);
+        std::vector<std::vector<Value>> squares;
         for (std::size_t w = 0; w < windows.size(); ++w) {
             progress.check();
             range->run(windows[w].inputs, states[w]);
+            if (on_device) squares.push_back(range->keep_tail());
             const auto view = [&](int index) {
                 const auto& tensor = graph.tensors[static_cast<std::size_t>(index)];
                 return View{range->read(index), tensor.shape, tensor.strides};
@@ -180,12 +252,13 @@ Imatrix compute_imatrix(ReplayEngine& engine, std::span<const Window> windows, c
             for (auto& input : inputs) {
                 if (input.ids >= 0)
                     add_experts(input.weight, view(input.source), view(input.ids), input.sums, threads);
-                else
+                else if (!on_device)
                     add_dense(input.weight, view(input.source), input.sums, threads);
             }
             if (!last) states[w] = range->live_out(states[w]);
             progress.advance(++done, "windows");
         }
+        for (const auto& of_window : squares) add_kept(graph, of_window, inputs);
         for (const auto& input : inputs)
             for (const auto& name : input.names) add(input.sums, sums[name]);
     }
@@ -203,6 +276,7 @@ Imatrix compute_imatrix(const Model& model, const TokenWindows& windows, int thr
     double done = 0.0;
     for (const auto& window : windows) {
         progress.check();
+        collector->begin_window();
         decoder.decode(window);
         progress.advance(++done, "windows");
     }

@@ -2,9 +2,12 @@
 
 #include <Eigen/Core>
 #include <algorithm>
+#include <memory>
+#include <optional>
 #include <utility>
 
 #include "cerebellum/calibrate/activations.h"
+#include "cerebellum/calibrate/input_sums.h"
 #include "cerebellum/core/parallel.h"
 
 namespace cerebellum {
@@ -87,6 +90,49 @@ class Accumulator {
     std::vector<float> pending_;
 };
 
+/// Σ x xᵀ of dense inputs in a device's memory, one n_cols × n_cols matrix each.
+class DeviceSums {
+  public:
+    DeviceSums(Device& device, const std::vector<const InputMoments*>& inputs)
+        : device_(&device), context_(make_tensor_context(inputs.size())) {
+        for (const auto* input : inputs)
+            sums_.push_back(ggml_new_tensor_2d(context_.get(), GGML_TYPE_F32, input->n_cols, input->n_cols));
+        buffer_ = device.allocate(context_.get());
+        ggml_backend_buffer_clear(buffer_.get(), 0);
+    }
+    ggml_tensor* at(std::size_t input) const { return sums_[input]; }
+    std::vector<float> lower_triangle(std::size_t input) const {
+        device_->wait();
+        const auto n = static_cast<std::size_t>(sums_[input]->ne[0]);
+        std::vector<float> all(n * n), result;
+        ggml_backend_tensor_get(sums_[input], all.data(), 0, all.size() * sizeof(float));
+        result.reserve(n * (n + 1) / 2);
+        for (std::size_t i = 0; i < n; ++i) {
+            const auto row = all.begin() + static_cast<std::ptrdiff_t>(i * n);
+            result.insert(result.end(), row, row + static_cast<std::ptrdiff_t>(i + 1));
+        }
+        return result;
+    }
+
+  private:
+    Device* device_;
+    GgmlContext context_;
+    GgmlBuffer buffer_;
+    std::vector<ggml_tensor*> sums_;
+};
+
+/// Device memory that states leave to sums, given back in the end.
+class Reservation {
+  public:
+    Reservation(ReplayEngine& engine, std::size_t bytes) : engine_(engine) { engine.reserve_device_bytes(bytes); }
+    ~Reservation() { engine_.reserve_device_bytes(0); }
+    Reservation(const Reservation&) = delete;
+    Reservation& operator=(const Reservation&) = delete;
+
+  private:
+    ReplayEngine& engine_;
+};
+
 class Collector {
   public:
     Collector(ReplayEngine& engine, std::span<const Window> windows, const std::map<std::string, InputMoments>& inputs,
@@ -113,23 +159,13 @@ class Collector {
         if (last == 0) return;
         progress_.begin("second moments", passes * static_cast<double>(windows_.size()));
         std::vector<LiveState> states(windows_.size());
+        const Reservation reservation(engine_, most_device_bytes_);
         for (std::size_t c = 0; c < last; ++c) {
             auto& of_range = passes_[cuts[c]];
             if (of_range.empty()) of_range.emplace_back();
             for (std::size_t p = 0; p < of_range.size(); ++p) {
                 auto& pass = of_range[p];
-                const auto reading = options(pass);
-                const auto end = c + 1 == last ? last_read_end(cuts[c], cuts[c + 1], reading.reads) : cuts[c + 1];
-                const auto range = engine_.slice(cuts[c], end, reading);
-                for (auto& sum : pass.sums) sum.begin();
-                for (std::size_t w = 0; w < windows_.size(); ++w) {
-                    progress_.check();
-                    range->run(windows_[w].inputs, states[w]);
-                    add(*range, pass);
-                    if (c + 1 != last && p + 1 == of_range.size()) states[w] = range->live_out(states[w]);
-                    progress_.advance(++done_, "windows");
-                }
-                for (const auto& sum : pass.sums) sink_.put(sum.input().input, sum.matrix(), sum.lower_triangle());
+                collect(pass, cuts[c], cuts[c + 1], c + 1 == last, p + 1 == of_range.size(), states);
                 pass = {};
             }
         }
@@ -141,29 +177,90 @@ class Collector {
     struct Pass {
         std::uint64_t bytes = 0;
         std::vector<Accumulator> sums;
-        std::set<std::string> inputs;
+        std::set<std::string> inputs;  // of the sums
+        std::uint64_t device_bytes = 0;
+        std::uint64_t largest_bytes = 0;
+        std::vector<const InputMoments*> on_device;
+
+        /// What it takes of the device with one more sum of so many bytes: there are three products at a time.
+        std::uint64_t device_bytes_with(std::uint64_t more) const {
+            return device_bytes + more + 3 * std::max(largest_bytes, more);
+        }
     };
+    /// Inputs whose nodes find room behind a range's own.
+    static constexpr std::size_t most_in_tail = 16;
+
+    /// Replays a range with all windows; `states` go on to its end where this is its last pass.
+    void collect(Pass& pass, int begin, int end, bool last_range, bool last_pass, std::vector<LiveState>& states) {
+        std::optional<DeviceSums> sums;
+        if (!pass.on_device.empty()) sums.emplace(engine_.device_at(begin), pass.on_device);
+        const auto range = slice(pass, begin, end, last_range, sums ? &*sums : nullptr);
+        for (auto& sum : pass.sums) sum.begin();
+        for (std::size_t w = 0; w < windows_.size(); ++w) {
+            progress_.check();
+            range->run(windows_[w].inputs, states[w]);
+            add(*range, pass);
+            if (!last_range && last_pass) states[w] = range->live_out(states[w]);
+            progress_.advance(++done_, "windows");
+        }
+        for (const auto& sum : pass.sums) sink_.put(sum.input().input, sum.matrix(), sum.lower_triangle());
+        for (std::size_t i = 0; i < pass.on_device.size(); ++i)
+            sink_.put(pass.on_device[i]->input, 0, sums->lower_triangle(i));
+    }
 
     void plan(const InputMoments& input, std::uint64_t memory_bytes) {
-        auto& passes = passes_[range_of(engine_.topology().cuts(), products_.at(input.input).nodes.front())];
+        const int begin = range_of(engine_.topology().cuts(), products_.at(input.input).nodes.front());
+        auto& passes = passes_[begin];
         const auto bytes = Accumulator::bytes(input.n_cols);
+        const auto spare = engine_.spare_device_bytes(begin);
+        const bool on_device = !has_experts(input) && input.n_matrices == 1 && Pass().device_bytes_with(bytes) <= spare;
         for (std::int64_t matrix = 0; matrix < input.n_matrices; ++matrix) {
             if (sink_.has(input.input, matrix)) continue;
-            if (passes.empty() || passes.back().bytes + bytes > memory_bytes) passes.emplace_back();
-            passes.back().bytes += bytes;
-            passes.back().sums.emplace_back(&input, matrix);
-            passes.back().inputs.insert(input.input);
+            if (passes.empty() || (on_device ? passes.back().device_bytes_with(bytes) > spare ||
+                                                   passes.back().on_device.size() == most_in_tail
+                                             : passes.back().bytes + bytes > memory_bytes))
+                passes.emplace_back();
+            auto& pass = passes.back();
+            if (on_device) {
+                most_device_bytes_ = std::max(most_device_bytes_, pass.device_bytes_with(bytes));
+                pass.device_bytes += bytes;
+                pass.largest_bytes = std::max(pass.largest_bytes, bytes);
+                pass.on_device.push_back(&input);
+                continue;
+            }
+            pass.bytes += bytes;
+            pass.sums.emplace_back(&input, matrix);
+            pass.inputs.insert(input.input);
         }
     }
 
-    Slice::Options options(const Pass& pass) const {
-        Slice::Options result;
+    bool has_experts(const InputMoments& input) const {
+        return std::ranges::any_of(products_.at(input.input).sources,
+                                   [](const auto& source) { return source.second >= 0; });
+    }
+
+    std::unique_ptr<Slice> slice(const Pass& pass, int begin, int end, bool last, const DeviceSums* sums) {
+        Slice::Options options;
         for (const auto& name : pass.inputs)
             for (const auto& [activations, ids] : products_.at(name).sources) {
-                result.reads.push_back(activations);
-                if (ids >= 0) result.reads.push_back(ids);
+                options.reads.push_back(activations);
+                if (ids >= 0) options.reads.push_back(ids);
             }
-        return result;
+        auto used = options.reads;
+        for (const auto* input : pass.on_device)
+            for (const auto& [activations, ids] : products_.at(input->input).sources) used.push_back(activations);
+        if (sums != nullptr)
+            options.tail = [this, &pass, sums](ggml_context* context, const Slice::Clone& clone) {
+                Slice::Tail tail;
+                for (std::size_t i = 0; i < pass.on_device.size(); ++i) {
+                    auto* sum = sums->at(i);
+                    for (const auto& [activations, ids] : products_.at(pass.on_device[i]->input).sources)
+                        sum = ggml_add_inplace(context, sum, outer_product_nodes(context, clone(activations)));
+                    tail.outputs.push_back(sum);
+                }
+                return tail;
+            };
+        return engine_.slice(begin, last ? last_read_end(begin, end, used) : end, options);
     }
 
     void add(const Slice& range, Pass& pass) {
@@ -197,6 +294,7 @@ class Collector {
     MomentSink& sink_;
     Progress& progress_;
     std::map<int, std::vector<Pass>> passes_;  // by the begin of the range
+    std::uint64_t most_device_bytes_ = 0;
     double done_ = 0.0;
 };
 

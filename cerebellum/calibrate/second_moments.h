@@ -35,7 +35,7 @@ std::map<std::string, InputMoments> find_inputs(const Topology& topology, const 
 
 /// Σ x xᵀ of the inputs, over all tokens of the windows, from a replay of the source; what the sink has is not made
 /// again. At most `memory_bytes` of sums (or one matrix) are held; where a block has more, it is replayed several
-/// times. Deterministic whatever `threads` is.
+/// times. Deterministic whatever `threads` is. On a device the sums of dense inputs are made there, where they fit.
 void collect_second_moments(ReplayEngine& engine, std::span<const Window> windows,
                             const std::map<std::string, InputMoments>& inputs, std::uint64_t memory_bytes, int threads,
                             MomentSink& sink, Progress& progress);

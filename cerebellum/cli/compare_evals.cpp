@@ -126,7 +126,8 @@ void add_text(Cards& cards, const json& result) {
 
 /// eval speed
 void add_speed(Cards& cards, const json& result) {
-    const auto conditions = picked(result, {"context", "parallel", "kv", "threads", "gpu_layers", "repacked"});
+    const auto conditions =
+        picked(result, {"context", "parallel", "kv", "threads", "gpu_layers", "device", "repacked"});
     for (const auto& entry : result["files"]) {
         auto& card = cards.of(entry);
         for (const auto& [key, name, count] : {std::tuple{"prompt_per_second", "prompt", "prompt_tokens"},

@@ -158,7 +158,7 @@ ChatSettings chat_settings(const EvalChatOptions& options, const EvalRunOptions&
         own.context_per_slot = options.context;
         own.cache_type = options.cache;
         own.threads = run.n_threads();
-        own.gpu_layers = run.gpu_layers;
+        own.place = run.place();
         own.thinking = options.thinking;
         server.emplace(target.file, own, progress);
     }

@@ -4,11 +4,13 @@
 
 #include "cerebellum/cli/eval_commands.h"
 #include "cerebellum/cli/eval_report.h"
+#include "cerebellum/cli/options.h"
 #include "cerebellum/cli/terminal.h"
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/file.h"
 #include "cerebellum/core/hash.h"
 #include "cerebellum/evaluate/choice_scores.h"
+#include "cerebellum/llama/placement.h"
 #include "cerebellum/version.h"
 
 namespace cerebellum::cli {
@@ -66,7 +68,10 @@ AuditFile ask(const Values& values, Benchmark benchmark, const fs::path& file, c
         progress.info(
             fmt::format("{}: {} of {} questions were asked before", file.string(), done, selection.questions.size()));
     if (!open.empty()) {
-        const auto model = Model::load_to_run(file, values.run.gpu_layers, false);
+        // The longest prompts and their answers, several questions at a time.
+        constexpr int rows = 512, cached_tokens = 4096;
+        const auto needed = working_bytes(GgufFile::open(file), rows, cached_tokens);
+        const auto model = Model::load_to_run(file, fitted(values.run.place(), file, needed));
         const auto metric = headline_metric(benchmark);
         score_choices(
             model, open, examples, {benchmark, values.shots, values.run.n_threads(), !values.no_sharing},
@@ -90,9 +95,9 @@ int run_choice(const Values& values) {
                    {"metric", headline_metric(benchmark)},
                    {"shots", values.shots},
                    {"shared_prefixes", !values.no_sharing},
-                   {"gpu_layers", values.run.gpu_layers},
                    {"cerebellum", CEREBELLUM_VERSION},
                    {"llama_cpp", CEREBELLUM_LLAMA_VERSION}});
+    values.run.note_place(header);
     std::vector<EvaluatedFile> evaluated;
     const auto models = describe_files(values.files, progress);
     auto name = values.benchmark + suffix;
@@ -137,6 +142,7 @@ Command add_eval_choice(CLI::App& group) {
         ->type_name("FOLDER")
         ->capture_default_str();
     add_eval_run(*command, values->run);
+    add_device_memory(*command, values->run.device_memory);
     return [values] { return run_choice(*values); };
 }
 

@@ -2,6 +2,7 @@
 
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -26,12 +27,17 @@ Command add_eval_rejudge(CLI::App& group);
 /// Options that every evaluation has which runs a model itself.
 struct EvalRunOptions {
     int threads = 0;
-    int gpu_layers = 0;
+    std::optional<int> gpu_layers;
+    std::string device, device_memory;
     bool json = false;
     bool quiet = false;
     bool verbose = false;
 
     int n_threads() const;
+    /// Where models run. Throws UsageError where there is no such device, Error where a server does not answer.
+    RunPlace place() const;
+    /// Notes in a result where it was measured: "gpu_layers", and "device" where one was named.
+    void note_place(nlohmann::json& result) const;
 };
 void add_eval_run(CLI::App& command, EvalRunOptions& options);
 
@@ -53,7 +59,7 @@ struct EvalText {
 };
 EvalText load_eval_text(const EvalTextOptions& options, const EvalRunOptions& run);
 /// What has to be known to repeat the figures: text, convention, context, versions.
-nlohmann::json describe(const EvalTextOptions& options, const EvalText& text);
+nlohmann::json describe(const EvalTextOptions& options, const EvalText& text, const EvalRunOptions& run);
 
 /// Which of a file's questions are asked.
 struct EvalQuestionOptions {

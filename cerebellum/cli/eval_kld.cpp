@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include "cerebellum/cli/eval_commands.h"
+#include "cerebellum/cli/options.h"
 #include "cerebellum/cli/terminal.h"
 #include "cerebellum/core/error.h"
 #include "cerebellum/evaluate/text_figures.h"
@@ -108,7 +109,7 @@ int run_kld(const Values& values) {
         rows.push_back(std::move(row));
     }
     if (values.run.json) {
-        auto json = describe(values.text, text);
+        auto json = describe(values.text, text, values.run);
         source["perplexity"] = estimate_json(figures.front().reference.perplexity);
         json["source"] = source;
         json["files"] = described;
@@ -145,6 +146,7 @@ Command add_eval_kld(CLI::App& group) {
     command->add_flag("--details", values->details, "Also print quantiles and every other statistic");
     add_eval_text(*command, values->text);
     add_eval_run(*command, values->run);
+    add_device_memory(*command, values->run.device_memory);
     return [values] { return run_kld(*values); };
 }
 

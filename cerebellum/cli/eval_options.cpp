@@ -3,6 +3,7 @@
 #include <cstdlib>
 
 #include "cerebellum/cli/eval_commands.h"
+#include "cerebellum/cli/options.h"
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/file.h"
 #include "cerebellum/core/hash.h"
@@ -113,10 +114,32 @@ int EvalRunOptions::n_threads() const {
     return threads > 0 ? threads : physical_cores();
 }
 
+RunPlace EvalRunOptions::place() const {
+    const std::string devices[] = {device};
+    auto place = place_on(devices);
+    if (gpu_layers && (!place.devices.empty() || device.empty()))
+        place.gpu_layers = *gpu_layers;
+    else if (gpu_layers.value_or(0) != 0)
+        throw UsageError(
+            fmt::format("--gpu-layers {} cannot be on --device {}; leave one of them out", *gpu_layers, device));
+    place.device_bytes = parse_bytes("--device-memory", device_memory);
+    check_place(place);
+    return place;
+}
+
+void EvalRunOptions::note_place(nlohmann::json& result) const {
+    const auto at = place();
+    result["gpu_layers"] = at.gpu_layers;
+    if (!at.devices.empty()) result["device"] = describe(at);
+}
+
 void add_eval_run(CLI::App& command, EvalRunOptions& options) {
     command.add_option("--threads", options.threads, "Threads (default: physical cores)")->check(CLI::PositiveNumber);
+    add_device(command, options.device);
     command
-        .add_option("--gpu-layers", options.gpu_layers, "Layers to run on this build's GPU (-1: all; default: none)")
+        .add_option("--gpu-layers", options.gpu_layers,
+                    "Layers to run on --device, or on all of this build's GPUs (-1: all; default: all on --device, "
+                    "else none)")
         ->check(CLI::Range(-1, 100000));
     command.add_flag("--json", options.json, "Print the result as JSON");
     command.add_flag("-q,--quiet", options.quiet, "No progress on stderr");
@@ -156,20 +179,21 @@ EvalText load_eval_text(const EvalTextOptions& options, const EvalRunOptions& ru
                                                    : default_context;
     result.scoring.max_windows = options.windows;
     result.scoring.threads = run.n_threads();
-    result.scoring.gpu_layers = run.gpu_layers;
+    result.scoring.place = run.place();
     return result;
 }
 
-nlohmann::json describe(const EvalTextOptions& options, const EvalText& text) {
+nlohmann::json describe(const EvalTextOptions& options, const EvalText& text, const EvalRunOptions& run) {
     const bool theirs = text.scoring.convention == TextConvention::llama_perplexity;
-    return {{"convention", theirs ? "llama-perplexity" : "cerebellum"},
-            {"errors", theirs ? "by token" : "clustered by window"},
-            {"text", options.wikitext2 ? std::vector<std::string>{"wiki.test.raw"} : options.texts},
-            {"text_sha256", sha256(text.text)},
-            {"context", text.scoring.context},
-            {"gpu_layers", text.scoring.gpu_layers},
-            {"cerebellum", CEREBELLUM_VERSION},
-            {"llama_cpp", CEREBELLUM_LLAMA_VERSION}};
+    nlohmann::json json = {{"convention", theirs ? "llama-perplexity" : "cerebellum"},
+                           {"errors", theirs ? "by token" : "clustered by window"},
+                           {"text", options.wikitext2 ? std::vector<std::string>{"wiki.test.raw"} : options.texts},
+                           {"text_sha256", sha256(text.text)},
+                           {"context", text.scoring.context},
+                           {"cerebellum", CEREBELLUM_VERSION},
+                           {"llama_cpp", CEREBELLUM_LLAMA_VERSION}};
+    run.note_place(json);
+    return json;
 }
 
 fs::path data_folder(const std::string& option) {

@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include "cerebellum/cli/eval_commands.h"
+#include "cerebellum/cli/options.h"
 #include "cerebellum/cli/terminal.h"
 #include "cerebellum/core/error.h"
 #include "cerebellum/evaluate/text_figures.h"
@@ -30,7 +31,7 @@ int run_ppl(const Values& values) {
     const auto text = load_eval_text(values.text, values.run);
     auto described = describe_files(values.files, progress);
     const auto errors = error_model_of(text.scoring.convention);
-    auto json = describe(values.text, text);
+    auto json = describe(values.text, text, values.run);
     std::vector<FileTokenScores> scores;
     std::vector<std::vector<std::string>> rows;
     for (std::size_t i = 0; i < values.files.size(); ++i) {
@@ -81,6 +82,7 @@ Command add_eval_ppl(CLI::App& group) {
         ->type_name("FILE.gguf");
     add_eval_text(*command, values->text);
     add_eval_run(*command, values->run);
+    add_device_memory(*command, values->run.device_memory);
     return [values] { return run_ppl(*values); };
 }
 

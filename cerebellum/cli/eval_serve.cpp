@@ -34,8 +34,8 @@ nlohmann::json measure(const Values& values, int context, Progress& progress) {
     settings.cache_type = values.server.cache_type;
     settings.context_per_slot = context;
     settings.threads = values.run.n_threads();
-    settings.gpu_layers = values.run.gpu_layers;
-    settings.repack = !values.no_repack;
+    settings.place = values.run.place();
+    settings.place.repack = !values.no_repack;
     nlohmann::json result = {{"context_per_slot", context}, {"worked", false}};
     try {
         LlamaServer server(values.file, settings, progress);

@@ -39,8 +39,8 @@ int run_speed(Values values) {
             fmt::format("--kv '{}' is no type; llama.cpp's caches are f16, q8_0, q4_0 and others", values.cache));
     values.speed.cache_type = *type;
     values.speed.threads = values.run.n_threads();
-    values.speed.gpu_layers = values.run.gpu_layers;
-    values.speed.repack = !values.no_repack;
+    values.speed.place = values.run.place();
+    values.speed.place.repack = !values.no_repack;
     auto described = describe_files(values.files, progress);
     const std::vector<std::filesystem::path> files(values.files.begin(), values.files.end());
     const auto figures = measure_speed(files, values.speed, progress);
@@ -55,18 +55,18 @@ int run_speed(Values values) {
     }
     const auto& s = values.speed;
     if (values.run.json) {
-        const nlohmann::json json = {{"prompt_tokens", s.prompt_tokens},
-                                     {"generated_tokens", s.generated_tokens},
-                                     {"context", s.context},
-                                     {"parallel", s.parallel},
-                                     {"kv", type_name(s.cache_type)},
-                                     {"repetitions", s.repetitions},
-                                     {"threads", s.threads},
-                                     {"gpu_layers", s.gpu_layers},
-                                     {"repacked", s.repack},
-                                     {"cerebellum", CEREBELLUM_VERSION},
-                                     {"llama_cpp", CEREBELLUM_LLAMA_VERSION},
-                                     {"files", described}};
+        nlohmann::json json = {{"prompt_tokens", s.prompt_tokens},
+                               {"generated_tokens", s.generated_tokens},
+                               {"context", s.context},
+                               {"parallel", s.parallel},
+                               {"kv", type_name(s.cache_type)},
+                               {"repetitions", s.repetitions},
+                               {"threads", s.threads},
+                               {"repacked", s.place.repack},
+                               {"cerebellum", CEREBELLUM_VERSION},
+                               {"llama_cpp", CEREBELLUM_LLAMA_VERSION},
+                               {"files", described}};
+        values.run.note_place(json);
         fmt::print("{}\n", json.dump(2));
     } else {
         fmt::print("{}", format_table({"file", "size", "bpw", fmt::format("prompt {} t/s", s.prompt_tokens),

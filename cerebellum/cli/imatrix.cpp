@@ -13,6 +13,7 @@
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/file.h"
 #include "cerebellum/core/parallel.h"
+#include "cerebellum/llama/placement.h"
 #include "cerebellum/report/table.h"
 
 namespace cerebellum::cli {
@@ -60,8 +61,16 @@ int report(const Values& values, const Imatrix& imatrix, Progress& progress) {
 int compute(const Values& values) {
     TerminalProgress progress(values.common.quiet, values.common.verbose);
     check_output_path(values.output, 0, values.common.force);
-    const auto model = Model::load(values.common.model);
-    const int context = values.common.context > 0 ? values.common.context : std::min(512, model.trained_context());
+    const std::string devices[] = {values.common.device};
+    auto place = place_on(devices);
+    place.device_bytes = parse_bytes("--device-memory", values.common.device_memory);
+    check_place(place);
+    constexpr int usual_context = 512;
+    const int most = values.common.context > 0 ? values.common.context : usual_context;
+    const auto model = Model::load_to_run(
+        values.common.model,
+        fitted(place, values.common.model, working_bytes(GgufFile::open(values.common.model), most, most)));
+    const int context = values.common.context > 0 ? values.common.context : std::min(most, model.trained_context());
     TokenWindows windows;
     for (const auto& text : values.common.texts) {
         auto more = imatrix_windows(model, text, context, values.chunks);
@@ -171,6 +180,8 @@ Command add_imatrix(CLI::App& app) {
     computing->add_flag("--process-output", values->process_output, "Collect for tensors outside of the blocks, too");
     add_output(*computing, values->common, values->output, "The importance matrix");
     add_format(*computing, *values);
+    add_device(*computing, values->common.device);
+    add_device_memory(*computing, values->common.device_memory);
     add_threads(*computing, values->common);
     add_json(*computing, values->common);
 

@@ -64,11 +64,7 @@ void add_measuring(CLI::App& command, CommonOptions& options) {
         .add_option("--journal", options.journal,
                     "Where measurements are kept, to resume and to reuse (default: beside the output)")
         ->type_name("FILE");
-    command
-        .add_option(
-            "--device", options.device,
-            "Where to run the model: a ggml device such as CUDA0, or host:port of a ggml RPC server (default: CPU)")
-        ->type_name("NAME");
+    add_device(command, options.device);
     command
         .add_option(
             "--rpc", options.rpc,
@@ -79,13 +75,25 @@ void add_measuring(CLI::App& command, CommonOptions& options) {
         .add_option("--memory", options.memory,
                     "Most memory to use, as 12GiB; weights are then streamed from the file if they must")
         ->type_name("SIZE");
-    command.add_option("--device-memory", options.device_memory, "The same for the memory of --device")
-        ->type_name("SIZE");
+    add_device_memory(command, options.device_memory);
     command
         .add_option("--scratch", options.scratch,
                     "Folder for states that fit in no memory (default: the system's temporary folder)")
         ->type_name("FOLDER");
     add_threads(command, options);
+}
+
+void add_device(CLI::App& command, std::string& device) {
+    command
+        .add_option(
+            "--device", device,
+            "Where to run the model: a ggml device such as CUDA0, or host:port of a ggml RPC server (default: CPU)")
+        ->type_name("NAME");
+}
+
+void add_device_memory(CLI::App& command, std::string& size) {
+    command.add_option("--device-memory", size, "Most memory of --device to use, as 10GiB (default: what is free)")
+        ->type_name("SIZE");
 }
 
 void add_rounding(CLI::App& command, CommonOptions& options, const std::string& help) {

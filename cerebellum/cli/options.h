@@ -41,6 +41,9 @@ struct CommonOptions {
 void add_model(CLI::App& command, CommonOptions& options);
 void add_measuring(CLI::App& command, CommonOptions& options);
 void add_scaling(CLI::App& command, std::string& scaling);
+/// --device, for what runs a model.
+void add_device(CLI::App& command, std::string& device);
+void add_device_memory(CLI::App& command, std::string& size);
 /// --rounding, for what measures and what allocates.
 void add_rounding(CLI::App& command, CommonOptions& options, const std::string& help);
 void add_output(CLI::App& command, CommonOptions& options, std::string& output, const std::string& help);

@@ -3,6 +3,7 @@
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -46,6 +47,18 @@ fs::path find_executable(const fs::path& wanted) {
                     CEREBELLUM_LLAMA_VERSION));
 }
 
+/// RPC servers have names of their own there, in the order in which they are given.
+void add_devices(const std::vector<std::string>& devices, std::vector<std::string>& arguments) {
+    std::vector<std::string> names, servers;
+    for (const auto& device : devices) {
+        const bool is_server = device.find(':') != std::string::npos;
+        names.push_back(is_server ? fmt::format("RPC{}", servers.size()) : device);
+        if (is_server) servers.push_back(device);
+    }
+    if (!servers.empty()) arguments.insert(arguments.end(), {"--rpc", fmt::format("{}", fmt::join(servers, ","))});
+    arguments.insert(arguments.end(), {"--device", fmt::format("{}", fmt::join(names, ","))});
+}
+
 std::vector<std::string> arguments_of(const fs::path& executable, const fs::path& model,
                                       const LlamaServerSettings& settings, int port) {
     std::vector<std::string> arguments = {executable.string(),
@@ -66,10 +79,13 @@ std::vector<std::string> arguments_of(const fs::path& executable, const fs::path
                                           "--threads",
                                           std::to_string(settings.threads),
                                           "--gpu-layers",
-                                          std::to_string(settings.gpu_layers),
+                                          std::to_string(settings.place.gpu_layers),
                                           "--jinja"};
-    if (settings.gpu_layers == 0) arguments.insert(arguments.end(), {"--device", "none"});
-    if (!settings.repack) arguments.emplace_back("--no-repack");
+    if (settings.place.gpu_layers == 0)
+        arguments.insert(arguments.end(), {"--device", "none"});
+    else if (!settings.place.devices.empty())
+        add_devices(settings.place.devices, arguments);
+    if (!settings.place.repack) arguments.emplace_back("--no-repack");
     if (!settings.thinking) arguments.insert(arguments.end(), {"--reasoning", "off"});
     return arguments;
 }

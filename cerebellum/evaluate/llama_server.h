@@ -8,6 +8,7 @@
 
 #include "cerebellum/core/file.h"
 #include "cerebellum/core/progress.h"
+#include "cerebellum/llama/model.h"
 
 namespace cerebellum {
 
@@ -17,9 +18,8 @@ struct LlamaServerSettings {
     int context_per_slot = 4096;
     std::string cache_type = "f16";
     int threads = 1;
-    int gpu_layers = 0;
+    RunPlace place;
     bool thinking = false;
-    bool repack = false;        // see Model::load_to_run
     int start_timeout_s = 600;  // for loading the file
 };
 

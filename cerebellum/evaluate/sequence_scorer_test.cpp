@@ -80,7 +80,7 @@ TEST(TaskTokens, are_shared_and_stop_where_nothing_is_read) {
 }
 
 TEST(ScoreSequences, sharing_changes_no_figure) {
-    const auto model = Model::load_to_run(testing::small_model(), 0, false);
+    const auto model = Model::load_to_run(testing::small_model(), {});
     std::mt19937 random(5);
     const auto token = [&] { return static_cast<Token>(random() % static_cast<unsigned>(model.n_vocab())); };
     std::vector<SequenceTask> tasks;

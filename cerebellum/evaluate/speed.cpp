@@ -20,7 +20,7 @@ class Runner {
   public:
     Runner(const std::filesystem::path& file, const SpeedSettings& settings)
         : settings_(settings),
-          model_(Model::load_to_run(file, settings.gpu_layers, settings.repack)),
+          model_(Model::load_to_run(file, settings.place)),
           decoder_(model_, decoder_settings(settings)) {}
 
     double prompt_seconds() {

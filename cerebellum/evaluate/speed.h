@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "cerebellum/core/progress.h"
+#include "cerebellum/llama/model.h"
 
 namespace cerebellum {
 
@@ -18,8 +19,7 @@ struct SpeedSettings {
     ggml_type cache_type = GGML_TYPE_F16;
     int repetitions = 5;
     int threads = 1;
-    int gpu_layers = 0;
-    bool repack = true;  // as llama-bench does
+    RunPlace place = {.devices = {}, .gpu_layers = 0, .repack = true};  // repacked, as llama-bench does
 };
 
 /// Tokens per second, one figure a repetition.

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <limits>
 
 #include "cerebellum/core/compressed_file.h"
@@ -11,12 +12,15 @@
 #include "cerebellum/core/parallel.h"
 #include "cerebellum/evaluate/llama_perplexity.h"
 #include "cerebellum/llama/batch_decoder.h"
+#include "cerebellum/llama/placement.h"
 #include "cerebellum/replay/engine.h"
 #include "cerebellum/replay/score_kernels.h"
 
 namespace cerebellum {
 
 namespace {
+
+constexpr int usual_batch = 2048;  // llama-perplexity's
 
 /// A text cut into windows, and how it is fed to a model.
 struct Plan {
@@ -46,7 +50,6 @@ Plan make_plan(const Model& model, std::string_view text, const TextScoring& sco
                         "--ctx",
                         plan.tokens.size(), scoring.context));
     plan.n_windows = scoring.max_windows > 0 ? std::min(windows, scoring.max_windows) : windows;
-    constexpr int usual_batch = 2048;
     if (scoring.convention == TextConvention::llama_perplexity) {
         plan.first = scoring.context / 2;
         plan.last_too = true;
@@ -175,42 +178,13 @@ TokenScore compare_exactly(const ReferenceRow& reference, std::span<const float>
     return score;
 }
 
-}  // namespace
-
-std::string read_eval_text(std::span<const std::filesystem::path> files) {
-    std::string text;
-    for (const auto& file : files) {
-        auto content = read_text(file);
-        if (content.ends_with('\n')) content.pop_back();
-        if (content.empty()) throw Error(fmt::format("{} is empty; give a text to score", file.string()));
-        text += content;
-    }
-    return text;
-}
-
-FileTokenScores score_text(const std::filesystem::path& file, std::string_view text, const TextScoring& scoring,
-                           Progress& progress) {
-    const auto model = Model::load_to_run(file, scoring.gpu_layers, false);
-    const auto plan = make_plan(model, text, scoring);
-    std::vector<BatchDecoder> decoders;
-    decoders.push_back(make_decoder(model, plan, scoring.threads));
-    auto scores = empty_scores(plan);
-    const bool exact = scoring.convention == TextConvention::cerebellum;
-    walk<NoScratch>(plan, decoders, scoring.threads, progress, [&](const Row& row, const auto& logits, NoScratch&) {
-        scores.tokens[row.score].nll =
-            exact ? exact_nll(logits[0], row.target) : llama_perplexity::nll(logits[0], row.target);
-    });
-    expect_finite(scores, file);
-    return scores;
-}
-
-std::vector<FileTokenScores> score_text_against(const std::filesystem::path& reference,
-                                                std::span<const std::filesystem::path> candidates,
-                                                std::string_view text, const TextScoring& scoring, Progress& progress) {
+std::vector<FileTokenScores> score_group(const std::filesystem::path& reference,
+                                         std::span<const std::filesystem::path> candidates, std::string_view text,
+                                         const TextScoring& scoring, Progress& progress) {
     std::vector<Model> models;
-    models.push_back(Model::load_to_run(reference, scoring.gpu_layers, false));
+    models.push_back(Model::load_to_run(reference, scoring.place));
     for (const auto& file : candidates) {
-        models.push_back(Model::load_to_run(file, scoring.gpu_layers, false));
+        models.push_back(Model::load_to_run(file, scoring.place));
         if (models.back().n_vocab() != models.front().n_vocab())
             throw Error(
                 fmt::format("{} has a vocabulary of {} tokens and the source one of {}; they are not the same model",
@@ -236,6 +210,56 @@ std::vector<FileTokenScores> score_text_against(const std::filesystem::path& ref
                                                     : source.sixteen_bit.compare(logits[c + 1], row.target);
         });
     for (std::size_t c = 0; c < scores.size(); ++c) expect_finite(scores[c], candidates[c]);
+    return scores;
+}
+
+/// What evaluating a file takes beside its weights, about.
+std::size_t evaluation_bytes(const std::filesystem::path& file, const TextScoring& scoring) {
+    constexpr int micro_batch_tokens = 512;
+    return working_bytes(GgufFile::open(file), micro_batch_tokens, std::max(usual_batch, scoring.context));
+}
+
+}  // namespace
+
+std::string read_eval_text(std::span<const std::filesystem::path> files) {
+    std::string text;
+    for (const auto& file : files) {
+        auto content = read_text(file);
+        if (content.ends_with('\n')) content.pop_back();
+        if (content.empty()) throw Error(fmt::format("{} is empty; give a text to score", file.string()));
+        text += content;
+    }
+    return text;
+}
+
+FileTokenScores score_text(const std::filesystem::path& file, std::string_view text, const TextScoring& scoring,
+                           Progress& progress) {
+    const auto model = Model::load_to_run(file, fitted(scoring.place, file, evaluation_bytes(file, scoring)));
+    const auto plan = make_plan(model, text, scoring);
+    std::vector<BatchDecoder> decoders;
+    decoders.push_back(make_decoder(model, plan, scoring.threads));
+    auto scores = empty_scores(plan);
+    const bool exact = scoring.convention == TextConvention::cerebellum;
+    walk<NoScratch>(plan, decoders, scoring.threads, progress, [&](const Row& row, const auto& logits, NoScratch&) {
+        scores.tokens[row.score].nll =
+            exact ? exact_nll(logits[0], row.target) : llama_perplexity::nll(logits[0], row.target);
+    });
+    expect_finite(scores, file);
+    return scores;
+}
+
+std::vector<FileTokenScores> score_text_against(const std::filesystem::path& reference,
+                                                std::span<const std::filesystem::path> candidates,
+                                                std::string_view text, const TextScoring& scoring, Progress& progress) {
+    std::vector<FileTokenScores> scores;
+    for (const auto& group :
+         plan_side_by_side(reference, candidates, evaluation_bytes(reference, scoring), scoring.place)) {
+        auto here = scoring;
+        here.place.gpu_layers = group.gpu_layers;
+        auto of_group =
+            score_group(reference, candidates.subspan(group.first, group.last - group.first), text, here, progress);
+        std::ranges::move(of_group, std::back_inserter(scores));
+    }
     return scores;
 }
 

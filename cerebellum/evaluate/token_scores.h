@@ -39,7 +39,7 @@ struct TextScoring {
     int context = 512;    // tokens per window
     int max_windows = 0;  // 0: the whole text
     int threads = 1;
-    int gpu_layers = 0;
+    RunPlace place;
 };
 
 /// The text of files as llama-perplexity reads it (one newline at the end of a file is dropped), one after the other.
@@ -51,7 +51,8 @@ FileTokenScores score_text(const std::filesystem::path& file, std::string_view t
                            Progress& progress);
 
 /// Every candidate next to the reference, all of them at the same place of the text at the same time, so that nothing
-/// is kept but the scores. Throws Error where vocabularies differ.
+/// is kept but the scores. On a device that not all of them fit on, as many at a time as do. Throws Error where
+/// vocabularies differ.
 std::vector<FileTokenScores> score_text_against(const std::filesystem::path& reference,
                                                 std::span<const std::filesystem::path> candidates,
                                                 std::string_view text, const TextScoring& scoring, Progress& progress);

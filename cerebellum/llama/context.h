@@ -13,6 +13,8 @@ using LlamaContext = std::unique_ptr<llama_context, LlamaContextFree>;
 /// Context parameters for evaluating windows of `n_tokens` in one ubatch on the CPU alone.
 /// In a build with GPU backends "no GPU layers" is not enough for that: operations would still be offloaded.
 llama_context_params cpu_context_params(int n_tokens, int threads);
+/// The same where the model is: cache and operations on its devices, where it was loaded to be run on any.
+llama_context_params context_params(const Model& model, int n_tokens, int threads);
 
 /// Throws Error with llama.cpp's reason where there can be no such context.
 LlamaContext make_context(const Model& model, const llama_context_params& params);

@@ -1,6 +1,7 @@
 #include "cerebellum/llama/model.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <ggml-backend.h>
 #include <llama.h>
 
@@ -9,6 +10,7 @@
 #include <utility>
 
 #include "cerebellum/core/error.h"
+#include "cerebellum/core/ggml_device.h"
 #include "cerebellum/core/mapped_memory.h"
 #include "cerebellum/llama/context.h"
 #include "cerebellum/llama/log.h"
@@ -16,6 +18,9 @@
 namespace cerebellum {
 
 namespace {
+
+constexpr const char* out_of_memory_hint =
+    "; less --device-memory leaves a part of the model in host memory, --device CPU all of it";
 
 void initialise_once() {
     static std::once_flag once;
@@ -28,33 +33,56 @@ void Model::Free::operator()(llama_model* model) const {
     llama_model_free(model);
 }
 
+RunPlace place_on(std::span<const std::string> devices) {
+    RunPlace place;
+    for (const auto& device : devices)
+        if (!device.empty() && device != "CPU") place.devices.push_back(device);
+    if (!place.devices.empty()) place.gpu_layers = -1;
+    return place;
+}
+
+void check_place(const RunPlace& place) {
+    for (const auto& device : place.devices) find_device(device);
+}
+
+std::string describe(const RunPlace& place) {
+    if (place.on_cpu()) return "CPU";
+    return place.devices.empty() ? "this build's devices" : fmt::format("{}", fmt::join(place.devices, ", "));
+}
+
 Model Model::load(const std::filesystem::path& path) {
-    auto params = llama_model_default_params();
-    ggml_backend_dev_t no_devices[] = {nullptr};
-    params.devices = no_devices;
-    params.n_gpu_layers = 0;
-    params.use_extra_bufts = false;
-    return load_with(path, params);
+    return load_to_run(path, {});
 }
 
-Model Model::load_to_run(const std::filesystem::path& path, int gpu_layers, bool repack) {
+Model Model::load_to_run(const std::filesystem::path& path, const RunPlace& place) {
+    initialise_once();
     auto params = llama_model_default_params();
-    ggml_backend_dev_t no_devices[] = {nullptr};
-    if (gpu_layers == 0) params.devices = no_devices;
-    params.n_gpu_layers = gpu_layers;
-    params.use_extra_bufts = repack;
-    return load_with(path, params);
+    std::vector<ggml_backend_dev_t> devices;
+    for (const auto& name : place.devices)
+        if (auto* device = find_device(name); ggml_backend_dev_type(device) != GGML_BACKEND_DEVICE_TYPE_CPU)
+            devices.push_back(device);
+    devices.push_back(nullptr);
+    if (place.on_cpu() || !place.devices.empty()) params.devices = devices.data();
+    params.n_gpu_layers = place.gpu_layers;
+    params.use_extra_bufts = place.repack;
+    auto model = load_with(path, params, place.on_cpu() ? "" : describe(place));
+    model.on_devices_ = !place.on_cpu();
+    return model;
 }
 
-Model Model::load_with(const std::filesystem::path& path, const llama_model_params& params) {
+Model Model::load_with(const std::filesystem::path& path, const llama_model_params& params, const std::string& place) {
     initialise_once();
     Model result;
     result.path_ = path;
     {
         const LogCapture log;
         result.model_.reset(llama_model_load_from_file(path.c_str(), params));
-        if (!result.model_)
-            throw Error(fmt::format("cannot load {}: {}", path.string(), log.first_error("llama.cpp gave no reason")));
+        if (!result.model_) {
+            const auto reason = log.first_error("llama.cpp gave no reason");
+            const bool no_room = !place.empty() && reason.find("alloc") != std::string::npos;
+            throw Error(fmt::format("cannot load {}{}: {}{}", path.string(), place.empty() ? "" : " on " + place,
+                                    reason, no_room ? out_of_memory_hint : ""));
+        }
     }
     if (llama_model_has_encoder(result.handle()) || !llama_model_has_decoder(result.handle())) {
         std::string architecture(128, '\0');
@@ -150,6 +178,12 @@ llama_context_params cpu_context_params(int n_tokens, int threads) {
     return params;
 }
 
+llama_context_params context_params(const Model& model, int n_tokens, int threads) {
+    auto params = cpu_context_params(n_tokens, threads);
+    params.offload_kqv = params.op_offload = model.on_devices();
+    return params;
+}
+
 void LlamaContextFree::operator()(llama_context* context) const {
     llama_free(context);
 }
@@ -158,8 +192,9 @@ LlamaContext make_context(const Model& model, const llama_context_params& params
     const LogCapture log;
     LlamaContext context(llama_init_from_model(model.handle(), params));
     if (!context)
-        throw Error(fmt::format("cannot evaluate {} with a context of {} tokens: {}", model.path().string(),
-                                params.n_ctx, log.last_error("llama.cpp gave no reason")));
+        throw Error(fmt::format("cannot evaluate {} with a context of {} tokens: {}{}", model.path().string(),
+                                params.n_ctx, log.last_error("llama.cpp gave no reason"),
+                                model.on_devices() ? out_of_memory_hint : ""));
     return context;
 }
 
@@ -226,8 +261,9 @@ std::shared_ptr<NodeObserver> page_dropper(std::size_t resident_bytes) {
 
 Decoder::Decoder(const Model& model, int n_tokens, int threads, std::shared_ptr<NodeObserver> observer)
     : n_tokens_(n_tokens), n_vocab_(model.n_vocab()), observer_(std::move(observer)) {
-    auto params = cpu_context_params(n_tokens, threads);
+    auto params = context_params(model, n_tokens, threads);
     if (observer_) {
+        params.op_offload = false;  // an observer is to see the weights themselves, not copies of them on a device
         params.cb_eval = on_node;
         params.cb_eval_user_data = observer_.get();
     }

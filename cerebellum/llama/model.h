@@ -21,6 +21,27 @@ struct LlamaContextFree {
     void operator()(llama_context* context) const;
 };
 
+/// Where libllama runs a model that is loaded to be run: on the CPU, unless something else is said.
+struct RunPlace {
+    /// Devices that share the layers, each as find_device takes it. None: all of this build, where `gpu_layers` asks
+    /// for any.
+    std::vector<std::string> devices;
+    int gpu_layers = 0;  // that many of a model's layers on the devices, the head counting as the last one; −1: all
+    /// Weights repacked for this processor, as llama.cpp's own programs do by default. Repacking is faster, rounds
+    /// otherwise, and in v0.5.0 ends the program for some types on processors with AMX, llama.cpp's own programs too.
+    bool repack = false;
+    std::size_t device_bytes = 0;  // most of each device's memory that may be used; 0: what is free
+
+    bool on_cpu() const { return devices.empty() && gpu_layers == 0; }
+};
+
+/// Every layer on these devices; "CPU" or an empty name is none of them. Several share the layers.
+RunPlace place_on(std::span<const std::string> devices);
+/// Throws UsageError naming the devices there are, Error where a server does not answer.
+void check_place(const RunPlace& place);
+/// "CPU", or what the devices are called.
+std::string describe(const RunPlace& place);
+
 /// A model loaded by libllama into host memory (mapped from its file), without repacked weights, so that its weights
 /// can be read and replaced by name. Movable; its const functions may be called from several threads.
 class Model {
@@ -28,14 +49,15 @@ class Model {
     /// Throws Error with libllama's reason where the file cannot be loaded, and for encoders and other models that do
     /// not predict a next token.
     static Model load(const std::filesystem::path& path);
-    /// To be run, its weights neither read nor replaced: `gpu_layers` of its layers on the devices of this build (0: no
-    /// device is used at all, −1: all), and weights repacked for this processor if `repack`, as llama.cpp's own
-    /// programs do by default. Repacking is faster, rounds otherwise, and in v0.5.0 ends the program for some types on
-    /// processors with AMX, llama.cpp's own programs too.
-    static Model load_to_run(const std::filesystem::path& path, int gpu_layers, bool repack);
+    /// To be run, its weights neither read nor replaced. Layers that are not on a device are computed with in host
+    /// memory; a device that takes over products of large batches (CUDA) computes them all the same. Throws
+    /// check_place's errors too, and Error naming the device where it has not enough memory.
+    static Model load_to_run(const std::filesystem::path& path, const RunPlace& place);
 
     const std::filesystem::path& path() const { return path_; }
     int n_layers() const;
+    /// Whether it was loaded to be run on devices.
+    bool on_devices() const { return on_devices_; }
     int n_vocab() const;
     /// The context the model was trained for, in tokens.
     int trained_context() const;
@@ -61,9 +83,11 @@ class Model {
     struct Free {
         void operator()(llama_model* model) const;
     };
-    static Model load_with(const std::filesystem::path& path, const llama_model_params& params);
+    static Model load_with(const std::filesystem::path& path, const llama_model_params& params,
+                           const std::string& place);
 
     std::filesystem::path path_;
+    bool on_devices_ = false;
     std::unique_ptr<llama_model, Free> model_;
 };
 
@@ -81,8 +105,8 @@ class NodeObserver {
 /// have been used.
 std::shared_ptr<NodeObserver> page_dropper(std::size_t resident_bytes);
 
-/// A context that evaluates one window at a time on the CPU, logits at every position, flash attention off and an F16
-/// cache: the settings that replay and every referee use too. Not thread-safe.
+/// A context that evaluates one window at a time where the model is, logits at every position, flash attention off and
+/// an F16 cache: the settings that replay and every referee use too. Not thread-safe.
 class Decoder {
   public:
     Decoder(const Model& model, int n_tokens, int threads, std::shared_ptr<NodeObserver> observer = nullptr);

@@ -72,7 +72,8 @@ Estimate baseline_kld(Session& session, const fs::path& file, Progress& progress
         return {pair.at(0).get<double>(), pair.at(1).is_null() ? std::nan("") : pair.at(1).get<double>()};
     }
     const std::vector<fs::path> files = {file};
-    const auto scores = score_files(session.model(), files, session.measured_windows(), session.threads(), progress);
+    const auto scores =
+        score_files(session.model(), files, session.measured_windows(), session.threads(), progress, session.place());
     const auto kld = summarize(scores.front()).kld;
     session.journal().put_artifact(key, json{kld.mean, kld.error}.dump());
     return kld;
@@ -222,7 +223,8 @@ class Crusher {
                     .front();
         } else {
             const std::vector<fs::path> itself = {session_.model().path()};
-            scores = score_files(session_.model(), itself, windows, session_.threads(), progress_).front();
+            scores =
+                score_files(session_.model(), itself, windows, session_.threads(), progress_, session_.place()).front();
         }
         auto stored = json::array();
         for (auto& score : scores) {

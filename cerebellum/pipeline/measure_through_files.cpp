@@ -44,7 +44,7 @@ std::vector<std::vector<WindowScore>> score_through_files(const FileTrials& tria
             options.provenance = Provenance::none;
             build_gguf(trials.source, recipe, &trials.imatrix, paths.back(), options, silent);
         }
-        auto of_group = score_files(trials.model, paths, windows, trials.threads, silent);
+        auto of_group = score_files(trials.model, paths, windows, trials.threads, silent, trials.place);
         std::ranges::move(of_group, std::back_inserter(scores));
     }
     return scores;

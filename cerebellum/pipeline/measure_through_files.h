@@ -24,7 +24,8 @@ struct FileTrials {
     const std::vector<std::string>& tensor_order;
     std::filesystem::path folder;  // has room for a few files of the source's size
     int threads = 1;
-    TypeMap base = {};  // what a file has beside the one change; tensors that it does not name keep the source's type
+    RunPlace place = {};  // where source and files run
+    TypeMap base = {};    // what a file has beside the one change; tensors that it does not name keep the source's type
 };
 
 /// Scores of whole mixes: each is built, evaluated by libllama next to the source and removed again. One vector of

@@ -239,7 +239,9 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
         files.push_back(scratch.back()->path());
         nearest.push_back(other);
     }
-    const auto real = score_files(session.model(), files, session.text().test, session.threads(), progress);
+    if (!session.place().on_cpu()) session.rest();  // what replays hold there makes room for whole models
+    const auto real =
+        score_files(session.model(), files, session.text().test, session.threads(), progress, session.place());
     for (std::size_t i = 0; i < nearest.size(); ++i) {
         nearest[i]->test = weigh(real[i], options.aim, session.text().test_domains);
         nearest[i]->built = true;

@@ -20,8 +20,10 @@
 #include "cerebellum/core/parallel.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/core/size.h"
+#include "cerebellum/llama/placement.h"
 #include "cerebellum/llama/presets.h"
 #include "cerebellum/llama/recorder.h"
+#include "cerebellum/llama/sampler.h"
 #include "cerebellum/pipeline/unusable.h"
 #include "cerebellum/quantize/quantize_tensor.h"
 #include "cerebellum/replay/topology.h"
@@ -275,6 +277,21 @@ void Session::keep_text() {
     journal_->put_artifact("text", serialize(*text_));
 }
 
+RunPlace Session::place() const {
+    auto place = place_on(devices_of(options_));
+    place.device_bytes = options_.limits.device_bytes;
+    return place;
+}
+
+template <typename Use>
+auto Session::on_place(Use use) const {
+    const auto place = this->place();
+    if (place.on_cpu()) return use(model_);
+    const auto& path = model_.path();
+    const auto needed = working_bytes(GgufFile::open(path), options_.context, sampled_side_by_side * options_.context);
+    return use(Model::load_to_run(path, fitted(place, path, needed)));
+}
+
 const TextParts& Session::text() {
     if (text_) return *text_;
     if (const auto stored = journal_->get_artifact("text")) {
@@ -285,9 +302,11 @@ const TextParts& Session::text() {
         throw UsageError(fmt::format(
             "{} ({}) does not fit in --memory {}, so it cannot write its own text in reasonable time; give a --text",
             options_.model.string(), format_bytes(source_.file_size()), format_bytes(options_.limits.host_bytes)));
-    text_ = options_.texts.empty()
-                ? windows_from_model(model_, options_.context, demand(), options_.seed, options_.threads, progress_)
-                : windows_from_files(model_, options_.texts, options_.context, demand(), options_.domains);
+    text_ = options_.texts.empty() ? on_place([&](const Model& model) {
+        return windows_from_model(model, options_.context, demand(), options_.seed, options_.threads, progress_);
+    })
+                                   : windows_from_files(model_, options_.texts, options_.context, demand(),
+                                                        options_.domains);
     keep_text();
     return *text_;
 }
@@ -322,6 +341,7 @@ FileTrials Session::file_trials() {
             tensor_order(),
             std::filesystem::absolute(journal_->path()).parent_path(),
             options_.threads,
+            place(),
             std::move(base)};
 }
 
@@ -400,7 +420,10 @@ const Imatrix& Session::imatrix() {
         return *imatrix_;
     }
     imatrix_ = replays() ? compute_imatrix(engine(), prepare(text().calibration), text().description, progress_)
-                         : compute_imatrix(model_, text().calibration, options_.threads, text().description, progress_);
+                         : on_place([&](const Model& model) {
+                               return compute_imatrix(model, text().calibration, options_.threads, text().description,
+                                                      progress_);
+                           });
     journal_->put_artifact("imatrix", serialize(*imatrix_));
     return *imatrix_;
 }

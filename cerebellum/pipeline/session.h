@@ -84,6 +84,8 @@ class Session {
     /// "the source", or what stands for it.
     std::string reference_name() const;
     Journal& journal() { return *journal_; }
+    /// Where whole models run that libllama evaluates: on the devices that replays run on.
+    RunPlace place() const;
     int threads() const { return options_.threads; }
     int context() const { return options_.context; }
 
@@ -164,6 +166,9 @@ class Session {
     const Topology* topology();
     TextDemand demand() const;
     void keep_text();
+    /// Calls use(model) with the reference where place() is, loaded there for as long as it takes.
+    template <typename Use>
+    auto on_place(Use use) const;
     /// Says which weights there are moments for, or can be.
     MomentFile& moment_file();
     QuantizedCache& quantized_tensors();

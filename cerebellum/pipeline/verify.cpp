@@ -28,7 +28,8 @@ std::vector<VerifiedFile> verify_files(Session& session, const std::vector<std::
                                        Progress& progress) {
     std::vector<GgufFile> opened;
     for (const auto& file : files) opened.push_back(GgufFile::open(file));
-    const auto scores = score_files(session.model(), files, session.text().test, session.threads(), progress);
+    const auto scores =
+        score_files(session.model(), files, session.text().test, session.threads(), progress, session.place());
     std::vector<VerifiedFile> verified;
     for (std::size_t i = 0; i < files.size(); ++i)
         verified.push_back({files[i],

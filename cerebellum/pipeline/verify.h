@@ -21,7 +21,8 @@ struct VerifiedFile {
     std::optional<WholePrediction> prediction;  // empty where the journal does not know some type of the file
 };
 
-/// Runs each file with libllama. Throws Error where one cannot be opened or is of another model.
+/// Runs each file with libllama, where the session's replays run. Throws Error where one cannot be opened or is of
+/// another model.
 std::vector<VerifiedFile> verify_files(Session& session, const std::vector<std::filesystem::path>& files,
                                        Progress& progress);
 

@@ -96,10 +96,10 @@ ReplayEngine::ReplayEngine(const Model& model, int n_tokens, const EngineOptions
       device_(options.device, options.threads),
       weights_(device_),
       memory_plan_(plan_memory(memory_needs(topology_, options.n_windows), limits_of_all(options), device_.is_host())) {
+    value_limits_ = {memory_plan_.device_value_bytes, memory_plan_.host_value_bytes, options.limits.scratch_folder};
     place_on_devices(options);
     weights_.set_limit(memory_plan_.weight_bytes);
-    device_.values().set_limits(
-        {memory_plan_.device_value_bytes, memory_plan_.host_value_bytes, options.limits.scratch_folder});
+    reserve_device_bytes(0);
 }
 
 ReplayEngine::~ReplayEngine() = default;
@@ -111,11 +111,8 @@ void ReplayEngine::place_on_devices(const EngineOptions& options) {
             "the devices together have less memory than the model's weights take; name more of them, or use one "
             "--device alone, which streams weights");
     std::vector<std::size_t> capacities = {device_.free_bytes()};
-    const ValueStore::Limits limits = {memory_plan_.device_value_bytes, memory_plan_.host_value_bytes,
-                                       options.limits.scratch_folder};
     for (const auto& name : options.more_devices) {
         others_.push_back(std::make_unique<Other>(name, options.threads));
-        others_.back()->device.values().set_limits(limits);
         capacities.push_back(others_.back()->device.free_bytes());
     }
     for (auto& capacity : capacities) {
@@ -136,6 +133,26 @@ std::size_t ReplayEngine::device_of(int node) const {
 
 std::unique_ptr<ReplayEngine> ReplayEngine::on_the_cpu() const {
     return std::make_unique<ReplayEngine>(*model_, n_tokens_, device_.threads());
+}
+
+std::size_t ReplayEngine::spare_device_bytes(int node) {
+    const auto other = device_of(node);
+    auto& device = device_at(node);
+    if (device.is_host()) return 0;
+    // The other half is for the states and temporaries that grow meanwhile.
+    if (value_limits_.device_bytes != MemoryPlan::unlimited) return value_limits_.device_bytes / 2;
+    const auto& weights = other == 0 ? weights_ : others_[other - 1]->weights;
+    const auto free = device.free_bytes();
+    const auto to_come = memory_plan_.needs.weight_bytes / (1 + others_.size()) + memory_plan_.needs.temporary_bytes;
+    const auto taken = std::min(to_come, weights.placed_bytes());
+    return free > to_come - taken ? (free - (to_come - taken)) / 2 : 0;
+}
+
+void ReplayEngine::reserve_device_bytes(std::size_t bytes) {
+    auto limits = value_limits_;
+    if (limits.device_bytes != MemoryPlan::unlimited) limits.device_bytes -= std::min(bytes, limits.device_bytes);
+    device_.values().set_limits(limits);
+    for (auto& other : others_) other->device.values().set_limits(limits);
 }
 
 std::string ReplayEngine::device_names() const {

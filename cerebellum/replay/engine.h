@@ -57,6 +57,17 @@ class ReplayEngine {
     const Topology& topology() const { return topology_; }
     /// The first device, which the head runs on.
     Device& device() { return device_; }
+    /// The device that a slice which begins there runs on.
+    Device& device_at(int node) {
+        const auto other = device_of(node);
+        return other == 0 ? device_ : others_[other - 1]->device;
+    }
+    /// Bytes of device_at(node) that a caller may take beside what replaying the source takes. 0 where everything runs
+    /// on the CPU, or the device does not say what it has.
+    std::size_t spare_device_bytes(int node);
+    /// From now on states leave so much of each device's memory to the caller; beyond that they go where they go when
+    /// it is full. 0 gives it back.
+    void reserve_device_bytes(std::size_t bytes);
     /// Whether everything runs on the CPU: then it is bit-identical to llama_decode.
     bool is_host() const { return device_.is_host() && others_.empty(); }
     /// Whether its figures are what others are judged by: it runs on the CPU, and nobody meddles with it.
@@ -139,6 +150,7 @@ class ReplayEngine {
     std::vector<std::size_t> device_of_range_;  // between the cuts; empty where there is but one device
     std::unique_ptr<ValueStore> host_inputs_;   // of the windows, where several devices read them
     MemoryPlan memory_plan_;
+    ValueStore::Limits value_limits_;
     // Inputs that windows share (positions, masks) are stored once.
     std::vector<std::pair<std::shared_ptr<const std::vector<std::byte>>, Value>> stored_inputs_;
     std::unique_ptr<Reference> reference_;

@@ -1,11 +1,8 @@
 // Replay on a device whose memory is not ours to touch: llama.cpp's own RPC server on this machine's loopback.
-#include <arpa/inet.h>
 #include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <netinet/in.h>
 #include <sys/resource.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include <cmath>
@@ -13,12 +10,11 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
-#include "cerebellum/evaluate/llama_server.h"
 #include "cerebellum/journal/journal.h"
 #include "cerebellum/llama/log.h"
 #include "cerebellum/replay/engine.h"
 #include "cerebellum/replay/replay_support_test.h"
-#include "tests/e2e/program.h"
+#include "tests/e2e/rpc_server.h"
 
 namespace cerebellum {
 namespace {
@@ -34,17 +30,6 @@ using testing::TemporaryFolder;
 
 namespace fs = std::filesystem;
 
-bool accepts(int port) {
-    const int descriptor = socket(AF_INET, SOCK_STREAM, 0);
-    sockaddr_in address{};
-    address.sin_family = AF_INET;
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    address.sin_port = htons(static_cast<std::uint16_t>(port));
-    const bool connected = connect(descriptor, reinterpret_cast<sockaddr*>(&address), sizeof address) == 0;
-    close(descriptor);
-    return connected;
-}
-
 class Rpc : public ::testing::Test {
   protected:
     void SetUp() override {
@@ -54,13 +39,7 @@ class Rpc : public ::testing::Test {
     }
     void start() { start(port_, server_); }
     void start(int& port, std::unique_ptr<Program>& server) const {
-        port = free_port();
-        server = std::make_unique<Program>(
-            std::vector<std::string>{(fs::path(CEREBELLUM_REFEREE_BIN) / "ggml-rpc-server").string(), "-H", "127.0.0.1",
-                                     "-p", std::to_string(port), "-t", "1"},
-            folder_.path());
-        for (int i = 0; i < 500 && server->running() && !accepts(port); ++i)
-            std::this_thread::sleep_for(std::chrono::milliseconds(20));
+        server = testing::start_rpc_server(folder_.path(), port);
         ASSERT_TRUE(server->running());
     }
     std::string endpoint() const { return fmt::format("127.0.0.1:{}", port_); }
