@@ -18,7 +18,7 @@ struct CommonOptions {
     std::string rounding = "ggml";
     std::string journal;
     std::string imatrix;
-    int tokens = 4096;
+    int tokens = 0;  // as many as the effort says
     int context = 0;
     int threads = 0;
     std::uint64_t seed = 1;
@@ -28,6 +28,7 @@ struct CommonOptions {
     bool no_replay = false;
     std::vector<std::string> tensors;
     std::string reference;
+    bool quick = false, thorough = false, dry_run = false;
     bool force = false;
     bool json = false;
     bool quiet = false;
@@ -39,6 +40,10 @@ struct CommonOptions {
 
 void add_model(CLI::App& command, CommonOptions& options);
 void add_measuring(CLI::App& command, CommonOptions& options);
+/// --quick, --thorough and --dry-run, for what measures and may do more.
+void add_effort(CLI::App& command, CommonOptions& options);
+/// Throws UsageError where both were given.
+Effort effort_of(const CommonOptions& options);
 void add_scaling(CLI::App& command, std::string& scaling);
 /// --rounding, for what measures and what allocates.
 void add_rounding(CLI::App& command, CommonOptions& options, const std::string& help);
@@ -57,7 +62,9 @@ RoundingChoice parse_rounding(const std::string& name);
 /// Seconds of an option's "90s", "10m" or "1h".
 double parse_seconds(const char* option, const std::string& text);
 std::vector<ggml_type> parse_types(const std::string& list);
-/// The default journal of a model: in the folder of `beside`, named after the model.
-std::filesystem::path default_journal(const std::string& model, const std::string& beside);
+/// The default journal of a model: in the folder of `beside`, named after the model and an effort that is not the
+/// default one.
+std::filesystem::path default_journal(const std::string& model, const std::string& beside,
+                                      Effort effort = Effort::normal);
 
 }  // namespace cerebellum::cli

@@ -63,6 +63,27 @@ void check_scaling_options(Session& session, const QuantizeOptions& options) {
         throw UsageError("--scaling auto needs the model to be replayed, which was not possible or not wanted");
 }
 
+/// Says at the begin of every stage what it and the rest will take, where the job is long enough for that to matter.
+void announce(Session& session, const QuantizeOptions& options) {
+    constexpr double long_s = 20.0;
+    if (!options.expect || !session.replays()) return;
+    const auto wanted = session.plan();
+    if (session.estimate(wanted, {}).seconds < long_s) return;
+    session.times().on_begin = [expect = options.expect,
+                                plan = plan_job(session, planned_job(session.source(), options),
+                                                session.rates(wanted))](std::string_view name) {
+        const auto stage = std::ranges::find(plan.stages, name, &PlannedStage::name);
+        if (stage != plan.stages.end()) expect(stage->seconds.value_or(0.0), plan.seconds_after(name));
+    };
+}
+
+/// Of mixes in the order of their sizes the largest that fits and the smallest that does not.
+void keep_nearest(std::vector<Contender>& others) {
+    const auto fits = [](const Contender& other) { return other.fits; };
+    const auto last = std::ranges::find_if(others.rbegin(), others.rend(), fits);
+    if (last != others.rend()) others.erase(others.begin(), last.base() - 1);
+}
+
 std::vector<Contender*> pointers(std::vector<Contender>& contenders) {
     std::vector<Contender*> result;
     for (auto& contender : contenders) result.push_back(&contender);
@@ -84,9 +105,23 @@ fs::path results_path(const fs::path& output) {
     return beside(output, ".results.json");
 }
 
+JobRequest planned_job(const GgufFile& source, const QuantizeOptions& options) {
+    const auto& goal = options.request.goal;
+    JobRequest request;
+    request.rounds = options.rounds;
+    request.search_seconds = options.search_seconds;
+    constexpr double usual_bits = 4.5;
+    request.budget_bytes = static_cast<std::uint64_t>(usual_bits / 8.0 * static_cast<double>(source.n_weights()));
+    if (goal.kind == AllocationGoal::Kind::size) request.budget_bytes = goal.size.bytes(source.n_weights());
+    if (goal.device_bytes + goal.host_bytes > 0) request.budget_bytes = goal.device_bytes + goal.host_bytes;
+    request.budget_bytes = std::min(request.budget_bytes, source.file_size());
+    return request;
+}
+
 QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, Progress& progress) {
     const auto& source = session.source();
     QuantizeResult result;
+    result.effort = session.options().effort;
     result.output = options.output;
     result.n_weights = source.n_weights();
     const bool sized = options.request.goal.kind == AllocationGoal::Kind::size;
@@ -102,7 +137,11 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
     parse_profile(options.aim.profile, session.text().calibration_domains);
     if (options.search_seconds > 0.0) check_search_text(session);
 
-    if (options.scaling) result.scaling = ScalingOutcome{find_scaling(session, progress), {}};
+    announce(session, options);
+    if (options.scaling) {
+        const StageTimer searching(session.times(), "searching scales");
+        result.scaling = ScalingOutcome{find_scaling(session, progress), {}};
+    }
     const bool is_scaled = result.scaling && !result.scaling->search.scalings.empty();
     auto plain =
         make_own_recipes(session, source, options, is_scaled ? "cerebellum without scaling" : "cerebellum", progress);
@@ -112,7 +151,9 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
     if (!options.aim.profile.empty()) result.text += fmt::format(", profile {}", options.aim.profile);
     result.reference = session.reference_name();
     result.null_floor_kld = session.null_floor_kld();
+    StageTimer timer(session.times(), "competing");
     auto others = find_contenders(session, result.budget_bytes, options.aim, progress);
+    if (result.effort == Effort::quick) keep_nearest(others);
 
     const auto replay = [&](Session& on, std::span<Contender*> who) {
         replay_scores(on, who, TextPart::selection, options.aim, progress);
@@ -125,6 +166,7 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
     std::optional<ScaledModel> scaled_model;
     std::optional<OwnRecipes> scaled;
     if (is_scaled) {
+        timer.next("scaled model");
         scaled_model.emplace(session, result.scaling->search.scalings, progress);
         scaled = make_own_recipes(scaled_model->session(), source, options, "cerebellum", progress);
         scaled->recipe.scaling = result.scaling->search.scalings;
@@ -180,6 +222,7 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
     result.prediction = own.prediction_of(winner->types);
     result.recipe.provenance["delivered"] = result.delivered;
     result.recipe.provenance["text"] = result.text;
+    if (result.effort != Effort::normal) result.recipe.provenance["effort"] = effort_name(result.effort);
     note_moments(measured.journal(), result.recipe);
     if (result.reference != "the source") result.recipe.provenance["reference"] = result.reference;
 
@@ -195,6 +238,7 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
         build_options.moments = with.moments();
         return build_gguf(source, recipe, &with.imatrix(), path, build_options, progress);
     };
+    timer.next("building");
     // The delivered file is built under a scratch name too, so that the output appears only when it is verified.
     const ScratchFile built(beside(options.output, ".unverified.gguf"));
     if (const auto bytes = build(measured, result.recipe, built.path(), provenance);
@@ -225,12 +269,14 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
         files.push_back(scratch.back()->path());
         nearest.push_back(other);
     }
+    timer.next("verifying");
     const auto real = score_files(session.model(), files, session.text().test, session.threads(), progress);
     for (std::size_t i = 0; i < nearest.size(); ++i) {
         nearest[i]->test = weigh(real[i], options.aim, session.text().test_domains);
         nearest[i]->built = true;
     }
 
+    timer.next("writing");
     Contender original;
     original.kind = Contender::Kind::source;
     original.name = session.options().reference ? session.reference_name() : "source";
@@ -249,6 +295,7 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
     write_file_atomically(type_file_path(options.output),
                           tensor_type_file(complete_types(source, result.recipe.types)));
     write_imatrix(options.imatrix_out.empty() ? imatrix_path(options.output) : options.imatrix_out, imatrix);
+    result.stages = session.times().stages();
     write_file_atomically(results_path(options.output), to_json(result).dump(2) + "\n");
     fs::rename(built.path(), options.output);
     if (scaled_model) scaled_model->discard_file();
@@ -302,28 +349,33 @@ nlohmann::json to_json(const QuantizeResult& result) {
         scaling["kld_gain"] = estimate(result.scaling->gain);
         scaling["delivered"] = !result.recipe.scaling.empty();
     }
-    return {{"cerebellum", CEREBELLUM_VERSION},
-            {"llama.cpp", CEREBELLUM_LLAMA_VERSION},
-            {"output", result.output.string()},
-            {"budget_bytes", result.budget_bytes},
-            {"file_bytes", result.recipe.file_bytes},
-            {"budget_used", static_cast<double>(result.recipe.file_bytes) / static_cast<double>(result.budget_bytes)},
-            {"delivered", result.delivered},
-            {"delivered_kind", kind_name(result.delivered_kind)},
-            {"choice", choice},
-            {"predicted_kld", result.recipe.predicted_kld},
-            {"calibrated_kld", calibrated},
-            {"rounds", rounds},
-            {"rounds_gain", estimate(result.rounds_gain)},
-            {"search", result.search ? to_json(*result.search) : nlohmann::json()},
-            {"scaling", scaling},
-            {"text", result.text},
-            {"reference", result.reference},
-            {"null_floor_kld", result.null_floor_kld},
-            {"goal", result.recipe.provenance.at("goal")},
-            {"remarks", result.remarks},
-            {"machine", hardware()},
-            {"files", rows}};
+    nlohmann::json json = {
+        {"cerebellum", CEREBELLUM_VERSION},
+        {"llama.cpp", CEREBELLUM_LLAMA_VERSION},
+        {"output", result.output.string()},
+        {"budget_bytes", result.budget_bytes},
+        {"file_bytes", result.recipe.file_bytes},
+        {"budget_used", static_cast<double>(result.recipe.file_bytes) / static_cast<double>(result.budget_bytes)},
+        {"delivered", result.delivered},
+        {"delivered_kind", kind_name(result.delivered_kind)},
+        {"choice", choice},
+        {"predicted_kld", result.recipe.predicted_kld},
+        {"calibrated_kld", calibrated},
+        {"rounds", rounds},
+        {"rounds_gain", estimate(result.rounds_gain)},
+        {"search", result.search ? to_json(*result.search) : nlohmann::json()},
+        {"scaling", scaling},
+        {"text", result.text},
+        {"reference", result.reference},
+        {"null_floor_kld", result.null_floor_kld},
+        {"goal", result.recipe.provenance.at("goal")},
+        {"remarks", result.remarks},
+        {"effort", effort_name(result.effort)},
+        {"stages", to_json(result.stages)},
+        {"machine", hardware()},
+        {"files", rows}};
+    if (const auto label = effort_label(result.effort); !label.empty()) json["label"] = label;
+    return json;
 }
 
 }  // namespace cerebellum

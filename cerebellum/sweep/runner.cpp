@@ -90,7 +90,7 @@ namespace {
 class Sweep {
   public:
     Sweep(ReplayEngine& engine, std::span<const Window> windows, std::span<const TensorPlan> plan,
-          const Quantizer& quantize, FigureStore& figures, Progress& progress, SourceStates& source)
+          const Quantizer& quantize, FigureStore& figures, Progress& progress, SourceStates& source, const Rates& rates)
         : engine_(engine),
           topology_(engine.topology()),
           map_(topology_),
@@ -100,16 +100,33 @@ class Sweep {
           quantize_(quantize),
           figures_(figures),
           progress_(progress),
-          source_(source) {
+          source_(source),
+          costs_(map_, rates, topology_.head_cut(), topology_.n_nodes(), !engine.is_host()) {
         plain_.resize(ranges_.size());
         work_.resize(ranges_.size() + 1);
         for (const auto& tensor : plan) sort_in(tensor);
         windows_ = windows_.first(needed_windows_);
+        if (!has_work()) return;
+        std::size_t first = 0, end = ranges_.size();
+        while (first < end && work_[first].empty()) ++first;
+        while (end > first && work_[end - 1].empty()) --end;
+        costs_.expect_source(windows_.size(), first, end > first ? end - 1 : ranges_.size());
+        estimate_.quantized_weights = costs_.quantized_weights();
+        estimate_.replay_flops = costs_.replay_flops();
+        estimate_.seconds = costs_.left_s();
+    }
+
+    /// What there is to do, as it looks before anything is done.
+    SweepEstimate estimate() const {
+        auto result = estimate_;
+        result.resumed = summary_.resumed;
+        return result;
     }
 
     SweepSummary run() {
-        if (work_left_ > 0.0) {
-            progress_.begin("measuring", work_left_);
+        if (has_work()) {
+            started_ = Clock::now();
+            progress_.begin("measuring", 1.0);
             prepare_baseline();
             measure_head();
             auto [next, baseline] = first_states();
@@ -131,6 +148,7 @@ class Sweep {
   private:
     struct Work {
         const TensorPlan* plan = nullptr;
+        SweepMap::Place place;
         const WeightUse* use = nullptr;
         bool local = false;  // read in one block only, whose output shows the change
         bool shows = false;  // as is known from earlier measurements
@@ -156,6 +174,7 @@ class Sweep {
         }
         Work work;
         work.plan = &plan;
+        work.place = *place;
         work.use = place->use;
         work.local = place->local;
         const auto fast_windows = plan.fast_windows(windows_.size());
@@ -179,26 +198,41 @@ class Sweep {
             else if (std::ranges::find(plan.anchors, type) != plan.anchors.end())
                 change.full = wanted(Tier::full, plan.anchor_windows(windows_.size()));
             if (change.fast.empty() && change.full.empty()) continue;
-            work_left_ += static_cast<double>(change.fast.size()) * map_.fast_cost(*place) +
-                          static_cast<double>(change.full.size()) * map_.full_cost(*place);
+            expect(work, change);
             work.changes.push_back(change);
         }
         if (!work.changes.empty()) work_[place->range].push_back(std::move(work));
     }
 
+    void expect(const Work& work, const Change& change) {
+        estimate_.fast += change.fast.empty() ? 0 : 1;
+        estimate_.full += change.full.empty() ? 0 : 1;
+        std::size_t windows = 0;
+        for (std::size_t w = 0; w < all_windows_.size(); ++w)
+            windows += change.fast.has(w) || change.full.has(w) ? 1 : 0;
+        costs_.expect_change(work.place, change.type, windows, change.full.size(), work.place.weights);
+    }
+
+    bool has_work() const { return has_work_from(0) || !work_.back().empty(); }
     bool has_work_from(std::size_t range) const {
         return std::any_of(work_.begin() + static_cast<std::ptrdiff_t>(range), work_.end() - 1,
                            [](const auto& works) { return !works.empty(); });
     }
 
-    void account(int begin, int end, std::size_t runs, Clock::time_point start) {
+    /// `expected_runs`: that the costs know of, where these are not all.
+    void account(CostLedger::Work work, int begin, int end, std::size_t runs, double seconds,
+                 std::optional<std::size_t> expected_runs = std::nullopt) {
         summary_.replay_flops += map_.flops(begin, end) * static_cast<double>(runs);
-        summary_.replay_s += seconds_since(start);
+        summary_.replay_s += seconds;
+        costs_.replayed(work, begin, end, expected_runs.value_or(runs), seconds);
+    }
+    void account_quantizing(const Work& work, const Encoding& type, double seconds) {
+        summary_.quantize_s += seconds;
+        costs_.quantized(work.place, type, work.place.weights, seconds);
     }
 
-    void done(double work, std::string_view what) {
-        work_done_ += work;
-        progress_.advance(work_done_, fmt::format("{}{}", what, worst_));
+    void done(std::string_view what) {
+        progress_.advance(costs_.share_done(seconds_since(started_)), fmt::format("{}{}", what, worst_));
         progress_.check();
     }
 
@@ -220,7 +254,8 @@ class Sweep {
             states[w] = slice.live_out(states[w]);
         }
         engine_.wait();
-        account(nodes.begin, nodes.end, windows_.size() - first, start);
+        account(CostLedger::Work::source, nodes.begin, nodes.end, windows_.size() - first, seconds_since(start));
+        done("the source");
     }
     void advance(const SweepRange& nodes, States& states) {
         if (nodes.begin < nodes.end) advance(*engine_.slice(nodes.begin, nodes.end), nodes, states);
@@ -279,7 +314,7 @@ class Sweep {
             source_.shared->put(windows[i], ranges_.size(), states[i]);
             source_.shared->set_ready(windows[i]);
         }
-        account(0, topology_.head_cut(), windows.size(), start);
+        account(CostLedger::Work::source, 0, topology_.head_cut(), windows.size(), seconds_since(start));
     }
 
     States shared_states_at(std::size_t range) {
@@ -359,7 +394,7 @@ class Sweep {
         for (const auto& work : work_.back())
             for (const auto& change : work.changes) {
                 auto data = quantized(work.plan->name, change.type);
-                summary_.quantize_s += data.seconds;
+                account_quantizing(work, change.type, data.seconds);
                 auto variant = new_variant(work, change.type);
                 for (std::size_t w = change.full.begin; w < change.full.end; ++w) {
                     variant.windows.push_back(w);
@@ -373,8 +408,7 @@ class Sweep {
                     score(variants);
                     bytes = 0;
                 }
-                done(map_.cost(topology_.head_cut(), topology_.n_nodes()) * static_cast<double>(change.full.size()),
-                     fmt::format("{} {}", work.plan->name, type_name(change.type)));
+                done(fmt::format("{} {}", work.plan->name, type_name(change.type)));
             }
         score(variants);
     }
@@ -437,14 +471,13 @@ class Sweep {
                 slice.run(windows_[variant.windows[i]].inputs, variant.states[i]);
                 variant.states[i] = slice.live_out(variant.states[i]);
             }
-            account(nodes.begin, nodes.end, variant.windows.size(), start);
+            account(CostLedger::Work::carry, nodes.begin, nodes.end, variant.windows.size(), seconds_since(start));
             variant.measurement.wall_s += seconds_since(start);
-            done(map_.cost(nodes.begin, nodes.end) * static_cast<double>(variant.windows.size()),
-                 variant.measurement.tensor);
+            done(variant.measurement.tensor);
         }
         const auto start = Clock::now();
         engine_.wait();
-        summary_.replay_s += seconds_since(start);
+        account(CostLedger::Work::carry, nodes.begin, nodes.end, 0, seconds_since(start));
     }
 
     /// Measures all changes of weights that are first read in a range. `states` is the source's at its begin.
@@ -501,6 +534,7 @@ class Sweep {
                     in_full.full =
                         missing(work->plan->name, other, Tier::full, work->plan->anchor_windows(windows_.size()));
                     if (in_full.full.empty()) continue;
+                    expect(*work, in_full);
                     auto whole = make_trial(r, *work, in_full, quantized(work->plan->name, other));
                     replay(*whole, states, at_end);
                     finish(*whole, entering);
@@ -525,7 +559,7 @@ class Sweep {
 
     std::unique_ptr<Trial> make_trial(std::size_t r, const Work& work, const Change& change, Quantized data) {
         const auto start = Clock::now();
-        summary_.quantize_s += data.seconds;
+        account_quantizing(work, change.type, data.seconds);
         auto trial = std::make_unique<Trial>(Trial{&work,
                                                    change,
                                                    {work.use->first, ranges_[r].end},
@@ -589,9 +623,7 @@ class Sweep {
         }
         trial.slice.reset();
         trial.seconds += seconds_since(start);
-        const auto runs = static_cast<double>(trial.windows.size());
-        summary_.replay_flops += map_.flops(trial.nodes.begin, trial.nodes.end) * runs;
-        summary_.replay_s += trial.seconds;
+        account(CostLedger::Work::change, trial.nodes.begin, trial.nodes.end, trial.windows.size(), trial.seconds);
         fast.wall_s = variant.measurement.wall_s = trial.data.seconds + trial.seconds;
         if (!change.fast.empty()) {
             keep(fast);
@@ -604,8 +636,7 @@ class Sweep {
             }
             entering.push_back(std::move(variant));
         }
-        done(map_.cost(trial.nodes.begin, trial.nodes.end) * runs,
-             fmt::format("{} {}", work.plan->name, type_name(change.type)));
+        done(fmt::format("{} {}", work.plan->name, type_name(change.type)));
         return shows;
     }
 
@@ -630,7 +661,7 @@ class Sweep {
         for (std::size_t v = 0; v < variants.size(); ++v)
             if (!variants[v].weight.empty() && topology_.weights().at(variants[v].measurement.tensor).last >= head_cut)
                 changed[v] = engine_.make_head(variants[v].substitutes());
-        std::size_t heads = 0;
+        std::size_t heads = 0, scored = 0;
         for (std::size_t w = 0; w < windows_.size(); ++w) {
             bool referenced = false;
             std::vector<std::pair<std::size_t, ReplayEngine::PendingScore>> pending;
@@ -647,16 +678,18 @@ class Sweep {
                 auto& head = changed[v] ? *changed[v] : engine_.plain_head();
                 pending.emplace_back(v, engine_.begin_score(head, windows_[w], state));
                 ++heads;
+                ++scored;
             }
             for (const auto& [v, score] : pending) add_score(engine_.finish_score(score), variants[v].measurement);
         }
-        account(head_cut, topology_.n_nodes(), heads, start);
+        account(CostLedger::Work::score, head_cut, topology_.n_nodes(), heads, seconds_since(start), scored);
         const double seconds = seconds_since(start) / static_cast<double>(variants.size());
         for (auto& variant : variants) {
             variant.measurement.wall_s += seconds;
             keep(variant.measurement);
             ++summary_.full_measured;
         }
+        done(variants.front().measurement.tensor);
     }
 
     static constexpr std::size_t head_group_bytes = std::size_t{64} << 20;
@@ -674,8 +707,9 @@ class Sweep {
     std::vector<std::unique_ptr<Slice>> plain_;  // by range, made when first asked for
     std::vector<std::vector<Work>> work_;        // by the range that first reads the tensor; the last one is the head's
     std::size_t needed_windows_ = 0;             // the first so many of those given
-    double work_left_ = 0.0;
-    double work_done_ = 0.0;
+    SweepCosts costs_;
+    SweepEstimate estimate_;
+    Clock::time_point started_;
     double worst_kld_ = 0.0;  // of the full figures recorded in this run
     std::string worst_;       // as progress shows it
     SweepSummary summary_;
@@ -684,10 +718,19 @@ class Sweep {
 }  // namespace
 
 SweepSummary run_sweep(ReplayEngine& engine, std::span<const Window> windows, std::span<const TensorPlan> plan,
-                       const Quantizer& quantize, Journal& journal, Progress& progress) {
+                       const Quantizer& quantize, Journal& journal, Progress& progress, const Rates& rates) {
     JournalFigures figures(journal);
     SourceStates states;
-    return Sweep(engine, windows, plan, quantize, figures, progress, states).run();
+    return Sweep(engine, windows, plan, quantize, figures, progress, states, rates).run();
+}
+
+SweepEstimate estimate_sweep(ReplayEngine& engine, std::size_t n_windows, std::span<const TensorPlan> plan,
+                             FigureStore& figures, const Rates& rates) {
+    NoProgress progress;
+    SourceStates states;
+    const Quantizer none;
+    const std::vector<Window> windows(n_windows);
+    return Sweep(engine, windows, plan, none, figures, progress, states, rates).estimate();
 }
 
 void add(SweepSummary& sum, const SweepSummary& part) {
@@ -712,11 +755,11 @@ SweepWorker::~SweepWorker() = default;
 
 void SweepWorker::share_states(Progress& progress) {
     HeldFigures none;
-    Sweep(*engine_, windows_, {}, quantize_, none, progress, *states_).share();
+    Sweep(*engine_, windows_, {}, quantize_, none, progress, *states_, {}).share();
 }
 
 SweepSummary SweepWorker::measure(std::span<const TensorPlan> plan, FigureStore& figures, Progress& progress) {
-    return Sweep(*engine_, windows_, plan, quantize_, figures, progress, *states_).run();
+    return Sweep(*engine_, windows_, plan, quantize_, figures, progress, *states_, {}).run();
 }
 
 }  // namespace cerebellum

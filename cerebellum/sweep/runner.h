@@ -9,6 +9,7 @@
 #include "cerebellum/core/progress.h"
 #include "cerebellum/journal/journal.h"
 #include "cerebellum/replay/engine.h"
+#include "cerebellum/sweep/costs.h"
 #include "cerebellum/sweep/figure_store.h"
 #include "cerebellum/sweep/plan.h"
 #include "cerebellum/sweep/shared_states.h"
@@ -40,8 +41,22 @@ struct SweepSummary {
 /// first windows / anchor_stride windows; its row keeps the local energy of just these windows, for the ratio of the
 /// two. Tensors read outside of the blocks (embeddings, head) are measured in full for every type, since no single
 /// block's output shows their damage. A row that saw fewer windows than the plan wants is extended by the others.
+///
+/// Progress is in seconds: what is done is the time since the begin, what is left is estimated by the rates and
+/// corrected by what the run itself takes.
 SweepSummary run_sweep(ReplayEngine& engine, std::span<const Window> windows, std::span<const TensorPlan> plan,
-                       const Quantizer& quantize, Journal& journal, Progress& progress);
+                       const Quantizer& quantize, Journal& journal, Progress& progress, const Rates& rates = {});
+
+/// What run_sweep() has to do, without doing it.
+struct SweepEstimate {
+    std::size_t fast = 0, full = 0;  // rows to be measured or extended
+    std::size_t resumed = 0;         // that the store holds already
+    double quantized_weights = 0.0;
+    double replay_flops = 0.0;
+    double seconds = 0.0;  // by the rates
+};
+SweepEstimate estimate_sweep(ReplayEngine& engine, std::size_t n_windows, std::span<const TensorPlan> plan,
+                             FigureStore& figures, const Rates& rates);
 
 /// Adds up what parts of a sweep did.
 void add(SweepSummary& sum, const SweepSummary& part);
