@@ -233,9 +233,7 @@ RunOptions run_options(const CommonOptions& options, const std::string& beside) 
     run.model = options.model;
     for (const auto& text : options.texts) add_text(text, run);
     run.effort = effort_of(options);
-    constexpr int usual_context = 512;
-    run.tokens = options.tokens > 0 ? options.tokens
-                                    : effort_tokens(run.effort, options.context > 0 ? options.context : usual_context);
+    run.tokens = options.tokens > 0 ? options.tokens : effort_tokens(run.effort, options.context);
     run.context = options.context;
     run.threads = options.threads;
     run.seed = options.seed;

@@ -32,7 +32,8 @@ std::string effort_label(std::string_view name) {
 }
 
 int effort_tokens(Effort effort, int context) {
-    constexpr int usual = 4096, factor = 4, least_windows = 2;
+    constexpr int usual = 4096, factor = 4, least_windows = 2, usual_context = 512;
+    if (context <= 0) context = usual_context;
     switch (effort) {
         case Effort::quick:
             return std::max(usual / factor, least_windows * context);

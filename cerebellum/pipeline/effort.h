@@ -22,7 +22,8 @@ std::string effort_label(Effort effort);
 /// The same by what a results file or a recipe says of its effort.
 std::string effort_label(std::string_view name);
 
-/// Tokens that changes are measured on unless somebody says how many: at least two windows.
+/// Tokens that changes are measured on unless somebody says how many: at least two windows. A context of 0 is the usual
+/// one.
 int effort_tokens(Effort effort, int context);
 /// Rounds around the recipe unless somebody says how many.
 int effort_rounds(Effort effort);

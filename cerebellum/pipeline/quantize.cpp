@@ -73,7 +73,9 @@ void announce(Session& session, const QuantizeOptions& options) {
                                 plan = plan_job(session, planned_job(session.source(), options),
                                                 session.rates(wanted))](std::string_view name) {
         const auto stage = std::ranges::find(plan.stages, name, &PlannedStage::name);
-        if (stage != plan.stages.end()) expect(stage->seconds.value_or(0.0), plan.seconds_after(name));
+        // Measuring knows better what of it is left.
+        const double stage_s = name == "measuring" || stage == plan.stages.end() ? 0.0 : stage->seconds.value_or(0.0);
+        if (stage != plan.stages.end()) expect(stage_s, plan.seconds_after(name));
     };
 }
 
