@@ -113,7 +113,7 @@ Command add_ablate(CLI::App& app) {
         "Every figure is kept in the journal the moment it is made; run the command again to go on.");
     add_crush(*command, *common, *crush);
     add_measuring(*command, *common);
-    add_effort(*command, *common);
+    add_dry_run(*command, *common);
     command
         ->add_option(
             "--tensors", common->tensors,

@@ -23,6 +23,19 @@ void add_model(CLI::App& command, CommonOptions& options) {
         ->type_name("MODEL.gguf");
 }
 
+namespace {
+
+void add_effort(CLI::App& command, CommonOptions& options) {
+    command.add_flag("--quick", options.quick,
+                     "Rough figures in about a tenth of the time: a quarter of the text, a few types; every output "
+                     "says so");
+    command.add_flag("--thorough", options.thorough,
+                     "Four times the text, and --rounds 2 where a file of a size is made; takes about four times as "
+                     "long");
+}
+
+}  // namespace
+
 void add_measuring(CLI::App& command, CommonOptions& options) {
     command
         .add_option("--text", options.texts,
@@ -35,6 +48,7 @@ void add_measuring(CLI::App& command, CommonOptions& options) {
             "--tokens", options.tokens,
             fmt::format("Tokens that every change is measured on (default: {})", effort_tokens(Effort::normal, 0)))
         ->check(CLI::PositiveNumber);
+    add_effort(command, options);
     command
         .add_option("--ctx", options.context, "Tokens per window (default: 512, or the model's own context if smaller)")
         ->check(CLI::PositiveNumber);
@@ -91,13 +105,7 @@ void add_rounding(CLI::App& command, CommonOptions& options, const std::string& 
     command.add_option("--rounding", options.rounding, help)->type_name("HOW")->capture_default_str();
 }
 
-void add_effort(CLI::App& command, CommonOptions& options) {
-    command.add_flag("--quick", options.quick,
-                     "Rough figures in about a tenth of the time: a quarter of the text, a few types; every output "
-                     "says so");
-    command.add_flag("--thorough", options.thorough,
-                     "Four times the text, and --rounds 2 where a file of a size is made; takes about four times as "
-                     "long");
+void add_dry_run(CLI::App& command, CommonOptions& options) {
     command.add_flag("--dry-run", options.dry_run,
                      "Only say what would be done and how long it would take on this machine; writes nothing");
 }

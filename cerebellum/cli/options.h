@@ -40,9 +40,8 @@ struct CommonOptions {
 
 void add_model(CLI::App& command, CommonOptions& options);
 void add_measuring(CLI::App& command, CommonOptions& options);
-/// --quick, --thorough and --dry-run, for what measures and may do more.
-void add_effort(CLI::App& command, CommonOptions& options);
-/// Throws UsageError where both were given.
+void add_dry_run(CLI::App& command, CommonOptions& options);
+/// Throws UsageError where two were given.
 Effort effort_of(const CommonOptions& options);
 void add_scaling(CLI::App& command, std::string& scaling);
 /// --rounding, for what measures and what allocates.

@@ -308,7 +308,7 @@ Command add_publish(CLI::App& app) {
     add_goal(*command, values->goal, false);
     add_constraints(*command, values->constraints);
     add_measuring(*command, values->common);
-    add_effort(*command, values->common);
+    add_dry_run(*command, values->common);
     command
         ->add_option("--window", values->window,
                      "Tokens per window where --ctx says how the file will be run (with --vram or --gpu-size)")

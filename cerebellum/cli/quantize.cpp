@@ -81,7 +81,7 @@ Command add_quantize(CLI::App& app) {
     add_output(*command, values->common, values->output,
                "The file to write; recipe, type file, imatrix and results go beside it");
     add_measuring(*command, values->common);
-    add_effort(*command, values->common);
+    add_dry_run(*command, values->common);
     command
         ->add_option("--imatrix-out", values->imatrix_out,
                      "Where the importance matrix goes (default: beside the output)")

@@ -257,6 +257,9 @@ class Planner {
         const auto larger =
             std::ranges::find_if(mixes, [&](const Mix& mix) { return mix.bytes > request_.budget_bytes; });
         if (larger != mixes.end()) mixes.erase(larger + 1, mixes.end());
+        neighbours_ = std::min<std::size_t>(2, mixes.size());
+        if (session_.options().effort == Effort::quick)
+            mixes.erase(mixes.begin(), mixes.end() - static_cast<std::ptrdiff_t>(neighbours_));
         WeightsOfMixes weights(source);
         for (const auto& mix : mixes) weights.add(mix.types);
         auto& stage = add("competing");
@@ -271,7 +274,6 @@ class Planner {
         stage.replay_flops = windows * (n + 1.0) * body_flops_ + 2.0 * windows * n * head_flops_;
         stage.seconds = together(passes * (weights.seconds(rates_) + own * rate_at_budget()),
                                  replaying_s(windows * (n + 1.0)) + scoring_s(2.0 * windows * n));
-        neighbours_ = std::min<std::size_t>(2, mixes.size());
         plan_.scratch_bytes = request_.budget_bytes;
         for (std::size_t i = mixes.size() - neighbours_; i < mixes.size(); ++i) plan_.scratch_bytes += mixes[i].bytes;
     }

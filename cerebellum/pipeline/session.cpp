@@ -526,6 +526,7 @@ SweepSummary Session::measure(std::span<const TensorPlan> wanted) {
     const auto measured = measured_windows();
     JournalFigures figures(*journal_);
     if (executor_ != nullptr) {
+        const StageTimer timer(times_, "measuring");
         auto items = work_items(wanted);
         // Where the source's states are shared, any order costs the same, and the dearest parts first leave small ones
         // for the end. Where each rank takes the states along, it should not have to go back.
@@ -535,7 +536,10 @@ SweepSummary Session::measure(std::span<const TensorPlan> wanted) {
             std::ranges::stable_sort(items, {}, &WorkItem::position);
         return executor_->measure(items, trial(), figures, progress_);
     }
-    if (!replays()) return measure_through_files(file_trials(), wanted, measured, figures, progress_);
+    if (!replays()) {
+        const StageTimer timer(times_, "measuring");
+        return measure_through_files(file_trials(), wanted, measured, figures, progress_);
+    }
     const auto windows = prepare(measured);
     const auto quantize = quantizer();
     const auto expected = estimate(wanted, {});
