@@ -80,14 +80,6 @@ void SweepCosts::expect_change(const SweepMap::Place& place, const Encoding& typ
     expect_replay(Work::score, head_cut_, n_nodes_, full);
 }
 
-void SweepCosts::expect_source(std::size_t windows, std::size_t first, std::size_t last) {
-    using Work = CostLedger::Work;
-    const auto& ranges = map_->ranges();
-    expect_replay(Work::source, 0, head_cut_, windows);
-    if (first < ranges.size())
-        expect_replay(Work::source, ranges[first].begin, ranges[std::min(last, ranges.size() - 1)].end, 2 * windows);
-}
-
 void SweepCosts::quantized(const SweepMap::Place& place, const Encoding& type, double weights, double actual_s) {
     ledger_.did({CostLedger::Work::quantize, type}, rates_.quantizing(type, weights, place.columns), actual_s);
 }

@@ -76,9 +76,10 @@ class SweepCosts {
     /// head. `quantized_weights`: how many weights are quantized for it, all that the tensor has or a sample.
     void expect_change(const SweepMap::Place& place, const Encoding& type, std::size_t windows, std::size_t full,
                        double quantized_weights);
-    /// The source's replays that `windows` windows of changes in these ranges (of the map) take: to the head for the
-    /// reference, and twice through each of the ranges from `first` to `last`.
-    void expect_source(std::size_t windows, std::size_t first, std::size_t last);
+    /// So many replays of the source through a range of nodes, which others begin at or are compared with.
+    void expect_source(int begin, int end, std::size_t windows) {
+        expect_replay(CostLedger::Work::source, begin, end, windows);
+    }
 
     void quantized(const SweepMap::Place& place, const Encoding& type, double weights, double actual_s);
     void replayed(CostLedger::Work work, int begin, int end, std::size_t runs, double actual_s);

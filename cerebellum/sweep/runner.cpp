@@ -107,10 +107,13 @@ class Sweep {
         for (const auto& tensor : plan) sort_in(tensor);
         windows_ = windows_.first(needed_windows_);
         if (!has_work()) return;
-        std::size_t first = 0, end = ranges_.size();
-        while (first < end && work_[first].empty()) ++first;
-        while (end > first && work_[end - 1].empty()) --end;
-        costs_.expect_source(windows_.size(), first, end > first ? end - 1 : ranges_.size());
+        costs_.expect_source(0, topology_.head_cut(), windows_.size());
+        for (std::size_t r = 0; has_work_from(r); ++r) {
+            costs_.expect_source(ranges_[r].begin, ranges_[r].end, windows_.size());
+            int last = ranges_[r].begin;
+            for (const auto& work : work_[r]) last = std::max(last, work.use->first);
+            costs_.expect_source(ranges_[r].begin, last, windows_.size());
+        }
         estimate_.quantized_weights = costs_.quantized_weights();
         estimate_.replay_flops = costs_.replay_flops();
         estimate_.seconds = costs_.left_s();
