@@ -132,7 +132,8 @@ struct Settings {
     fs::path model, journal;
     std::vector<fs::path> texts;
     std::vector<std::string> domains, types, tensors;
-    int tokens = 4096, context = 0, threads = 0;
+    int tokens = 0, context = 0, threads = 0;  // tokens 0: as the effort has it
+    std::string effort = "default";
     std::uint64_t seed = 1;
     bool full = false;
     std::string device, memory, device_memory;
@@ -160,7 +161,10 @@ RunOptions run_options(const Settings& settings) {
     options.domains = settings.domains;
     options.types = parse_types(settings.types);
     options.tensors = settings.tensors;
-    options.tokens = settings.tokens;
+    const auto effort = parse_effort(settings.effort);
+    if (!effort) throw UsageError("effort '" + settings.effort + "': it can be quick, default or thorough");
+    options.effort = *effort;
+    options.tokens = settings.tokens > 0 ? settings.tokens : effort_tokens(*effort, settings.context);
     options.context = settings.context;
     options.threads = settings.threads;
     options.seed = settings.seed;
@@ -337,6 +341,7 @@ NB_MODULE(_native, m) {
         .def_rw("types", &Settings::types)
         .def_rw("tensors", &Settings::tensors)
         .def_rw("tokens", &Settings::tokens)
+        .def_rw("effort", &Settings::effort)
         .def_rw("context", &Settings::context)
         .def_rw("threads", &Settings::threads)
         .def_rw("seed", &Settings::seed)

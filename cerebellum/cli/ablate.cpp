@@ -5,6 +5,7 @@
 
 #include "cerebellum/cli/commands.h"
 #include "cerebellum/cli/crush.h"
+#include "cerebellum/cli/dry_run.h"
 #include "cerebellum/cli/options.h"
 #include "cerebellum/cli/terminal.h"
 #include "cerebellum/core/error.h"
@@ -26,6 +27,7 @@ nlohmann::json rows_of(const std::vector<Measurement>& measurements, const Sessi
     for (auto& row : rows) {
         row["null_floor_kld"] = session.null_floor_kld();
         row["reference"] = session.reference_name();
+        if (session.options().effort != Effort::normal) row["effort"] = effort_name(session.options().effort);
     }
     return rows;
 }
@@ -41,6 +43,16 @@ int assist(Group& group, const CommonOptions& common) {
         return 1;
     }
     return take_part(group, std::move(options), progress) ? 0 : 1;
+}
+
+/// --dry-run.
+int plan_of(const CommonOptions& common) {
+    if (common.model.empty()) throw UsageError("model is required; see 'cerebellum ablate --help'");
+    if (!common.shard.empty()) throw UsageError("--dry-run goes without --shard: it plans the whole");
+    TerminalProgress progress(common.quiet, common.verbose);
+    JobRequest request;
+    request.whole = false;
+    return dry_run(run_options(common, ""), request, common.json, progress);
 }
 
 /// Makes all that measuring begins with, so that shards need not make it again and stand on the same.
@@ -101,6 +113,7 @@ Command add_ablate(CLI::App& app) {
         "Every figure is kept in the journal the moment it is made; run the command again to go on.");
     add_crush(*command, *common, *crush);
     add_measuring(*command, *common);
+    add_dry_run(*command, *common);
     command
         ->add_option(
             "--tensors", common->tensors,
@@ -128,6 +141,8 @@ Command add_ablate(CLI::App& app) {
                 throw UsageError("--shard and --prepare: a classical sweep cannot be split; give it --tensors instead");
             if (launched_processes() > 1)
                 throw UsageError("mpirun: a classical sweep runs in one process; start it without");
+            if (common->quick || common->thorough || common->dry_run)
+                throw UsageError("--quick, --thorough and --dry-run: a classical sweep knows no efforts");
             return run_crush(*common, *crush, planned);
         }
         std::ranges::move(planned, std::back_inserter(common->tensors));
@@ -137,6 +152,8 @@ Command add_ablate(CLI::App& app) {
                             "measures all; "
                             "leave out --shard, --prepare and mpirun, or use --rounding ggml",
                             common->rounding));
+        effort_of(*common);
+        if (common->dry_run) return plan_of(*common);
         const auto group = Group::join();
         if (group->rank() > 0) return assist(*group, *common);
         GroupExecutor executor(*group);  // lets the other ranks go, whatever happens here
@@ -166,6 +183,8 @@ Command add_ablate(CLI::App& app) {
                         summary.fast_measured, summary.full_measured, summary.tokens, summary.resumed,
                         session.journal().path().string(), summary.replay_flops / 1e12,
                         format_seconds(summary.replay_s), format_seconds(summary.quantize_s)));
+        progress.detail(describe(session.times().stages()));
+        if (const auto label = effort_label(session.options().effort); !label.empty()) progress.info(label + ".");
         return 0;
     };
 }

@@ -23,6 +23,19 @@ void add_model(CLI::App& command, CommonOptions& options) {
         ->type_name("MODEL.gguf");
 }
 
+namespace {
+
+void add_effort(CLI::App& command, CommonOptions& options) {
+    command.add_flag("--quick", options.quick,
+                     "Rough figures in about a tenth of the time: a quarter of the text, a few types; every output "
+                     "says so");
+    command.add_flag("--thorough", options.thorough,
+                     "Four times the text, and --rounds 2 where a file of a size is made; takes about four times as "
+                     "long");
+}
+
+}  // namespace
+
 void add_measuring(CLI::App& command, CommonOptions& options) {
     command
         .add_option("--text", options.texts,
@@ -30,9 +43,12 @@ void add_measuring(CLI::App& command, CommonOptions& options) {
                     "Without any "
                     "the model writes its own")
         ->type_name("[DOMAIN=]FILE");
-    command.add_option("--tokens", options.tokens, "Tokens that every change is measured on")
-        ->check(CLI::PositiveNumber)
-        ->capture_default_str();
+    command
+        .add_option(
+            "--tokens", options.tokens,
+            fmt::format("Tokens that every change is measured on (default: {})", effort_tokens(Effort::normal, 0)))
+        ->check(CLI::PositiveNumber);
+    add_effort(command, options);
     command
         .add_option("--ctx", options.context, "Tokens per window (default: 512, or the model's own context if smaller)")
         ->check(CLI::PositiveNumber);
@@ -98,6 +114,17 @@ void add_device_memory(CLI::App& command, std::string& size) {
 
 void add_rounding(CLI::App& command, CommonOptions& options, const std::string& help) {
     command.add_option("--rounding", options.rounding, help)->type_name("HOW")->capture_default_str();
+}
+
+void add_dry_run(CLI::App& command, CommonOptions& options) {
+    command.add_flag("--dry-run", options.dry_run,
+                     "Only say what would be done and how long it would take on this machine; writes nothing");
+}
+
+Effort effort_of(const CommonOptions& options) {
+    if (options.quick && options.thorough) throw UsageError("--quick and --thorough: choose one of them");
+    if (options.quick) return Effort::quick;
+    return options.thorough ? Effort::thorough : Effort::normal;
 }
 
 void add_scaling(CLI::App& command, std::string& scaling) {
@@ -185,8 +212,9 @@ double parse_seconds(const char* option, const std::string& text) {
     return value * unit->second;
 }
 
-fs::path default_journal(const std::string& model, const std::string& beside) {
-    return fs::path(beside).parent_path() / (fs::path(model).stem().string() + ".cerebellum.db");
+fs::path default_journal(const std::string& model, const std::string& beside, Effort effort) {
+    const auto made = effort == Effort::normal ? std::string() : fmt::format(".{}", effort_name(effort));
+    return fs::path(beside).parent_path() / fmt::format("{}{}.cerebellum.db", fs::path(model).stem().string(), made);
 }
 
 namespace {
@@ -223,11 +251,13 @@ RunOptions run_options(const CommonOptions& options, const std::string& beside) 
     RunOptions run;
     run.model = options.model;
     for (const auto& text : options.texts) add_text(text, run);
-    run.tokens = options.tokens;
+    run.effort = effort_of(options);
+    run.tokens = options.tokens > 0 ? options.tokens : effort_tokens(run.effort, options.context);
     run.context = options.context;
     run.threads = options.threads;
     run.seed = options.seed;
-    run.journal = options.journal.empty() ? default_journal(options.model, beside) : fs::path(options.journal);
+    run.journal =
+        options.journal.empty() ? default_journal(options.model, beside, run.effort) : fs::path(options.journal);
     if (!options.imatrix.empty()) run.imatrix = options.imatrix;
     run.types = parse_types(options.types);
     run.rounding = parse_rounding(options.rounding);

@@ -18,7 +18,7 @@ struct CommonOptions {
     std::string rounding = "ggml";
     std::string journal;
     std::string imatrix;
-    int tokens = 4096;
+    int tokens = 0;  // as many as the effort says
     int context = 0;
     int threads = 0;
     std::uint64_t seed = 1;
@@ -29,6 +29,7 @@ struct CommonOptions {
     bool all_rows = false;
     std::vector<std::string> tensors;
     std::string reference;
+    bool quick = false, thorough = false, dry_run = false;
     bool force = false;
     bool json = false;
     bool quiet = false;
@@ -40,6 +41,9 @@ struct CommonOptions {
 
 void add_model(CLI::App& command, CommonOptions& options);
 void add_measuring(CLI::App& command, CommonOptions& options);
+void add_dry_run(CLI::App& command, CommonOptions& options);
+/// Throws UsageError where two were given.
+Effort effort_of(const CommonOptions& options);
 void add_scaling(CLI::App& command, std::string& scaling);
 /// --device, for what runs a model.
 void add_device(CLI::App& command, std::string& device);
@@ -61,7 +65,9 @@ RoundingChoice parse_rounding(const std::string& name);
 /// Seconds of an option's "90s", "10m" or "1h".
 double parse_seconds(const char* option, const std::string& text);
 std::vector<ggml_type> parse_types(const std::string& list);
-/// The default journal of a model: in the folder of `beside`, named after the model.
-std::filesystem::path default_journal(const std::string& model, const std::string& beside);
+/// The default journal of a model: in the folder of `beside`, named after the model and an effort that is not the
+/// default one.
+std::filesystem::path default_journal(const std::string& model, const std::string& beside,
+                                      Effort effort = Effort::normal);
 
 }  // namespace cerebellum::cli

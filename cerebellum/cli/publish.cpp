@@ -6,6 +6,7 @@
 
 #include "cerebellum/cli/card_options.h"
 #include "cerebellum/cli/commands.h"
+#include "cerebellum/cli/dry_run.h"
 #include "cerebellum/cli/goal_options.h"
 #include "cerebellum/cli/options.h"
 #include "cerebellum/cli/subprocess.h"
@@ -34,7 +35,7 @@ struct Values {
     std::string folder, name;
     std::vector<std::string> eval_texts, results;
     std::string scaling = "off", compare = "auto";
-    int rounds = 0, window = 0;
+    int rounds = -1, window = 0;  // rounds: as many as the effort says
     bool speed = false;
 };
 
@@ -171,6 +172,7 @@ void write_hashes(const fs::path& folder, const fs::path& facts) {
 
 int publish(const Values& values, const CLI::App& app, const CLI::App& command) {
     const auto goal = goal_of(values.goal);
+    const auto effort = effort_of(values.common);
     TerminalProgress progress(values.common.quiet, values.common.verbose);
     const fs::path model = values.common.model;
     if (fs::is_directory(model))
@@ -183,8 +185,9 @@ int publish(const Values& values, const CLI::App& app, const CLI::App& command) 
     const fs::path folder = values.folder.empty() ? fs::path(name) : fs::path(values.folder);
     if (name.find('/') != std::string::npos) throw UsageError("--file-name is the name of a file, without folders");
     const auto file = folder / (name + ".gguf");
-    const auto journal = values.common.journal.empty() ? folder / (base_name(model) + ".cerebellum.db")
-                                                       : fs::path(values.common.journal);
+    const auto journal = values.common.journal.empty()
+                             ? folder / default_journal(base_name(model) + ".gguf", "", effort).filename()
+                             : fs::path(values.common.journal);
     const auto* quantize = app.get_subcommand("quantize");
     std::vector<std::string> making = {"quantize", model.string()};
     const auto given =
@@ -194,6 +197,17 @@ int publish(const Values& values, const CLI::App& app, const CLI::App& command) 
     repeated.front() = "publish";
     repeated.insert(repeated.end(), {"--folder", folder.filename().string()});
 
+    if (values.common.dry_run) {
+        QuantizeOptions options;
+        options.request.goal = goal;
+        options.aim = aim_of(values.common);
+        options.rounds = rounds_of(values.rounds, effort, options, values.constraints);
+        auto common = values.common;
+        common.journal = journal.string();
+        if (goal.kind == AllocationGoal::Kind::memory || goal.kind == AllocationGoal::Kind::split)
+            common.context = values.window;
+        return dry_run(run_options(common, file.string()), job_request(model, options), common.json, progress);
+    }
     const json asked = {{"cerebellum", CEREBELLUM_VERSION},
                         {"model", source.fingerprint()},
                         {"name", name},
@@ -294,6 +308,7 @@ Command add_publish(CLI::App& app) {
     add_goal(*command, values->goal, false);
     add_constraints(*command, values->constraints);
     add_measuring(*command, values->common);
+    add_dry_run(*command, values->common);
     command
         ->add_option("--window", values->window,
                      "Tokens per window where --ctx says how the file will be run (with --vram or --gpu-size)")
@@ -301,9 +316,9 @@ Command add_publish(CLI::App& app) {
     add_aim(*command, values->common);
     command
         ->add_option("--rounds", values->rounds,
-                     "Up to so many times measure promotions and demotions around the recipe and allocate again")
-        ->check(CLI::NonNegativeNumber)
-        ->capture_default_str();
+                     "Up to so many times measure promotions and demotions around the recipe and allocate again "
+                     "(default: 0)")
+        ->check(CLI::NonNegativeNumber);
     add_scaling(*command, values->scaling);
     add_compare(*command, values->compare);
     const char* group = "Evaluations for the card";

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cerebellum/cli/commands.h"
+#include "cerebellum/cli/dry_run.h"
 #include "cerebellum/cli/goal_options.h"
 #include "cerebellum/cli/options.h"
 #include "cerebellum/cli/terminal.h"
@@ -81,7 +82,7 @@ Command add_quantize(CLI::App& app) {
         ConstraintOptions constraints;
         std::string output, imatrix_out, report;
         int window = 0;
-        int rounds = 0;
+        int rounds = -1;  // as many as the effort says
         std::string search;
         std::string scaling = "off", compare = "auto";
     };
@@ -99,6 +100,7 @@ Command add_quantize(CLI::App& app) {
     add_output(*command, values->common, values->output,
                "The file to write; recipe, type file, imatrix and results go beside it");
     add_measuring(*command, values->common);
+    add_dry_run(*command, values->common);
     command
         ->add_option("--imatrix-out", values->imatrix_out,
                      "Where the importance matrix goes (default: beside the output)")
@@ -114,9 +116,9 @@ Command add_quantize(CLI::App& app) {
     add_aim(*command, values->common);
     command
         ->add_option("--rounds", values->rounds,
-                     "Up to so many times measure promotions and demotions around the recipe and allocate again")
-        ->check(CLI::NonNegativeNumber)
-        ->capture_default_str();
+                     "Up to so many times measure promotions and demotions around the recipe and allocate again "
+                     "(default: 0)")
+        ->check(CLI::NonNegativeNumber);
     command
         ->add_option("--search", values->search,
                      "For about so long, as 10m, 90s or 1h, try swaps of precision between tensors on text that the "
@@ -140,10 +142,14 @@ Command add_quantize(CLI::App& app) {
         options.imatrix_out = values->imatrix_out;
         options.sequential = values->common.sequential;
         options.aim = aim_of(values->common);
-        options.rounds = values->rounds;
+        options.rounds = rounds_of(values->rounds, effort_of(values->common), options, values->constraints);
         options.scaling = values->scaling == "auto";
         options.compare_all = values->compare == "all";
         if (!values->search.empty()) options.search_seconds = parse_seconds("--search", values->search);
+        if (values->common.dry_run) {
+            const auto run = run_options(values->common, values->output);
+            return dry_run(run, job_request(run.model, options), values->common.json, progress);
+        }
         check_output_path(options.output, 0, options.overwrite);
         if (!values->report.empty()) {
             check_output_path(values->report, 0, true);
@@ -153,7 +159,9 @@ Command add_quantize(CLI::App& app) {
         const auto run = run_options(values->common, values->output);
         options.request.constraints = constraints_of(values->constraints, values->common.threads);
         Session session(run, progress);
+        options.expect = [&progress](double stage_s, double later_s) { progress.expect(stage_s, later_s); };
         const auto result = quantize_model(session, options, progress);
+        progress.detail(describe(session.times().stages()));
         if (!values->report.empty())
             write_report(values->report, {.journal = run.journal,
                                           .model = run.model,
@@ -183,6 +191,7 @@ Command add_quantize(CLI::App& app) {
         if (std::ranges::any_of(result.contenders, &Contender::predicted_only))
             fmt::print("'predicted': cannot be the best by the figures of its tensors. ");
         fmt::print("Predicted KLD of the delivered file: {}.\n", describe(result.prediction));
+        if (const auto label = effort_label(result.effort); !label.empty()) fmt::print("{}.\n", label);
         return 0;
     };
 }

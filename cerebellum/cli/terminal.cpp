@@ -4,7 +4,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cmath>
 #include <csignal>
 #include <cstdio>
 #include <string_view>
@@ -32,13 +31,6 @@ std::string cut(const std::string& text, std::size_t characters) {
 
 }  // namespace
 
-std::string format_seconds(double seconds) {
-    const long whole = std::lround(std::max(0.0, seconds));
-    if (whole < 60) return fmt::format("{} s", whole);
-    if (whole < 3600) return fmt::format("{} min {} s", whole / 60, whole % 60);
-    return fmt::format("{} h {} min", whole / 3600, whole % 3600 / 60);
-}
-
 void stop_on_signals() {
     std::signal(SIGINT, request_stop);
     std::signal(SIGTERM, request_stop);
@@ -56,6 +48,7 @@ void TerminalProgress::begin(std::string_view stage, double total) {
     total_ = total;
     started_ = Clock::now();
     shown_ = started_;
+    left_ = TimeLeft();
     if (!quiet_ && rewrites_) line(stage_, false);
 }
 
@@ -67,12 +60,26 @@ void TerminalProgress::advance(double done, std::string_view detail) {
     shown_ = now;
     std::string text = stage_;
     if (total_ > 0.0 && done > 0.0) {
-        const double elapsed = std::chrono::duration<double>(now - started_).count();
         const double share = std::min(1.0, done / total_);
-        text += fmt::format(" {:3.0f} %, {} left", 100.0 * share, format_seconds(elapsed * (1.0 - share) / share));
+        const auto left = left_.update(std::chrono::duration<double>(now - started_).count(), share);
+        text += fmt::format(" {:3.0f} %", 100.0 * share);
+        if (left) text += fmt::format(", {} left", format_left(*left));
+        if (left && job_known_) {
+            const double in_stage = std::chrono::duration<double>(now - job_stage_started_).count();
+            const double whole = std::max(*left, job_stage_s_ - in_stage) + job_later_s_;
+            if (whole > *left + 1.0) text += fmt::format(" ({} of all)", format_left(whole));
+        }
     }
     if (!detail.empty()) text += fmt::format("; {}", detail);
     line(text, false);
+}
+
+void TerminalProgress::expect(double stage_s, double later_s) {
+    const std::lock_guard lock(mutex_);
+    job_known_ = true;
+    job_stage_s_ = stage_s;
+    job_later_s_ = later_s;
+    job_stage_started_ = Clock::now();
 }
 
 void TerminalProgress::end() {

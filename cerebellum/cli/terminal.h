@@ -5,6 +5,7 @@
 #include <string>
 
 #include "cerebellum/core/progress.h"
+#include "cerebellum/core/time_left.h"
 
 namespace cerebellum::cli {
 
@@ -18,6 +19,9 @@ class TerminalProgress final : public Progress {
     void warn(std::string_view message) override;
     void info(std::string_view message) override;
     void detail(std::string_view message) override;
+    /// The stages that follow the one that begins next will take about so long; it itself `stage_s`, in however many
+    /// parts. From now on the whole job's time left is shown too.
+    void expect(double stage_s, double later_s);
 
   private:
     using Clock = std::chrono::steady_clock;
@@ -33,10 +37,11 @@ class TerminalProgress final : public Progress {
     double total_ = 0.0;
     Clock::time_point started_;
     Clock::time_point shown_;
+    TimeLeft left_;
+    bool job_known_ = false;
+    double job_stage_s_ = 0.0, job_later_s_ = 0.0;
+    Clock::time_point job_stage_started_;
 };
-
-/// "3 min 20 s".
-std::string format_seconds(double seconds);
 
 /// Ctrl-C and SIGTERM ask the work to stop at the next safe point; a second one ends the program at once.
 void stop_on_signals();

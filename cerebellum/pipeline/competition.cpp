@@ -18,6 +18,13 @@ namespace {
 
 constexpr TextPart judged_parts[] = {TextPart::selection, TextPart::test};
 
+/// Of mixes in the order of their sizes the largest that fits and the smallest that does not.
+void keep_nearest(std::vector<Contender>& others) {
+    const auto fits = [](const Contender& other) { return other.fits; };
+    const auto last = std::ranges::find_if(others.rbegin(), others.rend(), fits);
+    if (last != others.rend()) others.erase(others.begin(), last.base() - 1);
+}
+
 class Competition {
   public:
     Competition(Session& session, OwnRecipes& own, const CompetitionOptions& options, Progress& progress)
@@ -28,6 +35,7 @@ class Competition {
     std::vector<Contender> run() {
         stock_ = find_contenders(session_, own_.budget_bytes);
         uniform_ = std::ranges::any_of(stock_, [](const Contender& c) { return c.kind == Contender::Kind::pure; });
+        if (options_.nearest_only && !uniform_) keep_nearest(stock_);
         if (uniform_)
             progress_.info(fmt::format("no preset fits; {} uniform mixes do",
                                        std::ranges::count(stock_, Contender::Kind::pure, &Contender::kind)));

@@ -37,7 +37,8 @@ class MixPredictor {
 
 struct CompetitionOptions {
     Aim aim;
-    bool all = false;  // measure every stock mix, whatever is predicted of it
+    bool all = false;           // measure every stock mix, whatever is predicted of it
+    bool nearest_only = false;  // of presets only those next to the size, on either side
     std::function<bool(const Contender& stock)> may_be_delivered;  // of those that fit
 };
 

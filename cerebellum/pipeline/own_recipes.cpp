@@ -154,6 +154,7 @@ OwnRecipes make_own_recipes(Session& session, const GgufFile& source, const OwnR
     } else {
         session.measure();
     }
+    const StageTimer timer(session.times(), "allocating");
     return Maker(session, source, options, name, progress).make();
 }
 

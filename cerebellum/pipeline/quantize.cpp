@@ -64,6 +64,22 @@ void check_scaling_options(Session& session, const QuantizeOptions& options) {
         throw UsageError("--scaling auto needs the model to be replayed, which was not possible or not wanted");
 }
 
+/// Says at the begin of every stage what it and the rest will take, where the job is long enough for that to matter.
+void announce(Session& session, const QuantizeOptions& options) {
+    constexpr double long_s = 20.0;
+    if (!options.expect || !session.replays()) return;
+    const auto wanted = session.plan();
+    if (session.estimate(wanted, {}).seconds < long_s) return;
+    session.times().on_begin = [expect = options.expect,
+                                plan = plan_job(session, planned_job(session.source(), options),
+                                                session.rates(wanted))](std::string_view name) {
+        const auto stage = std::ranges::find(plan.stages, name, &PlannedStage::name);
+        // Measuring knows better what of it is left.
+        const double stage_s = name == "measuring" || stage == plan.stages.end() ? 0.0 : stage->seconds.value_or(0.0);
+        if (stage != plan.stages.end()) expect(stage_s, plan.seconds_after(name));
+    };
+}
+
 std::vector<Contender*> pointers(std::vector<Contender>& contenders) {
     std::vector<Contender*> result;
     for (auto& contender : contenders) result.push_back(&contender);
@@ -89,9 +105,23 @@ fs::path results_path(const fs::path& output) {
     return beside(output, ".results.json");
 }
 
+JobRequest planned_job(const GgufFile& source, const QuantizeOptions& options) {
+    const auto& goal = options.request.goal;
+    JobRequest request;
+    request.rounds = options.rounds;
+    request.search_seconds = options.search_seconds;
+    constexpr double usual_bits = 4.5;
+    request.budget_bytes = static_cast<std::uint64_t>(usual_bits / 8.0 * static_cast<double>(source.n_weights()));
+    if (goal.kind == AllocationGoal::Kind::size) request.budget_bytes = goal.size.bytes(source.n_weights());
+    if (goal.device_bytes + goal.host_bytes > 0) request.budget_bytes = goal.device_bytes + goal.host_bytes;
+    request.budget_bytes = std::min(request.budget_bytes, source.file_size());
+    return request;
+}
+
 QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, Progress& progress) {
     const auto& source = session.source();
     QuantizeResult result;
+    result.effort = session.options().effort;
     result.output = options.output;
     result.n_weights = source.n_weights();
     result.compare_all = options.compare_all;
@@ -108,7 +138,11 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
     parse_profile(options.aim.profile, session.text().calibration_domains);
     if (options.search_seconds > 0.0) check_search_text(session);
 
-    if (options.scaling) result.scaling = ScalingOutcome{find_scaling(session, progress), {}};
+    announce(session, options);
+    if (options.scaling) {
+        const StageTimer searching(session.times(), "searching scales");
+        result.scaling = ScalingOutcome{find_scaling(session, progress), {}};
+    }
     const bool is_scaled = result.scaling && !result.scaling->search.scalings.empty();
     auto plain =
         make_own_recipes(session, source, options, is_scaled ? "cerebellum without scaling" : "cerebellum", progress);
@@ -118,18 +152,21 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
     if (!options.aim.profile.empty()) result.text += fmt::format(", profile {}", options.aim.profile);
     result.reference = session.reference_name();
     result.null_floor_kld = session.null_floor_kld();
+    StageTimer timer(session.times(), "competing");
     // A stock mix may be delivered only where it obeys what was asked for.
     const auto may_be_delivered = [&](const Contender& other) {
         return other.fits && (options.request.constraints.empty() || is_allowed(plain.problem, other.types)) &&
                reaches_goal(source, other.types, plain.goal);
     };
-    auto others = compete(session, plain, {options.aim, options.compare_all, may_be_delivered}, progress);
+    auto others = compete(
+        session, plain, {options.aim, options.compare_all, result.effort == Effort::quick, may_be_delivered}, progress);
     auto everyone = pointers(plain.versions);
     for (auto& other : others) everyone.push_back(&other);
 
     std::optional<ScaledModel> scaled_model;
     std::optional<OwnRecipes> scaled;
     if (is_scaled) {
+        timer.next("scaled model");
         scaled_model.emplace(session, result.scaling->search.scalings, progress);
         scaled = make_own_recipes(scaled_model->session(), source, options, "cerebellum", progress);
         scaled->recipe.scaling = result.scaling->search.scalings;
@@ -191,6 +228,7 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
     result.prediction = own.prediction_of(winner->types);
     result.recipe.provenance["delivered"] = result.delivered;
     result.recipe.provenance["text"] = result.text;
+    if (result.effort != Effort::normal) result.recipe.provenance["effort"] = effort_name(result.effort);
     note_moments(measured.journal(), result.recipe);
     if (result.reference != "the source") result.recipe.provenance["reference"] = result.reference;
 
@@ -209,6 +247,7 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
         };
         return build_gguf(source, recipe, &with.imatrix(), path, build_options, progress);
     };
+    timer.next("building");
     // The delivered file is built under a scratch name too, so that the output appears only when it is verified.
     const ScratchFile built(beside(options.output, ".unverified.gguf"));
     if (const auto bytes = build(measured, result.recipe, built.path(), provenance);
@@ -239,6 +278,7 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
         files.push_back(scratch.back()->path());
         nearest.push_back(other);
     }
+    timer.next("verifying");
     if (!session.place().on_cpu()) session.rest();  // what replays hold there makes room for whole models
     const auto real =
         score_files(session.model(), files, session.text().test, session.threads(), progress, session.place());
@@ -247,6 +287,7 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
         nearest[i]->built = true;
     }
 
+    timer.next("writing");
     Contender original;
     original.kind = Contender::Kind::source;
     original.name = session.options().reference ? session.reference_name() : "source";
@@ -265,6 +306,7 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
     write_file_atomically(type_file_path(options.output),
                           tensor_type_file(complete_types(source, result.recipe.types)));
     write_imatrix(options.imatrix_out.empty() ? imatrix_path(options.output) : options.imatrix_out, imatrix);
+    result.stages = session.times().stages();
     write_file_atomically(results_path(options.output), to_json(result).dump(2) + "\n");
     fs::rename(built.path(), options.output);
     if (scaled_model) scaled_model->discard_file();
@@ -333,28 +375,33 @@ nlohmann::json to_json(const QuantizeResult& result) {
         scaling["kld_gain"] = estimate(result.scaling->gain);
         scaling["delivered"] = !result.recipe.scaling.empty();
     }
-    return {{"cerebellum", CEREBELLUM_VERSION},
-            {"llama.cpp", CEREBELLUM_LLAMA_VERSION},
-            {"output", result.output.string()},
-            {"budget_bytes", result.budget_bytes},
-            {"file_bytes", result.recipe.file_bytes},
-            {"budget_used", static_cast<double>(result.recipe.file_bytes) / static_cast<double>(result.budget_bytes)},
-            {"delivered", result.delivered},
-            {"delivered_kind", kind_name(result.delivered_kind)},
-            {"choice", choice},
-            {"predicted_kld", result.recipe.predicted_kld},
-            {"calibrated_kld", calibrated},
-            {"rounds", rounds},
-            {"rounds_gain", estimate(result.rounds_gain)},
-            {"search", result.search ? to_json(*result.search) : nlohmann::json()},
-            {"scaling", scaling},
-            {"text", result.text},
-            {"reference", result.reference},
-            {"null_floor_kld", result.null_floor_kld},
-            {"goal", result.recipe.provenance.at("goal")},
-            {"remarks", result.remarks},
-            {"machine", hardware()},
-            {"files", rows}};
+    nlohmann::json json = {
+        {"cerebellum", CEREBELLUM_VERSION},
+        {"llama.cpp", CEREBELLUM_LLAMA_VERSION},
+        {"output", result.output.string()},
+        {"budget_bytes", result.budget_bytes},
+        {"file_bytes", result.recipe.file_bytes},
+        {"budget_used", static_cast<double>(result.recipe.file_bytes) / static_cast<double>(result.budget_bytes)},
+        {"delivered", result.delivered},
+        {"delivered_kind", kind_name(result.delivered_kind)},
+        {"choice", choice},
+        {"predicted_kld", result.recipe.predicted_kld},
+        {"calibrated_kld", calibrated},
+        {"rounds", rounds},
+        {"rounds_gain", estimate(result.rounds_gain)},
+        {"search", result.search ? to_json(*result.search) : nlohmann::json()},
+        {"scaling", scaling},
+        {"text", result.text},
+        {"reference", result.reference},
+        {"null_floor_kld", result.null_floor_kld},
+        {"goal", result.recipe.provenance.at("goal")},
+        {"remarks", result.remarks},
+        {"effort", effort_name(result.effort)},
+        {"stages", to_json(result.stages)},
+        {"machine", hardware()},
+        {"files", rows}};
+    if (const auto label = effort_label(result.effort); !label.empty()) json["label"] = label;
+    return json;
 }
 
 }  // namespace cerebellum

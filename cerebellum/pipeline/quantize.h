@@ -1,6 +1,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
@@ -9,6 +10,7 @@
 #include "cerebellum/build/recipe.h"
 #include "cerebellum/evaluate/figures.h"
 #include "cerebellum/pipeline/contenders.h"
+#include "cerebellum/pipeline/job_plan.h"
 #include "cerebellum/pipeline/own_recipes.h"
 #include "cerebellum/pipeline/rounds.h"
 #include "cerebellum/pipeline/scaling_search.h"
@@ -48,7 +50,9 @@ struct QuantizeResult {
     Estimate rounds_gain;               // KLD on the test text without them minus with them, paired by window
     std::optional<TimedSearch> search;  // around the recipe, after the rounds
     std::optional<ScalingOutcome> scaling;
-    double null_floor_kld = 0.0;  // what no change at all appears to cost, nats per token
+    Effort effort = Effort::normal;
+    std::vector<StageTime> stages;  // of this run, up to when this was written
+    double null_floor_kld = 0.0;    // what no change at all appears to cost, nats per token
 };
 
 struct QuantizeOptions : OwnRecipesOptions {
@@ -57,13 +61,20 @@ struct QuantizeOptions : OwnRecipesOptions {
     std::filesystem::path imatrix_out;  // empty: beside the output
     bool scaling = false;               // search for scales, and measure the scaled model as well
     bool compare_all = false;           // measure every stock mix, not only those that may turn out to be the best
+    /// Told, at the begin of a stage, how many seconds it and all behind it are expected to take.
+    std::function<void(double stage_s, double later_s)> expect;
 };
+
+/// What of the job takes time, for plan_ahead(). Where the size follows from another goal it is a guess.
+JobRequest planned_job(const GgufFile& source, const QuantizeOptions& options);
 
 /// The main job: measure, allocate, build, verify. Writes the output and, beside it, the recipe, the llama-quantize
 /// type file, the importance matrix and the results. Of our recipe as it was allocated, after rounds and after a
 /// search, the same of the model with scaled channels, and of all stock mixes of at most the size, that is delivered
 /// which does least damage on the selection text, and the result says which; but never one that a constraint forbids.
 /// Stock mixes that cannot be the best by what is predicted of them are not measured (compete()).
+///
+/// Rough figures (Effort::quick) are compared with the stock mixes next to the size only.
 QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, Progress& progress);
 
 /// Paths of what lies beside an output: `output` with another ending.

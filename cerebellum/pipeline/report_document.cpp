@@ -18,6 +18,7 @@
 #include "cerebellum/journal/journal.h"
 #include "cerebellum/llama/presets.h"
 #include "cerebellum/pipeline/allocation.h"
+#include "cerebellum/pipeline/effort.h"
 #include "cerebellum/pipeline/frontier_report.h"
 #include "cerebellum/pipeline/interactions.h"
 #include "cerebellum/pipeline/measured_model.h"
@@ -441,6 +442,8 @@ json report_document(const ReportSources& sources) {
                            {"imatrix", journal.get_meta("imatrix_name").value_or("")},
                            {"null_floor_kld", journal.get_meta("null_floor_kld").value_or("")}};
     document["types"] = numbering.types();
+    if (const auto effort = journal.identity().fields.find("effort"); effort != journal.identity().fields.end())
+        document["label"] = effort_label(std::string_view(effort->second));
     return document;
 }
 

@@ -27,6 +27,7 @@
 #include "cerebellum/pipeline/unusable.h"
 #include "cerebellum/quantize/quantize_tensor.h"
 #include "cerebellum/replay/topology.h"
+#include "cerebellum/sweep/measure_rates.h"
 #include "cerebellum/sweep/plan.h"
 #include "cerebellum/version.h"
 
@@ -68,7 +69,7 @@ Imatrix deserialize_imatrix(std::string_view bytes) {
 /// The file that stands for the source, made where it is not there yet. It lies beside the journal.
 std::filesystem::path reference_file(const RunOptions& options, const GgufFile& source, Progress& progress) {
     if (!options.baseline.empty()) return options.baseline;
-    if (!options.reference) return options.model;
+    if (!options.reference || options.dry) return options.model;
     const auto type = *options.reference;
     auto path = std::filesystem::absolute(options.journal).parent_path() /
                 fmt::format("{}.reference-{}.gguf", options.model.stem().string(), type_name(type));
@@ -179,7 +180,7 @@ struct Session::Recorded {
 };
 
 Session::Session(RunOptions options, Progress& progress)
-    : options_(std::move(options)),
+    : options_((times_.begin("load and check"), std::move(options))),
       progress_(progress),
       source_(GgufFile::open(options_.model)),
       model_(Model::load(reference_file(options_, source_, progress))) {
@@ -204,6 +205,7 @@ Session::Session(RunOptions options, Progress& progress)
     if (text_) keep_text();
     journal_->put_meta("imatrix_name", imatrix_name());
     if (!journal_->get_artifact("tensors")) journal_->put_artifact("tensors", serialize(source_.tensors()));
+    times_.end();
 }
 
 namespace {
@@ -246,7 +248,7 @@ std::map<std::string, std::string> Session::identity_fields() const {
     Sha256 text;
     for (const auto& file : options_.texts) text.update(sha256(read_file(file)));
     for (const auto& domain : options_.domains) text.update("domain " + domain + ";");
-    return {
+    std::map<std::string, std::string> fields = {
         {"model", source_.fingerprint()},
         {"text", options_.texts.empty() ? fmt::format("self-sampled, seed {}", options_.seed) : text.finish()},
         {"tokens", std::to_string(options_.tokens)},
@@ -259,6 +261,9 @@ std::map<std::string, std::string> Session::identity_fields() const {
                           : fmt::format("baseline {}", GgufFile::open(options_.baseline).fingerprint())},
         {"device", kinds_of(devices_of(options_))},
     };
+    // Other efforts than the quick one differ in their tokens alone.
+    if (options_.effort == Effort::quick) fields["effort"] = effort_name(options_.effort);
+    return fields;
 }
 
 TextDemand Session::demand() const {
@@ -302,6 +307,7 @@ const TextParts& Session::text() {
         throw UsageError(fmt::format(
             "{} ({}) does not fit in --memory {}, so it cannot write its own text in reasonable time; give a --text",
             options_.model.string(), format_bytes(source_.file_size()), format_bytes(options_.limits.host_bytes)));
+    const StageTimer timer(times_, "text");
     text_ = options_.texts.empty() ? on_place([&](const Model& model) {
         return windows_from_model(model, options_.context, demand(), options_.seed, options_.threads, progress_);
     })
@@ -369,6 +375,7 @@ std::string Session::why_unmeasurable(const std::string& tensor) {
 ReplayEngine& Session::engine() {
     if (engine_) return *engine_;
     const auto& windows = text().calibration;
+    const StageTimer timer(times_, "load and check");
     const auto devices = devices_of(options_);
     engine_ = std::make_unique<ReplayEngine>(model_, options_.context,
                                              EngineOptions{options_.threads,
@@ -419,11 +426,14 @@ const Imatrix& Session::imatrix() {
         imatrix_ = std::move(*stored);
         return *imatrix_;
     }
-    imatrix_ = replays() ? compute_imatrix(engine(), prepare(text().calibration), text().description, progress_)
-                         : on_place([&](const Model& model) {
-                               return compute_imatrix(model, text().calibration, options_.threads, text().description,
-                                                      progress_);
-                           });
+    const bool replayed = replays();
+    text();
+    const StageTimer timer(times_, "importance matrix");
+    imatrix_ = replayed ? compute_imatrix(engine(), prepare(text().calibration), text().description, progress_)
+                        : on_place([&](const Model& model) {
+                              return compute_imatrix(model, text().calibration, options_.threads, text().description,
+                                                     progress_);
+                          });
     journal_->put_artifact("imatrix", serialize(*imatrix_));
     return *imatrix_;
 }
@@ -505,9 +515,18 @@ RowQuantizer Session::row_quantizer() {
 }
 
 SweepOptions Session::sweep_options() {
+    auto options = estimated_options();
+    if (options.quantize_rows) options.quantize_rows = row_quantizer();
+    return options;
+}
+
+/// As far as an estimate needs them: nothing is quantized with these.
+SweepOptions Session::estimated_options() const {
     SweepOptions options;
     if (options_.all_rows) return options;
-    options.quantize_rows = row_quantizer();
+    options.quantize_rows = [](const std::string&, const Encoding&, std::span<const std::int64_t>) {
+        return std::vector<std::byte>();
+    };
     // Those without a codec of their own are the ones with codebooks.
     options.is_slow = [](const Encoding& type) { return ggml_is_quantized(type.type) && !takes_feedback(type.type); };
     return options;
@@ -555,6 +574,7 @@ const MomentFile& Session::collected_moments() {
     auto& file = moment_file();
     if (moments_ready_) return file;
     if (!file.complete()) {
+        const StageTimer timer(times_, "second moments");
         // Not from the windows that damage is measured on, or feedback would look better than it is.
         TokenWindows windows;
         const auto& calibration = text().calibration;
@@ -611,7 +631,7 @@ std::vector<std::string> Session::wanted_tensors() {
 std::vector<TensorPlan> Session::plan() {
     const auto& matrix = imatrix();
     return make_plan(source_, wanted_tensors(), [&](const std::string& name) { return matrix.entries.contains(name); },
-                     {options_.types, options_.full, rounding(),
+                     {options_.types, options_.full, options_.effort == Effort::quick, rounding(),
                       [this](const TensorInfo& tensor, ggml_type type) { return rounds_with_feedback(tensor, type); }});
 }
 
@@ -646,6 +666,7 @@ SweepSummary Session::measure_quietly(std::span<const TensorPlan> wanted) {
     const auto measured = measured_windows();
     JournalFigures figures(*journal_);
     if (executor_ != nullptr) {
+        const StageTimer timer(times_, "measuring");
         auto items = work_items(wanted);
         // Where the source's states are shared, any order costs the same, and the dearest parts first leave small ones
         // for the end. Where each rank takes the states along, it should not have to go back.
@@ -655,8 +676,50 @@ SweepSummary Session::measure_quietly(std::span<const TensorPlan> wanted) {
             std::ranges::stable_sort(items, {}, &WorkItem::position);
         return executor_->measure(items, trial(), figures, progress_);
     }
-    if (!replays()) return measure_through_files(file_trials(), wanted, measured, figures, progress_);
-    return run_sweep(engine(), prepare(measured), wanted, quantizer(), *journal_, progress_, sweep_options());
+    if (!replays()) {
+        const StageTimer timer(times_, "measuring");
+        return measure_through_files(file_trials(), wanted, measured, figures, progress_);
+    }
+    const auto windows = prepare(measured);
+    const auto quantize = quantizer();
+    const auto expected = estimate(wanted, {});
+    if (rounding() != RoundingChoice::ggml && expected.fast + expected.full > 0) collected_moments();
+    const StageTimer timer(times_, "measuring");
+    if (!times_.stage("measuring").measured_before_s) {
+        double before_s = 0.0;
+        for (const auto& row : journal_->measurements()) before_s += row.wall_s;
+        times_.stage("measuring").measured_before_s = before_s;
+    }
+    // Measuring the rates takes a second: more than some sweeps do.
+    constexpr double worth_rates_s = 20.0;
+    Rates known;
+    if (expected.seconds > worth_rates_s) known = rates(wanted);
+    const auto start = StageTimes::Clock::now();
+    const auto summary = run_sweep(engine(), windows, wanted, quantize, *journal_, progress_, sweep_options(), known);
+    const std::chrono::duration<double> wall = StageTimes::Clock::now() - start;
+    const auto add = [](std::optional<double>& sum, double seconds) { sum = sum.value_or(0.0) + seconds; };
+    auto& stage = times_.stage("measuring");
+    add(stage.quantize_s, summary.quantize_s);
+    add(stage.device_busy_s, summary.replay_s);
+    add(stage.waiting_s,
+        std::max(0.0, wall.count() - summary.replay_s - (engine().is_host() ? summary.quantize_s : 0.0)));
+    return summary;
+}
+
+SweepEstimate Session::estimate(std::span<const TensorPlan> wanted, const Rates& rates) {
+    JournalFigures figures(*journal_);
+    return estimate_sweep(engine(), measured_windows().size(), wanted, figures, estimated_options(), rates);
+}
+
+const Rates& Session::rates(std::span<const TensorPlan> wanted) {
+    const auto is_known = [&](const TensorPlan& tensor) {
+        return std::ranges::all_of(tensor.types,
+                                   [&](const Encoding& type) { return rates_->quantize_s.contains(type.type); });
+    };
+    if (!rates_ || !std::ranges::all_of(wanted, is_known))
+        rates_ = measure_rates(engine(), prepare({text().calibration.front()}).front(), source_, imatrix(), wanted,
+                               options_.threads, progress_);
+    return *rates_;
 }
 
 Neighbours Session::neighbours_of(const Group& group, const std::string& job) const {

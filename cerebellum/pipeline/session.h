@@ -16,7 +16,9 @@
 #include "cerebellum/gguf/imatrix_file.h"
 #include "cerebellum/journal/journal.h"
 #include "cerebellum/journal/moment_file.h"
+#include "cerebellum/pipeline/effort.h"
 #include "cerebellum/pipeline/measure_through_files.h"
+#include "cerebellum/pipeline/stage_times.h"
 #include "cerebellum/quantize/feedback_rounder.h"
 #include "cerebellum/quantize/quantized_cache.h"
 #include "cerebellum/replay/engine.h"
@@ -54,6 +56,9 @@ struct RunOptions {
     std::string device;            // where replays run, as Device takes it; empty: the CPU
     std::vector<std::string> rpc;  // ggml RPC servers, host:port, that share the model with `device`, or have it alone
     MemoryLimits limits;
+    Effort effort = Effort::normal;  // quick: a few types of each tensor; it says nothing of tokens
+    /// What is to be done is only looked at: a copy that would stand for the source is not made.
+    bool dry = false;
 };
 
 /// The importance matrix sees this many times the tokens that are measured on.
@@ -90,6 +95,8 @@ class Session {
     int context() const { return options_.context; }
 
     const TextParts& text();
+    /// How many windows are asked for; a short text gives fewer.
+    TextDemand demand() const;
     /// Whether the model is measured by replaying it. Where it cannot be replayed exactly, which is found out at the
     /// first call and warned of, everything is measured through whole files.
     bool replays();
@@ -147,6 +154,12 @@ class Session {
     /// plan.
     SweepSummary measure();
     SweepSummary measure(std::span<const TensorPlan> wanted);
+    /// What of a plan is still to be measured, by rates. Of a model that is replayed, as the next.
+    SweepEstimate estimate(std::span<const TensorPlan> wanted, const Rates& rates);
+    /// How fast this machine does what a plan asks for. Takes a moment when first called.
+    const Rates& rates(std::span<const TensorPlan> wanted);
+    /// What was done in this session, by stages.
+    StageTimes& times() { return times_; }
 
     /// From now on all ranks of a group measure; they get the text and the importance matrix from here. The executor
     /// must outlive the session.
@@ -164,7 +177,6 @@ class Session {
     Neighbours neighbours_of(const Group& group, const std::string& job) const;
     /// Of the recorded graph, which need not be replayable; null where there is none.
     const Topology* topology();
-    TextDemand demand() const;
     void keep_text();
     /// Calls use(model) with the reference where place() is, loaded there for as long as it takes.
     template <typename Use>
@@ -173,9 +185,11 @@ class Session {
     MomentFile& moment_file();
     QuantizedCache& quantized_tensors();
     SweepOptions sweep_options();
+    SweepOptions estimated_options() const;
     const TensorInfo& source_tensor(const std::string& name) const;
     const MomentFile& collected_moments();
 
+    StageTimes times_;
     RunOptions options_;
     Progress& progress_;
     GgufFile source_;
@@ -195,6 +209,7 @@ class Session {
     std::optional<MomentFile> moments_;
     bool moments_ready_ = false;
     bool warned_of_unusable_ = false;
+    std::optional<Rates> rates_;
     std::vector<std::string> quantizable_;
     std::vector<std::string> tensor_order_;
 };

@@ -49,6 +49,7 @@ void write_summary(CardDocument& card, const CardSources& sources) {
                            .add(" (on the Hub, download it first)."));
     if (!sources.results) return;
     const auto& results = *sources.results;
+    if (results.has("/label")) card.paragraph(CardText("Beware, ").name(results.at("/label")).add("."));
     for (std::size_t i = 0; i < results.size("/files"); ++i)
         if (results.is(entry("files", i, "/name"), results.at("/delivered").text()))
             card.paragraph(CardText("Its KL divergence from the source is ")

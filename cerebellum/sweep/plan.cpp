@@ -5,6 +5,7 @@
 #include <iterator>
 
 #include "cerebellum/core/quant_type.h"
+#include "cerebellum/quantize/feedback_rounder.h"
 
 namespace cerebellum {
 
@@ -38,6 +39,26 @@ std::vector<ggml_type> choose_anchors(std::span<const ggml_type> types) {
     return anchors;
 }
 
+std::vector<ggml_type> few_types(std::span<const ggml_type> types) {
+    constexpr double marks_bits[] = {2.3, 2.7, 3.4, 4.4, 5.5, 6.5, 8.5};
+    // A type with a codebook has to be nearer by this factor: searching it takes ten times as long.
+    constexpr double slow = 4.0;
+    std::vector<ggml_type> few;
+    for (const double mark : marks_bits) {
+        const auto nearest = std::ranges::min_element(types, {}, [&](ggml_type type) {
+            const double distance = std::fabs(std::log(bits_per_weight(type) / mark));
+            constexpr double next_to = 0.03;
+            return (takes_feedback(type) ? 1.0 : slow) * (distance + next_to);
+        });
+        if (nearest != types.end()) few.push_back(*nearest);
+    }
+    if (!types.empty()) few.push_back(*std::ranges::min_element(types, {}, bits_per_weight));
+    std::vector<ggml_type> result;
+    std::ranges::copy_if(types, std::back_inserter(result),
+                         [&](ggml_type type) { return std::ranges::find(few, type) != few.end(); });
+    return result;
+}
+
 std::vector<std::size_t> spread_order(std::size_t n) {
     std::size_t bits = 0;
     while ((std::size_t{1} << bits) < n) ++bits;
@@ -53,10 +74,11 @@ std::vector<std::size_t> spread_order(std::size_t n) {
 namespace {
 
 /// Each rounding has anchors of its own.
-void add_encodings(std::span<const ggml_type> types, Rounding rounding, bool full, TensorPlan& plan) {
+void add_encodings(std::span<const ggml_type> types, Rounding rounding, const PlanOptions& options, TensorPlan& plan) {
     for (const auto type : types) plan.types.emplace_back(type, rounding);
-    for (const auto type : full ? std::vector(types.begin(), types.end()) : choose_anchors(types))
-        plan.anchors.emplace_back(type, rounding);
+    auto anchors = options.full ? std::vector(types.begin(), types.end()) : choose_anchors(types);
+    if (options.few && !options.full && anchors.size() > 1) anchors.erase(anchors.begin(), anchors.end() - 1);
+    for (const auto type : anchors) plan.anchors.emplace_back(type, rounding);
 }
 
 }  // namespace
@@ -70,7 +92,8 @@ std::vector<TensorPlan> make_plan(const GgufFile& source, std::span<const std::s
         if (tensor == nullptr) continue;
         TensorPlan entry;
         entry.name = name;
-        const auto types = admissible_types(*tensor, options.types, has_imatrix_entry(name));
+        auto types = admissible_types(*tensor, options.types, has_imatrix_entry(name));
+        if (options.few && options.types.empty()) types = few_types(types);
         std::vector<ggml_type> plain = types, with_feedback;
         if (options.rounding != RoundingChoice::ggml)
             std::ranges::copy_if(types, std::back_inserter(with_feedback),
@@ -78,8 +101,8 @@ std::vector<TensorPlan> make_plan(const GgufFile& source, std::span<const std::s
         if (options.rounding == RoundingChoice::feedback)
             std::erase_if(
                 plain, [&](ggml_type type) { return std::ranges::find(with_feedback, type) != with_feedback.end(); });
-        add_encodings(plain, Rounding::ggml, options.full, entry);
-        add_encodings(with_feedback, Rounding::feedback, options.full, entry);
+        add_encodings(plain, Rounding::ggml, options, entry);
+        add_encodings(with_feedback, Rounding::feedback, options, entry);
         entry.anchor_stride = options.full ? 1 : 2;
         if (!entry.types.empty()) plan.push_back(std::move(entry));
     }

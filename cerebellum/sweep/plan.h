@@ -38,6 +38,7 @@ struct TensorPlan {
 struct PlanOptions {
     std::vector<ggml_type> types;  // allowed at all; empty for the default ones
     bool full = false;             // every type is an anchor
+    bool few = false;              // only few_types() of a tensor, and one anchor
     RoundingChoice rounding = RoundingChoice::ggml;
     /// Whether a tensor of this type can be rounded with feedback; asked unless rounding is ggml's.
     std::function<bool(const TensorInfo&, ggml_type)> takes_feedback;
@@ -51,6 +52,11 @@ std::vector<ggml_type> admissible_types(const TensorInfo& tensor, std::span<cons
 /// Anchors: the types nearest to a few marks on the scale of bits per weight, so that the gain is known where recipes
 /// at common budgets are found.
 std::vector<ggml_type> choose_anchors(std::span<const ggml_type> types);
+
+/// A few of a tensor's types, falling in size, for a first look: the nearest to marks from 2 to 8.5 bits per weight, of
+/// those that are quickly quantized (without codebooks) where they are about as near, and the smallest one of all, so
+/// that every size that can be had at all can still be had.
+std::vector<ggml_type> few_types(std::span<const ggml_type> types);
 
 /// The numbers below n in an order of which every first part is spread over the whole (bit reversal). Windows of text
 /// are measured in this order, so that any number of them stands for all, and figures of the first n windows of one

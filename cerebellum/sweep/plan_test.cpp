@@ -57,6 +57,20 @@ TEST(AdmissibleTypes, are_smaller_than_the_source_and_among_the_allowed) {
                 ElementsAre(GGML_TYPE_Q6_K, GGML_TYPE_Q2_K));
 }
 
+TEST(FewTypes, are_spread_over_the_sizes_and_quickly_quantized) {
+    const auto all = admissible_types(matrix(256, GGML_TYPE_F16), {}, true);
+    const auto few = few_types(all);
+    EXPECT_THAT(few, ElementsAre(GGML_TYPE_Q8_0, GGML_TYPE_Q6_K, GGML_TYPE_Q5_K, GGML_TYPE_IQ4_XS, GGML_TYPE_Q3_K,
+                                 GGML_TYPE_Q2_K, GGML_TYPE_IQ1_S));
+    EXPECT_THAT(few_types(admissible_types(matrix(576, GGML_TYPE_F16), {}, true)), Contains(GGML_TYPE_Q4_0));
+    EXPECT_THAT(few_types({}), IsEmpty());
+}
+
+TEST(FewTypes, keep_the_smallest_file_that_all_types_can_make) {
+    const auto all = admissible_types(matrix(256, GGML_TYPE_F16), {}, true);
+    EXPECT_EQ(bits_per_weight(few_types(all).back()), bits_per_weight(all.back()));
+}
+
 TEST(Anchors, are_some_of_the_types) {
     for (const std::vector<ggml_type>& types :
          {default_types(), {GGML_TYPE_Q8_0, GGML_TYPE_Q4_0}, {GGML_TYPE_Q6_K}, {}}) {

@@ -87,7 +87,7 @@ class Sweep {
   public:
     Sweep(ReplayEngine& engine, std::span<const Window> windows, std::span<const TensorPlan> plan,
           const Quantizer& quantize, const SweepOptions& options, FigureStore& figures, Progress& progress,
-          SourceStates& source)
+          SourceStates& source, const Rates& rates)
         : engine_(engine),
           topology_(engine.topology()),
           map_(topology_),
@@ -100,11 +100,30 @@ class Sweep {
           figures_(figures),
           progress_(progress),
           source_(source),
-          second_look_(engine, map_, windows, source.at_head, quantize, figures, progress) {
+          second_look_(engine, map_, windows, source.at_head, quantize, figures, progress),
+          costs_(map_, rates, topology_.head_cut(), topology_.n_nodes(), !engine.is_host()) {
         plain_.resize(ranges_.size());
         work_.resize(ranges_.size() + 1);
         for (const auto& tensor : plan) sort_in(tensor);
         windows_ = windows_.first(needed_windows_);
+        if (!has_work()) return;
+        costs_.expect_source(0, topology_.head_cut(), windows_.size());
+        for (std::size_t r = 0; has_work_from(r); ++r) {
+            costs_.expect_source(ranges_[r].begin, ranges_[r].end, windows_.size());
+            int last = ranges_[r].begin;
+            for (const auto& work : work_[r]) last = std::max(last, work.use->first);
+            costs_.expect_source(ranges_[r].begin, last, windows_.size());
+        }
+        estimate_.quantized_weights = costs_.quantized_weights();
+        estimate_.replay_flops = costs_.replay_flops();
+        estimate_.seconds = costs_.left_s();
+    }
+
+    /// What there is to do, as it looks before anything is done.
+    SweepEstimate estimate() const {
+        auto result = estimate_;
+        result.resumed = summary_.resumed;
+        return result;
     }
 
     SweepSummary run() {
@@ -118,8 +137,9 @@ class Sweep {
     }
 
     void measure() {
-        if (work_left_ > 0.0) {
-            progress_.begin("measuring", work_left_);
+        if (has_work()) {
+            started_ = Clock::now();
+            progress_.begin("measuring", 1.0);
             prepare_baseline();
             check_baseline();
             choose_text_rows();
@@ -145,9 +165,11 @@ class Sweep {
   private:
     struct Work {
         const TensorPlan* plan = nullptr;
+        SweepMap::Place place;
         const WeightUse* use = nullptr;
         bool local = false;  // read in one block only, whose output shows the change
         bool shows = false;  // as is known from earlier measurements
+        double share = 1.0;  // of the weights that are quantized where not all are
         std::vector<Change> changes;
         /// Rows that stand for all, where not all are changed: a sample, or, outside of the blocks, what the text
         /// needs.
@@ -193,8 +215,11 @@ class Sweep {
         }
         Work work;
         work.plan = &plan;
+        work.place = *place;
         work.use = place->use;
         work.local = place->local;
+        if (work.local) work.rows = sampled_rows_of(plan.name, *place);
+        work.share = expected_share(work);
         const auto fast_windows = plan.fast_windows(windows_.size());
         for (const auto type : plan.types) {
             if (figures_.find_unusable(plan.name, type_name(type))) continue;
@@ -218,12 +243,15 @@ class Sweep {
             else if (std::ranges::find(plan.anchors, type) != plan.anchors.end())
                 change.full = wanted(Tier::full, plan.anchor_windows(windows_.size()));
             if (change.fast.empty() && change.full.empty()) continue;
-            work_left_ += static_cast<double>(change.fast.size()) * map_.fast_cost(*place) +
-                          static_cast<double>(change.full.size()) * map_.full_cost(*place);
+            expect(work, change);
             work.changes.push_back(change);
         }
         if (work.changes.empty()) return;
-        if (work.local) work.rows = sampled_rows_of(plan.name, *place);
+        std::vector<Job> jobs;
+        add_jobs(work, jobs);
+        for (const auto& job : jobs)
+            if (job.what == Job::What::sampled_anchor)
+                costs_.expect_change(work.place, job.change.type, job.change.fast.size(), 0, weights_of(job));
         if (!work.local && predicts(plan.name)) needed_windows_ = all_windows_.size();
         work_[place->range].push_back(std::move(work));
     }
@@ -306,19 +334,56 @@ class Sweep {
         std::ranges::move(sampled, std::back_inserter(jobs));
     }
 
+    void expect(const Work& work, const Change& change) {
+        estimate_.fast += change.fast.empty() ? 0 : 1;
+        estimate_.full += change.full.empty() ? 0 : 1;
+        std::size_t windows = 0;
+        for (std::size_t w = 0; w < all_windows_.size(); ++w)
+            windows += change.fast.has(w) || change.full.has(w) ? 1 : 0;
+        const auto what = work.samples(change) ? Job::What::sampled : Job::What::whole;
+        costs_.expect_change(work.place, change.type, windows, change.full.size(), weights_of({&work, change, what}));
+    }
+
+    /// Of a tensor's rows, the share that is quantized where not all are. Which rows a text needs is not known before
+    /// the source has been replayed: then a guess.
+    double expected_share(const Work& work) const {
+        const auto& name = work.plan->name;
+        const auto& reader = topology_.graph().tensors[static_cast<std::size_t>(work.use->first)];
+        const auto n_rows =
+            static_cast<double>(topology_.graph().tensors[static_cast<std::size_t>(reader.sources[0])].shape[1]);
+        if (work.local) return static_cast<double>(work.rows.size()) / n_rows;
+        if (!options_.quantize_rows || !reads_text_by_rows(topology_, name)) return 1.0;
+        const auto tokens = static_cast<double>(all_windows_.size()) * engine_.n_tokens();
+        constexpr double looked_up = 0.5, predicted = 4.0;
+        const double share = tokens / n_rows * (predicts(name) ? predicted : looked_up);
+        return share > 0.5 ? 1.0 : share;
+    }
+
+    static double weights_of(const Job& job) {
+        const bool is_whole = job.work->local && job.what == Job::What::whole;
+        return job.work->place.weights * (is_whole ? 1.0 : job.work->share);
+    }
+
+    bool has_work() const { return has_work_from(0) || !work_.back().empty(); }
     bool has_work_from(std::size_t range) const {
         return std::any_of(work_.begin() + static_cast<std::ptrdiff_t>(range), work_.end() - 1,
                            [](const auto& works) { return !works.empty(); });
     }
 
-    void account(int begin, int end, std::size_t runs, Clock::time_point start) {
+    /// `expected_runs`: that the costs know of, where these are not all.
+    void account(CostLedger::Work work, int begin, int end, std::size_t runs, double seconds,
+                 std::optional<std::size_t> expected_runs = std::nullopt) {
         summary_.replay_flops += map_.flops(begin, end) * static_cast<double>(runs);
-        summary_.replay_s += seconds_since(start);
+        summary_.replay_s += seconds;
+        costs_.replayed(work, begin, end, expected_runs.value_or(runs), seconds);
+    }
+    void account_quantizing(const Job& job, double seconds) {
+        summary_.quantize_s += seconds;
+        costs_.quantized(job.work->place, job.change.type, weights_of(job), seconds);
     }
 
-    void done(double work, std::string_view what) {
-        work_done_ += work;
-        progress_.advance(work_done_, fmt::format("{}{}", what, worst_));
+    void done(std::string_view what) {
+        progress_.advance(costs_.share_done(seconds_since(started_)), fmt::format("{}{}", what, worst_));
         progress_.check();
     }
 
@@ -340,7 +405,8 @@ class Sweep {
             states[w] = slice.live_out(states[w]);
         }
         engine_.wait();
-        account(nodes.begin, nodes.end, windows_.size() - first, start);
+        account(CostLedger::Work::source, nodes.begin, nodes.end, windows_.size() - first, seconds_since(start));
+        done("the source");
     }
     void advance(const SweepRange& nodes, States& states) {
         if (nodes.begin < nodes.end) advance(*engine_.slice(nodes.begin, nodes.end), nodes, states);
@@ -410,7 +476,7 @@ class Sweep {
             source_.shared->put(windows[i], ranges_.size(), states[i]);
             source_.shared->set_ready(windows[i]);
         }
-        account(0, topology_.head_cut(), windows.size(), start);
+        account(CostLedger::Work::source, 0, topology_.head_cut(), windows.size(), seconds_since(start));
     }
 
     States shared_states_at(std::size_t range) {
@@ -492,6 +558,7 @@ class Sweep {
             const auto& change = job.change;
             Quantized data;
             if (!attempt(pair_of(*job.work, change), [&] { data = take_quantized(); })) continue;
+            account_quantizing(job, data.seconds);
             auto variant = new_variant(*job.work, change.type);
             for (std::size_t w = change.full.begin; w < change.full.end; ++w) {
                 variant.windows.push_back(w);
@@ -506,8 +573,7 @@ class Sweep {
                 score(variants);
                 bytes = 0;
             }
-            done(map_.cost(topology_.head_cut(), topology_.n_nodes()) * static_cast<double>(change.full.size()),
-                 fmt::format("{} {}", job.work->plan->name, type_name(change.type)));
+            done(fmt::format("{} {}", job.work->plan->name, type_name(change.type)));
         }
         score(variants);
         look_again(ranges_.size(), ranges_.size() + 1);
@@ -595,7 +661,7 @@ class Sweep {
         wave = std::move(carried);
         const auto start = Clock::now();
         engine_.wait();
-        summary_.replay_s += seconds_since(start);
+        account(CostLedger::Work::carry, nodes.begin, nodes.end, 0, seconds_since(start));
     }
 
     void carry(Slice& plain, const SweepRange& nodes, Variant& variant) {
@@ -612,17 +678,15 @@ class Sweep {
             slice.run(windows_[variant.windows[i]].inputs, variant.states[i]);
             variant.states[i] = slice.live_out(variant.states[i]);
         }
-        account(nodes.begin, nodes.end, variant.windows.size(), start);
+        account(CostLedger::Work::carry, nodes.begin, nodes.end, variant.windows.size(), seconds_since(start));
         variant.measurement.wall_s += seconds_since(start);
-        done(map_.cost(nodes.begin, nodes.end) * static_cast<double>(variant.windows.size()),
-             variant.measurement.tensor);
+        done(variant.measurement.tensor);
     }
 
     /// The next job's. Waiting for it is what a device does meanwhile.
     Quantized take_quantized() {
         const auto start = Clock::now();
         auto data = ahead_->take();
-        summary_.quantize_s += data.seconds;
         if (!engine_.is_host()) summary_.waiting_s += seconds_since(start);
         return data;
     }
@@ -677,8 +741,8 @@ class Sweep {
                 missing(work.plan->name, type, Tier::full, work.plan->anchor_windows(windows_.size()));
             if (in_full.change.full.empty()) continue;
             attempt(pair_of(work, in_full.change), [&] {
+                expect(work, in_full.change);
                 auto data = quantized(work.plan->name, type);
-                summary_.quantize_s += data.seconds;
                 auto whole = make_trial(r, in_full, std::move(data));
                 replay(*whole, states, at_end);
                 finish(*whole, entering);
@@ -698,7 +762,7 @@ class Sweep {
             result[w].values[node] = product->live_out(states[w]).values.at(node);
         }
         engine_.wait();
-        account(node, node + 1, windows_.size(), start);
+        account(CostLedger::Work::source, node, node + 1, windows_.size(), seconds_since(start), 0);
         return result;
     }
 
@@ -721,6 +785,7 @@ class Sweep {
         const auto start = Clock::now();
         const auto& work = *job.work;
         const auto& change = job.change;
+        account_quantizing(job, data.seconds);
         auto trial = std::make_unique<Trial>(Trial{&work,
                                                    change,
                                                    job.what,
@@ -787,9 +852,7 @@ class Sweep {
         }
         trial.slice.reset();
         trial.seconds += seconds_since(start);
-        const auto runs = static_cast<double>(trial.windows.size());
-        summary_.replay_flops += map_.flops(trial.nodes.begin, trial.nodes.end) * runs;
-        summary_.replay_s += trial.seconds;
+        account(CostLedger::Work::change, trial.nodes.begin, trial.nodes.end, trial.windows.size(), trial.seconds);
         fast.wall_s = variant.measurement.wall_s = trial.data.seconds + trial.seconds;
         // What of the full figure is there is the energy on its windows.
         auto wrong = why_wrong(fast);
@@ -810,8 +873,7 @@ class Sweep {
             }
             entering.push_back(std::move(variant));
         }
-        done(map_.cost(trial.nodes.begin, trial.nodes.end) * runs,
-             fmt::format("{} {}", work.plan->name, type_name(change.type)));
+        done(fmt::format("{} {}", work.plan->name, type_name(change.type)));
         return shows;
     }
 
@@ -869,7 +931,7 @@ class Sweep {
         for (std::size_t v = 0; v < variants.size(); ++v)
             if (!variants[v].weight.empty() && topology_.weights().at(variants[v].measurement.tensor).last >= head_cut)
                 changed[v] = engine_.make_head(variants[v].substitutes());
-        std::size_t heads = 0;
+        std::size_t heads = 0, scored = 0;
         for (std::size_t w = 0; w < windows_.size(); ++w) {
             bool referenced = false;
             std::vector<std::pair<std::size_t, ReplayEngine::PendingScore>> pending;
@@ -886,10 +948,11 @@ class Sweep {
                 auto& head = changed[v] ? *changed[v] : engine_.plain_head();
                 pending.emplace_back(v, engine_.begin_score(head, windows_[w], state));
                 ++heads;
+                ++scored;
             }
             for (const auto& [v, score] : pending) add_score(engine_.finish_score(score), variants[v].measurement);
         }
-        account(head_cut, topology_.n_nodes(), heads, start);
+        account(CostLedger::Work::score, head_cut, topology_.n_nodes(), heads, seconds_since(start), scored);
         const double seconds = seconds_since(start) / static_cast<double>(variants.size());
         for (auto& variant : variants) {
             variant.measurement.wall_s += seconds;
@@ -900,6 +963,7 @@ class Sweep {
             keep(variant.measurement);
             ++summary_.full_measured;
         }
+        done(variants.front().measurement.tensor);
     }
 
     static constexpr std::size_t head_group_bytes = std::size_t{64} << 20;
@@ -922,8 +986,9 @@ class Sweep {
     std::vector<std::vector<Job>> jobs_;         // likewise
     RowScaling scaling_;                         // of the tensor being measured
     std::size_t needed_windows_ = 0;             // the first so many of those given
-    double work_left_ = 0.0;
-    double work_done_ = 0.0;
+    SweepCosts costs_;
+    SweepEstimate estimate_;
+    Clock::time_point started_;
     double worst_kld_ = 0.0;  // of the full figures recorded in this run
     std::string worst_;       // as progress shows it
     SweepSummary summary_;
@@ -933,10 +998,20 @@ class Sweep {
 }  // namespace
 
 SweepSummary run_sweep(ReplayEngine& engine, std::span<const Window> windows, std::span<const TensorPlan> plan,
-                       const Quantizer& quantize, Journal& journal, Progress& progress, const SweepOptions& options) {
+                       const Quantizer& quantize, Journal& journal, Progress& progress, const SweepOptions& options,
+                       const Rates& rates) {
     JournalFigures figures(journal);
     SourceStates states;
-    return Sweep(engine, windows, plan, quantize, options, figures, progress, states).run();
+    return Sweep(engine, windows, plan, quantize, options, figures, progress, states, rates).run();
+}
+
+SweepEstimate estimate_sweep(ReplayEngine& engine, std::size_t n_windows, std::span<const TensorPlan> plan,
+                             FigureStore& figures, const SweepOptions& options, const Rates& rates) {
+    NoProgress progress;
+    SourceStates states;
+    const Quantizer none;
+    const std::vector<Window> windows(n_windows);
+    return Sweep(engine, windows, plan, none, options, figures, progress, states, rates).estimate();
 }
 
 void add(SweepSummary& sum, const SweepSummary& part) {
@@ -967,11 +1042,11 @@ SweepWorker::~SweepWorker() = default;
 
 void SweepWorker::share_states(Progress& progress) {
     HeldFigures none;
-    Sweep(*engine_, windows_, {}, quantize_, options_, none, progress, *states_).share();
+    Sweep(*engine_, windows_, {}, quantize_, options_, none, progress, *states_, {}).share();
 }
 
 SweepSummary SweepWorker::measure(std::span<const TensorPlan> plan, FigureStore& figures, Progress& progress) {
-    return Sweep(*engine_, windows_, plan, quantize_, options_, figures, progress, *states_).run();
+    return Sweep(*engine_, windows_, plan, quantize_, options_, figures, progress, *states_, {}).run();
 }
 
 }  // namespace cerebellum

@@ -9,6 +9,7 @@
 #include "cerebellum/core/progress.h"
 #include "cerebellum/journal/journal.h"
 #include "cerebellum/replay/engine.h"
+#include "cerebellum/sweep/costs.h"
 #include "cerebellum/sweep/figure_store.h"
 #include "cerebellum/sweep/plan.h"
 #include "cerebellum/sweep/row_sample.h"
@@ -59,9 +60,23 @@ struct SweepSummary {
 ///
 /// A figure that cannot be so is measured again in other ways, and where it cannot be had, recorded as unusable with
 /// the reason: see SecondLook. Throws Error where the device is gone, or has shown that it cannot be trusted.
+///
+/// Progress is in seconds: what is done is the time since the begin, what is left is estimated by the rates and
+/// corrected by what the run itself takes.
 SweepSummary run_sweep(ReplayEngine& engine, std::span<const Window> windows, std::span<const TensorPlan> plan,
                        const Quantizer& quantize, Journal& journal, Progress& progress,
-                       const SweepOptions& options = {});
+                       const SweepOptions& options = {}, const Rates& rates = {});
+
+/// What run_sweep() has to do, without doing it.
+struct SweepEstimate {
+    std::size_t fast = 0, full = 0;  // rows to be measured or extended
+    std::size_t resumed = 0;         // that the store holds already
+    double quantized_weights = 0.0;
+    double replay_flops = 0.0;
+    double seconds = 0.0;  // by the rates
+};
+SweepEstimate estimate_sweep(ReplayEngine& engine, std::size_t n_windows, std::span<const TensorPlan> plan,
+                             FigureStore& figures, const SweepOptions& options, const Rates& rates);
 
 /// Adds up what parts of a sweep did.
 void add(SweepSummary& sum, const SweepSummary& part);

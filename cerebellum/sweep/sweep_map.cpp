@@ -21,6 +21,7 @@ std::optional<SweepMap::Place> SweepMap::place_of(const std::string& tensor) con
         if (known.kind == TensorKind::weight && known.name == tensor) {
             place.weights = 1.0;
             for (const auto n : known.shape) place.weights *= static_cast<double>(n);
+            place.columns = static_cast<double>(known.shape[0]);
         }
     place.local =
         topology_->span_of(tensor) >= 0 && place.range < ranges_.size() && place.use->last < ranges_[place.range].end;

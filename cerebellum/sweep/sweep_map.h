@@ -26,6 +26,7 @@ class SweepMap {
         std::size_t range = 0;  // that first reads the tensor; ranges().size(): the head
         bool local = false;     // read in one block only, whose output shows the change
         double weights = 0.0;   // that it has
+        double columns = 0.0;   // of its matrices
     };
     /// None where nothing reads the tensor, or nothing that takes any type.
     std::optional<Place> place_of(const std::string& tensor) const;

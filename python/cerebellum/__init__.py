@@ -147,10 +147,11 @@ class Recipe:
 
 def _settings(model: AnyPath, journal: AnyPath | None, text: Any, tokens: int, context: int, threads: int, seed: int,
               types: Iterable[str], tensors: Iterable[str], full: bool, device: str, memory: str,
-              device_memory: str) -> _native.Settings:
+              device_memory: str, effort: str = "default") -> _native.Settings:
     settings = _native.Settings()
     settings.model = model
-    settings.journal = _journal_of(model, journal)
+    settings.journal = _journal_of(model, journal, effort)
+    settings.effort = effort
     if isinstance(text, Mapping):
         settings.domains, settings.texts = list(text.keys()), list(text.values())
     elif isinstance(text, (str, PathLike)):
@@ -163,8 +164,9 @@ def _settings(model: AnyPath, journal: AnyPath | None, text: Any, tokens: int, c
     return settings
 
 
-def _journal_of(model: AnyPath, journal: AnyPath | None) -> AnyPath:
-    return Path(model).stem + ".cerebellum.db" if journal is None else journal
+def _journal_of(model: AnyPath, journal: AnyPath | None, effort: str = "default") -> AnyPath:
+    made = "" if effort == "default" else f".{effort}"
+    return f"{Path(model).stem}{made}.cerebellum.db" if journal is None else journal
 
 
 def _pins(pins: Mapping[str, str]) -> list[str]:
@@ -172,16 +174,18 @@ def _pins(pins: Mapping[str, str]) -> list[str]:
 
 
 def ablate(model: AnyPath, *, journal: AnyPath | None = None,
-           text: AnyPath | Iterable[AnyPath] | Mapping[str, AnyPath] = (), tokens: int = 4096, context: int = 0,
+           text: AnyPath | Iterable[AnyPath] | Mapping[str, AnyPath] = (), tokens: int = 0, context: int = 0,
            threads: int = 0, seed: int = 1, types: Iterable[str] = (), tensors: Iterable[str] = (), full: bool = False,
-           device: str = "", memory: str = "", device_memory: str = "", progress: Progress | None = None) -> Journal:
+           device: str = "", memory: str = "", device_memory: str = "", effort: str = "default",
+           progress: Progress | None = None) -> Journal:
     """Measures what each tensor loses in each type. What the journal holds already is not measured again.
 
     The arguments are the options of `cerebellum ablate`. `text` is a file, several, or a mapping from domains to files;
-    without one the model writes its own. `journal` is by default in the current folder, named after the model.
+    without one the model writes its own. `journal` is by default in the current folder, named after the model. `effort` is
+    "quick", "default" or "thorough"; it says how many `tokens` are measured on unless you do.
     """
     settings = _settings(model, journal, text, tokens, context, threads, seed, types, tensors, full, device, memory,
-                         device_memory)
+                         device_memory, effort)
     _native.ablate(settings, progress)
     return Journal(settings.journal)
 
@@ -225,7 +229,7 @@ class VerifiedFile:
 
 
 def verify(model: AnyPath, files: Iterable[AnyPath], *, journal: AnyPath | None = None,
-           text: AnyPath | Iterable[AnyPath] | Mapping[str, AnyPath] = (), tokens: int = 4096, context: int = 0,
+           text: AnyPath | Iterable[AnyPath] | Mapping[str, AnyPath] = (), tokens: int = 0, context: int = 0,
            threads: int = 0, seed: int = 1, progress: Progress | None = None) -> list[VerifiedFile]:
     """Compares built files with their source. With the settings of an earlier run, and its journal, the text is the part
     that no choice was made on."""
@@ -235,14 +239,14 @@ def verify(model: AnyPath, files: Iterable[AnyPath], *, journal: AnyPath | None 
 
 def quantize(model: AnyPath, output: AnyPath, *, size: str = "", max_kld: float = 0.0,
              pins: Mapping[str, str] | None = None, journal: AnyPath | None = None,
-             text: AnyPath | Iterable[AnyPath] | Mapping[str, AnyPath] = (), tokens: int = 4096, context: int = 0,
+             text: AnyPath | Iterable[AnyPath] | Mapping[str, AnyPath] = (), tokens: int = 0, context: int = 0,
              threads: int = 0, seed: int = 1, types: Iterable[str] = (), device: str = "", memory: str = "",
-             device_memory: str = "", overwrite: bool = False, compare: str = "auto",
+             device_memory: str = "", effort: str = "default", overwrite: bool = False, compare: str = "auto",
              progress: Progress | None = None) -> dict[str, Any]:
     """The whole job: measure, allocate, build, verify, and compare with the stock presets: those that may turn out to be
     better (`compare` "auto"), or "all". Returns what results.json holds."""
     settings = _settings(model, journal, text, tokens, context, threads, seed, types, (), False, device, memory,
-                         device_memory)
+                         device_memory, effort)
     result: dict[str, Any] = json.loads(
         _native.quantize(settings, output, size, max_kld, _pins(pins or {}), overwrite, compare, progress))
     return result

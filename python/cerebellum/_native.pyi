@@ -22,6 +22,7 @@ class Settings:
     types: list[str]
     tensors: list[str]
     tokens: int
+    effort: str
     context: int
     threads: int
     seed: int

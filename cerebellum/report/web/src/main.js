@@ -64,6 +64,7 @@ function oursAt(bytes) {
 
 function workbench() {
   const notes = [
+    json.label && `${json.label}.`,
     !json.allocation.exact_bytes && "Header and tokenizer are not counted: neither the model nor a recipe was given to this report.",
     json.allocation.max_types > 0 && `The slider does not obey the limit of ${json.allocation.max_types} distinct types that the delivered file has.`,
     json.allocation.constraints && `Constraints that hold at every budget: ${json.allocation.constraints}`,
