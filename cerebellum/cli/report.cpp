@@ -5,6 +5,7 @@
 #include "cerebellum/cli/commands.h"
 #include "cerebellum/cli/goal_options.h"
 #include "cerebellum/cli/options.h"
+#include "cerebellum/cli/terminal.h"
 #include "cerebellum/core/file.h"
 #include "cerebellum/core/size.h"
 #include "cerebellum/pipeline/report_document.h"
