@@ -106,6 +106,7 @@ dequantize() {
     fail "llama-quantize could not dequantize $quantized ($(tail -n 1 "$log"); whole log: $log)"
   fi
   rm -f "$log"
+  f16_sha256=$(sha256_of "$f16.partial")
 }
 
 take_off_grid() {
@@ -114,7 +115,8 @@ take_off_grid() {
   say "taking the weights off their grids"
   PYTHONPATH=$numpy${numpy:+${PYTHONPATH:+:}}${PYTHONPATH:-} python3 "$here/off_grid.py" "$quantized" "$f16.partial" ||
     fail "off_grid.py failed (its message is above); repeat this: $quantized is there"
-  [ "$(sha256_of "$f16.partial")" = "$off_grid_sha256" ] ||
+  f16_sha256=$(sha256_of "$f16.partial")
+  [ "$f16_sha256" = "$off_grid_sha256" ] ||
     say "note: this off-grid file is not the one that the documentation's figures are of (another SHA-256)"
 }
 
@@ -133,7 +135,7 @@ write_card() {
     echo
     echo "Licence: $licence"
     echo "Its text: $licence_file"
-    echo "SHA-256 of ${f16##*/}: $(sha256_of "$f16.partial")"
+    echo "SHA-256 of ${f16##*/}: $f16_sha256"
     echo "SHA-256 of ${quantized##*/}: $joined_sha256"
     echo "PyPI packages, with SHA-256 of the wheels, joined in this order:"
     for at in "${!packages[@]}"; do echo "  ${packages[at]}  ${hashes[at]}"; done
