@@ -117,9 +117,10 @@ Opened open(const ReportSources& sources) {
         opened.tensors = tensors_from_journal(*opened.alone);
         const auto header = opened.recipe ? header_bytes(*opened.recipe, opened.tensors) : std::nullopt;
         opened.exact_bytes = header.has_value();
-        opened.problem = make_problem(opened.tensors, header.value_or(0),
-                                      weighed_measurements(*opened.alone, sources.aim), sources.aim.objective);
-        opened.in_kld = make_problem(opened.tensors, header.value_or(0), weighed_measurements(*opened.alone, in_kld),
+        const std::uint64_t fixed_bytes = header ? *header : 0;  // value_or(): a false alarm of GCC 12 at -O1
+        opened.problem = make_problem(opened.tensors, fixed_bytes, weighed_measurements(*opened.alone, sources.aim),
+                                      sources.aim.objective);
+        opened.in_kld = make_problem(opened.tensors, fixed_bytes, weighed_measurements(*opened.alone, in_kld),
                                      Objective::kld);
     }
     const auto& identity = opened.journal().identity().fields;
