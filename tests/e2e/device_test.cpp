@@ -246,8 +246,7 @@ TEST_F(OnDevice, imatrix_compute_gives_the_cpu_s_matrix) {
 
 TEST_F(OnDevice, the_main_job_and_verify_run_there_from_the_first_token_on) {
     const auto run = [&](std::vector<std::string> arguments) {
-        arguments.insert(arguments.end(),
-                         {"--ctx", "64", "--tokens", "128", "--types", "q4_K,q6_K", "--rounding", "auto", "--json"});
+        arguments.insert(arguments.end(), {"--ctx", "64", "--tokens", "128", "--types", "q4_K,q6_K", "--json"});
         return arguments;
     };
     const auto journal = path("j.db").string(), output = path("out.gguf").string();
