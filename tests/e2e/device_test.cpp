@@ -246,13 +246,12 @@ TEST_F(OnDevice, imatrix_compute_gives_the_cpu_s_matrix) {
 
 TEST_F(OnDevice, the_main_job_and_verify_run_there_from_the_first_token_on) {
     const auto run = [&](std::vector<std::string> arguments) {
-        arguments.insert(arguments.end(), {"--ctx", "64", "--tokens", "128", "--types", "q3_K,q4_K", "--rounding",
-                                           "auto", "--tensors", "blk.*.ffn_down.weight", "--json"});
+        arguments.insert(arguments.end(), {"--ctx", "64", "--tokens", "128", "--types", "q4_K,q6_K", "--json"});
         return arguments;
     };
     const auto journal = path("j.db").string(), output = path("out.gguf").string();
     const auto results = json::parse(
-        on_device(run({"quantize", small_model().string(), "--size", "6.5MB", "-o", output, "--journal", journal})));
+        on_device(run({"quantize", small_model().string(), "--size", "4MB", "-o", output, "--journal", journal})));
     EXPECT_THAT(results.at("text").get<std::string>(), HasSubstr("self-sampled"));
     EXPECT_THAT(Journal::open_existing(journal).identity().fields.at("device"), HasSubstr("RPC"));
     const auto row = std::ranges::find(results.at("files"), results.at("delivered"),
@@ -280,7 +279,7 @@ TEST_F(OnDevice, what_is_no_device_is_refused_before_anything_is_done) {
     EXPECT_THAT(refused({"eval", "ppl", model, "--text", text, "--gpu-layers", "3"}, "CPU", 2),
                 HasSubstr("--gpu-layers 3"));
     server_.reset();
-    EXPECT_THAT(refused(imatrix, endpoint(), 1), HasSubstr("no RPC server answers"));
+    EXPECT_THAT(refused(imatrix, endpoint(), 1), HasSubstr(endpoint()));
     EXPECT_FALSE(fs::exists(path("i.gguf")));
 }
 
