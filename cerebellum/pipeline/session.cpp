@@ -527,8 +527,12 @@ SweepOptions Session::estimated_options() const {
     options.quantize_rows = [](const std::string&, const Encoding&, std::span<const std::int64_t>) {
         return std::vector<std::byte>();
     };
-    // Those without a codec of their own are the ones with codebooks.
-    options.is_slow = [](const Encoding& type) { return ggml_is_quantized(type.type) && !takes_feedback(type.type); };
+    // Where a device replays, it waits for whatever is quantized. On the CPU a replay takes as long as most types do,
+    // but for those with codebooks, which are the ones without a codec of their own.
+    if (kinds_of(devices_of(options_)) == "CPU")
+        options.is_slow = [](const Encoding& type) {
+            return ggml_is_quantized(type.type) && !takes_feedback(type.type);
+        };
     return options;
 }
 
