@@ -226,13 +226,14 @@ class Planner {
 
     /// Recipes of neighbouring sizes calibrate the prediction.
     void recipes() {
-        constexpr double n_recipes = 4.0;
+        // They share most of their tensors' types, and none is quantized twice.
+        constexpr double n_recipes = 4.0, own_share = 0.25;
         auto& stage = add("allocating");
         const auto& text = session_.text();
         const double windows = windows_of(session_.measured_windows()) + windows_of(text.selection);
         stage.mixes = static_cast<std::size_t>(n_recipes);
         const auto weights = static_cast<double>(session_.source().n_weights());
-        stage.quantized_weights = 2.0 * n_recipes * weights;
+        stage.quantized_weights = (1.0 + own_share * (n_recipes - 1.0)) * weights;
         stage.replay_flops = windows * (n_recipes + 1.0) * body_flops_ + 2.0 * windows * n_recipes * head_flops_;
         const double mixes_s =
             together(stage.quantized_weights * rate_at_budget(),
@@ -241,7 +242,8 @@ class Planner {
         stage.seconds = mixes_s * (1.0 + request_.rounds) + request_.search_seconds;
     }
 
-    /// Our mix and the stock mixes of up to the first one above the budget.
+    /// Our mix, which has been quantized before, and of the stock mixes of up to the first one above the budget those that
+    /// are replayed: all, or the largest that fits, since most often no other could be better.
     void competing() {
         const auto& source = session_.source();
         struct Mix {
@@ -258,32 +260,35 @@ class Planner {
             std::ranges::find_if(mixes, [&](const Mix& mix) { return mix.bytes > request_.budget_bytes; });
         if (larger != mixes.end()) mixes.erase(larger + 1, mixes.end());
         neighbours_ = std::min<std::size_t>(2, mixes.size());
-        if (session_.options().effort == Effort::quick)
-            mixes.erase(mixes.begin(), mixes.end() - static_cast<std::ptrdiff_t>(neighbours_));
+        plan_.scratch_bytes = request_.budget_bytes;
+        for (std::size_t i = mixes.size() - neighbours_; i < mixes.size(); ++i) plan_.scratch_bytes += mixes[i].bytes;
+        above_ = 0.0;
+        if (!mixes.empty() && mixes.back().bytes > request_.budget_bytes) {
+            WeightsOfMixes above(source);
+            above.add(mixes.back().types);
+            above_ = above.weights();
+            if (!request_.compare_all) mixes.pop_back();
+        }
+        if (!request_.compare_all && !mixes.empty()) mixes.erase(mixes.begin(), mixes.end() - 1);
         WeightsOfMixes weights(source);
         for (const auto& mix : mixes) weights.add(mix.types);
         auto& stage = add("competing");
         stage.mixes = mixes.size() + 1;
         const auto n = static_cast<double>(stage.mixes);
         const double windows = windows_of(session_.text().selection) + windows_of(session_.text().test);
-        // The selection text and the test text are replayed one after the other.
-        constexpr double passes = 2.0;
-        const auto own = static_cast<double>(source.n_weights());
-        stage.quantized_weights = passes * (weights.weights() + own);
-        stage.read_bytes = passes * weights.bytes();
+        stage.quantized_weights = weights.weights();
+        stage.read_bytes = weights.bytes();
         stage.replay_flops = windows * (n + 1.0) * body_flops_ + 2.0 * windows * n * head_flops_;
-        stage.seconds = together(passes * (weights.seconds(rates_) + own * rate_at_budget()),
+        stage.seconds = together(weights.seconds(rates_),
                                  replaying_s(windows * (n + 1.0)) + scoring_s(2.0 * windows * n));
-        plan_.scratch_bytes = request_.budget_bytes;
-        for (std::size_t i = mixes.size() - neighbours_; i < mixes.size(); ++i) plan_.scratch_bytes += mixes[i].bytes;
     }
 
-    /// The file and the stock mixes next to it in size, made and run.
+    /// The file and the stock mixes next to it in size, made and run. What was replayed has been quantized before.
     void building() {
         const auto files = static_cast<double>(neighbours_ + 1);
         const auto& source = session_.source();
         auto& built = add("building");
-        built.quantized_weights = files * static_cast<double>(source.n_weights());
+        built.quantized_weights = request_.compare_all ? 0.0 : above_;
         built.read_bytes = files * static_cast<double>(source.file_size());
         built.seconds =
             built.quantized_weights * rate_at_budget() + static_cast<double>(plan_.scratch_bytes) * rates_.write_s;
@@ -308,6 +313,7 @@ class Planner {
     bool overlaps_;
     double body_flops_ = 0.0, head_flops_ = 0.0;
     std::set<Encoding> types_;
+    double above_ = 0.0;  // weights of the stock mix above the budget
     std::size_t neighbours_ = 0;
     JobPlan plan_;
 };

@@ -21,6 +21,7 @@ struct JobRequest {
     std::uint64_t budget_bytes = 0;  // of the file, where one is built
     int rounds = 0;                  // at most
     double search_seconds = 0.0;
+    bool compare_all = false;  // replay every stock mix
 };
 
 /// A stage of a job before it is run; what the journal holds already is not in it.

@@ -108,6 +108,7 @@ fs::path results_path(const fs::path& output) {
 JobRequest planned_job(const GgufFile& source, const QuantizeOptions& options) {
     const auto& goal = options.request.goal;
     JobRequest request;
+    request.compare_all = options.compare_all;
     request.rounds = options.rounds;
     request.search_seconds = options.search_seconds;
     constexpr double usual_bits = 4.5;
