@@ -64,7 +64,7 @@ class OnDevice : public ::testing::Test {
     }
     std::string here(std::vector<std::string> arguments) const {
         arguments.insert(arguments.end(), {"--threads", "1", "-q"});
-        const auto result = testing::run_program(arguments, work_.path());
+        const auto result = testing::run_program(arguments, work_.path(), std::chrono::minutes(10));
         EXPECT_EQ(result.code, 0) << result.errors;
         return result.output;
     }
