@@ -242,8 +242,8 @@ class Planner {
         stage.seconds = mixes_s * (1.0 + request_.rounds) + request_.search_seconds;
     }
 
-    /// Our mix, which has been quantized before, and of the stock mixes of up to the first one above the budget those that
-    /// are replayed: all, or the largest that fits, since most often no other could be better.
+    /// Our mix, which has been quantized before, and of the stock mixes of up to the first one above the budget those
+    /// that are replayed: all, or the largest that fits, since most often no other could be better.
     void competing() {
         const auto& source = session_.source();
         struct Mix {
@@ -279,8 +279,8 @@ class Planner {
         stage.quantized_weights = weights.weights();
         stage.read_bytes = weights.bytes();
         stage.replay_flops = windows * (n + 1.0) * body_flops_ + 2.0 * windows * n * head_flops_;
-        stage.seconds = together(weights.seconds(rates_),
-                                 replaying_s(windows * (n + 1.0)) + scoring_s(2.0 * windows * n));
+        stage.seconds =
+            together(weights.seconds(rates_), replaying_s(windows * (n + 1.0)) + scoring_s(2.0 * windows * n));
     }
 
     /// The file and the stock mixes next to it in size, made and run. What was replayed has been quantized before.

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <mutex>
 #include <nlohmann/json.hpp>
 #include <random>
 #include <set>
@@ -502,16 +503,35 @@ Quantizer Session::quantizer() {
 RowQuantizer Session::row_quantizer() {
     const auto& weights = imatrix();
     const auto rounder = std::make_shared<FeedbackRounder>(moments(), options_.threads);
-    return
-        [this, &weights, rounder](const std::string& name, const Encoding& type, std::span<const std::int64_t> rows) {
-            const auto& whole = source_tensor(name);
-            const auto source = sampled_rows(whole, source_.data(whole), rows);
-            auto bytes = quantize_tensor(source.tensor, source.bytes, type.type, quantization_weights(&weights, whole),
-                                         options_.threads);
-            if (type.rounding == Rounding::feedback)
-                rounder->improve_rows(source.tensor, source.bytes, type.type, 0, bytes);
-            return bytes;
-        };
+    struct Checked {
+        std::mutex mutex;
+        std::set<std::pair<std::string, ggml_type>> tensors;
+    };
+    const auto checked = std::make_shared<Checked>();
+    // A figure of some rows is worth nothing where the others cannot be stored. One quantized type bounds weights as
+    // any other does.
+    const auto check = [this, checked](const TensorInfo& tensor, ggml_type type) {
+        const std::pair key(tensor.name, ggml_is_quantized(type) ? GGML_TYPE_Q8_0 : type);
+        {
+            const std::lock_guard lock(checked->mutex);
+            if (checked->tensors.contains(key)) return;
+        }
+        check_all_weights(tensor, source_.data(tensor), type, options_.threads);
+        drop_pages(source_.data(tensor));
+        const std::lock_guard lock(checked->mutex);
+        checked->tensors.insert(key);
+    };
+    return [this, &weights, rounder, check](const std::string& name, const Encoding& type,
+                                            std::span<const std::int64_t> rows) {
+        const auto& whole = source_tensor(name);
+        check(whole, type.type);
+        const auto source = sampled_rows(whole, source_.data(whole), rows);
+        auto bytes = quantize_tensor(source.tensor, source.bytes, type.type, quantization_weights(&weights, whole),
+                                     options_.threads);
+        if (type.rounding == Rounding::feedback)
+            rounder->improve_rows(source.tensor, source.bytes, type.type, 0, bytes);
+        return bytes;
+    };
 }
 
 SweepOptions Session::sweep_options() {

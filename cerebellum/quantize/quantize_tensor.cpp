@@ -155,6 +155,22 @@ std::vector<std::byte> quantize_tensor(const TensorInfo& tensor, std::span<const
     return bytes;
 }
 
+void check_all_weights(const TensorInfo& tensor, std::span<const std::byte> source, ggml_type target, int threads) {
+    assert(source.size() == tensor.size_bytes);
+    if (!can_dequantize(tensor.type)) return;
+    const std::int64_t row_length = tensor.row_length();
+    const std::size_t row = ggml_row_size(tensor.type, row_length);
+    parallel_chunks(tensor.n_rows(), std::max<std::int64_t>(1, chunk_weights / row_length), threads,
+                    [&](std::int64_t begin, std::int64_t end) {
+                        std::vector<float> values(static_cast<std::size_t>((end - begin) * row_length));
+                        dequantize_rows(tensor.type,
+                                        source.subspan(static_cast<std::size_t>(begin) * row,
+                                                       static_cast<std::size_t>(end - begin) * row),
+                                        values);
+                        check_values(tensor, target, values, begin);
+                    });
+}
+
 SampledRows sampled_rows(const TensorInfo& tensor, std::span<const std::byte> source,
                          std::span<const std::int64_t> rows) {
     SampledRows result{tensor, {}};

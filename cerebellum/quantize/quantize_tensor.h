@@ -42,6 +42,10 @@ void quantize_row_bytes(const TensorInfo& tensor, std::span<const std::byte> row
 std::vector<std::byte> quantize_tensor(const TensorInfo& tensor, std::span<const std::byte> source, ggml_type target,
                                        std::span<const float> imatrix_weights, int threads);
 
+/// Throws FigureError, as quantizing all of the tensor would, where a weight is not finite or certainly too large for
+/// the type: for whoever quantizes a sample of the rows only.
+void check_all_weights(const TensorInfo& tensor, std::span<const std::byte> source, ggml_type target, int threads);
+
 /// Some rows of every matrix of a tensor, as a tensor of their own: `rows` ascend, below shape[1].
 struct SampledRows {
     TensorInfo tensor;

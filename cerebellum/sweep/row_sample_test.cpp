@@ -48,7 +48,7 @@ TEST(RowScaling, without_an_anchor_of_that_rounding_and_window_takes_the_share_o
     RowScaling scaling;
     scaling.add_sampled(GGML_TYPE_Q2_K, 0, 1.0);
     scaling.add_whole(GGML_TYPE_Q2_K, 0, 3.0);
-    EXPECT_EQ(scaling.to_whole(GGML_TYPE_Q3_K, 0, 1.0, 8.0), 3.0);
+    EXPECT_DOUBLE_EQ(scaling.to_whole(GGML_TYPE_Q3_K, 0, 1.0, 8.0), 3.0);
     EXPECT_EQ(scaling.to_whole(GGML_TYPE_Q3_K, 1, 1.0, 8.0), 8.0);
     EXPECT_EQ(scaling.to_whole({GGML_TYPE_Q3_K, Rounding::feedback}, 0, 1.0, 8.0), 8.0);
 }

@@ -292,5 +292,62 @@ TEST_F(RunSweep, tensors_that_nothing_reads_are_reported) {
     EXPECT_TRUE(into.measurements().empty());
 }
 
+/// The same rows of every matrix as the whole tensor has in that type.
+RowQuantizer row_quantizer(const GgufFile& source) {
+    return [&source](const std::string& name, const Encoding& type, std::span<const std::int64_t> rows) {
+        const auto* tensor = source.find(name);
+        const auto some = sampled_rows(*tensor, source.data(*tensor), rows);
+        return quantize_tensor(some.tensor, some.bytes, type.type, {}, 1);
+    };
+}
+
+TEST_F(RunSweep, rows_that_stand_for_all_give_nearly_the_same_figures) {
+    auto whole = journal("whole.db"), sampled = journal("sampled.db");
+    NoProgress progress;
+    run(whole, progress);
+    SweepOptions options;
+    int sampled_tensors = 0;
+    options.quantize_rows = [&, of_source = row_quantizer(source_)](const std::string& name, const Encoding& type,
+                                                                    std::span<const std::int64_t> rows) {
+        EXPECT_LE(2 * std::ssize(rows), source_.find(name)->shape[1]) << name;
+        ++sampled_tensors;
+        return of_source(name, type, rows);
+    };
+    run_sweep(engine_, windows_, plan_, quantizer(), sampled, progress, options);
+    EXPECT_GT(sampled_tensors, 0);
+    int estimated = 0;
+    for (const auto& row : whole.measurements()) {
+        const auto other = sampled.find(row.tensor, row.type, row.tier);
+        ASSERT_TRUE(other) << row.tensor << " " << row.type;
+        // Anchors are measured whole, and what is looked up is all that there is of an embedding.
+        if (row.type != "q6_K" || row.tensor == "token_embd.weight") {
+            if (row.tensor == "output.weight") continue;
+            EXPECT_EQ(other->local_energy, row.local_energy) << row.tensor << " " << row.type;
+            EXPECT_EQ(other->kld, row.kld) << row.tensor << " " << row.type;
+            continue;
+        }
+        const auto& expected = row.tier == Tier::fast ? row.local_energy : row.kld;
+        const auto& found = row.tier == Tier::fast ? other->local_energy : other->kld;
+        ASSERT_EQ(found.size(), expected.size());
+        for (std::size_t w = 0; w < found.size(); ++w)
+            EXPECT_NEAR(found[w] / expected[w], 1.0, 0.4) << row.tensor << " in window " << w;
+        estimated += *other == row ? 0 : 1;
+    }
+    EXPECT_GT(estimated, 0) << "nothing was sampled";
+}
+
+TEST_F(RunSweep, sampled_figures_do_not_depend_on_what_was_measured_before) {
+    SweepOptions options;
+    options.quantize_rows = row_quantizer(source_);
+    NoProgress progress;
+    auto at_once = journal("at-once.db"), into = journal("later.db");
+    run_sweep(engine_, windows_, plan_, quantizer(), at_once, progress, options);
+    for (auto& tensor : plan_) tensor.windows = 1;
+    run_sweep(engine_, windows_, plan_, quantizer(), into, progress, options);
+    for (auto& tensor : plan_) tensor.windows = 0;
+    run_sweep(engine_, windows_, plan_, quantizer(), into, progress, options);
+    EXPECT_EQ(rows_of(into), rows_of(at_once));
+}
+
 }  // namespace
 }  // namespace cerebellum

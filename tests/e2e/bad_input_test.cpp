@@ -241,8 +241,8 @@ TEST_F(BadInput, a_full_disk_for_the_journal) {
     EXPECT_THAT(line.errors, HasSubstr((folder / "j.db").string()));
 }
 
-/// A copy of the model with a weight that is no number as the last one of a tensor.
-fs::path with_a_nan(const std::string& name, const fs::path& path) {
+/// A copy of the model with a weight that is no number as the last one of a row of a tensor.
+fs::path with_a_nan(const std::string& name, std::int64_t row, const fs::path& path) {
     const auto source = GgufFile::open(small_model());
     const auto* tensor = source.find(name);
     EXPECT_EQ(tensor->type, GGML_TYPE_F16);
@@ -251,7 +251,9 @@ fs::path with_a_nan(const std::string& name, const fs::path& path) {
     const auto* begin = reinterpret_cast<const char*>(data.data());
     const auto at = std::search(bytes.begin(), bytes.end(), begin, begin + 4096) - bytes.begin();
     const std::uint16_t nan = 0x7e00;
-    std::memcpy(bytes.data() + static_cast<std::size_t>(at) + data.size() - sizeof nan, &nan, sizeof nan);
+    const auto end_of_row = static_cast<std::size_t>((row + 1) * tensor->row_length()) * sizeof nan;
+    EXPECT_LE(end_of_row, data.size());
+    std::memcpy(bytes.data() + static_cast<std::size_t>(at) + end_of_row - sizeof nan, &nan, sizeof nan);
     write_file_atomically(path, bytes);
     return path;
 }
@@ -270,11 +272,17 @@ TEST_F(BadInput, weights_that_are_no_numbers) {
                                         "--journal", (out() / "a.cerebellum.db").string()};
     };
     // Where everything goes through it, nothing can be measured.
-    EXPECT_THAT(refused(ablate(with_a_nan("blk.2.attn_q.weight", work_ / "nan.gguf")), failure),
+    EXPECT_THAT(refused(ablate(with_a_nan("blk.2.attn_q.weight", 255, work_ / "nan.gguf")), failure),
                 AllOf(HasSubstr("nan.gguf"), HasSubstr("blk.2.attn_q.weight")));
-    // In a row that the text never looks up it concerns its tensor alone, which is left as it is.
+    // So too where every window looks it up: the last token begins them.
     fs::remove(out() / "a.cerebellum.db");
-    const auto result = run_program(ablate(with_a_nan("token_embd.weight", work_ / "row.gguf")), work_.path());
+    constexpr std::int64_t first_of_text = 4095, byte_ff = 255;
+    EXPECT_THAT(refused(ablate(with_a_nan("token_embd.weight", first_of_text, work_ / "bos.gguf")), failure),
+                AllOf(HasSubstr("bos.gguf"), HasSubstr("token_embd.weight")));
+    // In a row that no text in UTF-8 looks up it concerns its tensor alone, which is left as it is, although only rows
+    // of the text are measured.
+    fs::remove(out() / "a.cerebellum.db");
+    const auto result = run_program(ablate(with_a_nan("token_embd.weight", byte_ff, work_ / "row.gguf")), work_.path());
     EXPECT_EQ(result.code, 0) << result.errors;
     EXPECT_THAT(result.errors, AllOf(HasSubstr("token_embd.weight keeps the source's type"), HasSubstr("nan")));
     EXPECT_THAT(result.output, HasSubstr("blk.0.attn_q.weight"));
