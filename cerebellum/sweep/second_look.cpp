@@ -266,11 +266,12 @@ void SecondLook::replace_anchors(const TensorPlan& tensor) {
             return std::fabs(bits_per_weight(type.type) - bits_per_weight(anchor.type));
         });
         for (const auto& type : candidates) {
-            if (!in_full(type))
-                resolve({{tensor.name, type, {}, {0, tensor.anchor_windows(windows_.size())}},
-                         "has no figure at the end of the model",
-                         false,
-                         false});
+            if (!in_full(type)) {
+                Item item;
+                item.pair = {tensor.name, type, {}, {0, tensor.anchor_windows(windows_.size())}};
+                item.why = "has no figure at the end of the model";
+                resolve(item);
+            }
             if (in_full(type)) break;
         }
     }
