@@ -57,7 +57,9 @@ TEST(TimeLeft, comes_to_a_new_rate_without_jumping) {
     for (double t = 0.5; t <= 290.0; t += 0.5) {
         const auto said = left.update(t, share(t));
         if (!said) continue;
-        if (before > 0.0) EXPECT_LT(std::fabs(*said - before), 3.0) << t;
+        if (before > 0.0) {
+            EXPECT_LT(std::fabs(*said - before), 3.0) << t;
+        }
         before = *said;
     }
     EXPECT_NEAR(before, 10.0, 5.0);

@@ -120,8 +120,8 @@ Opened open(const ReportSources& sources) {
         const std::uint64_t fixed_bytes = header ? *header : 0;  // value_or(): a false alarm of GCC 12 at -O1
         opened.problem = make_problem(opened.tensors, fixed_bytes, weighed_measurements(*opened.alone, sources.aim),
                                       sources.aim.objective);
-        opened.in_kld = make_problem(opened.tensors, fixed_bytes, weighed_measurements(*opened.alone, in_kld),
-                                     Objective::kld);
+        opened.in_kld =
+            make_problem(opened.tensors, fixed_bytes, weighed_measurements(*opened.alone, in_kld), Objective::kld);
     }
     const auto& identity = opened.journal().identity().fields;
     if (opened.recipe && !opened.recipe->source_fingerprint.empty() && identity.contains("model") &&

@@ -53,9 +53,9 @@ std::vector<ggml_type> admissible_types(const TensorInfo& tensor, std::span<cons
 /// at common budgets are found.
 std::vector<ggml_type> choose_anchors(std::span<const ggml_type> types);
 
-/// A few of a tensor's types, falling in size, for a first look: the nearest to marks from 2 to 8.5 bits per weight, of
-/// those that are quickly quantized (without codebooks) where they are about as near, and the smallest one of all, so
-/// that every size that can be had at all can still be had.
+/// A few of a tensor's types, falling in size, for a first look: the nearest to marks from 2.7 to 8.5 bits per weight,
+/// of those that are quickly quantized (without codebooks) where they are about as near, and the smallest one of all,
+/// so that every size that can be had at all can still be had.
 std::vector<ggml_type> few_types(std::span<const ggml_type> types);
 
 /// The numbers below n in an order of which every first part is spread over the whole (bit reversal). Windows of text

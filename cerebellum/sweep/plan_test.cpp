@@ -60,7 +60,7 @@ TEST(AdmissibleTypes, are_smaller_than_the_source_and_among_the_allowed) {
 TEST(FewTypes, are_spread_over_the_sizes_and_quickly_quantized) {
     const auto all = admissible_types(matrix(256, GGML_TYPE_F16), {}, true);
     const auto few = few_types(all);
-    EXPECT_THAT(few, ElementsAre(GGML_TYPE_Q8_0, GGML_TYPE_Q6_K, GGML_TYPE_Q5_K, GGML_TYPE_IQ4_XS, GGML_TYPE_Q3_K,
+    EXPECT_THAT(few, ElementsAre(GGML_TYPE_Q8_0, GGML_TYPE_Q6_K, GGML_TYPE_Q5_K, GGML_TYPE_Q4_K, GGML_TYPE_Q3_K,
                                  GGML_TYPE_Q2_K, GGML_TYPE_IQ1_S));
     EXPECT_THAT(few_types(admissible_types(matrix(576, GGML_TYPE_F16), {}, true)), Contains(GGML_TYPE_Q4_0));
     EXPECT_THAT(few_types({}), IsEmpty());
