@@ -27,11 +27,10 @@ namespace {
 
 void add_effort(CLI::App& command, CommonOptions& options) {
     command.add_flag("--quick", options.quick,
-                     "Rough figures in about a tenth of the time: a quarter of the text, a few types; every output "
-                     "says so");
+                     "Rough figures in a fraction of the time: a quarter of the text, a few types; every output says "
+                     "so");
     command.add_flag("--thorough", options.thorough,
-                     "Four times the text, and --rounds 2 where a file of a size is made; takes about four times as "
-                     "long");
+                     "Four times the text, and --rounds 2 where a file of a size is made; takes several times as long");
 }
 
 }  // namespace

@@ -401,9 +401,15 @@ JobPlan plan_ahead(const RunOptions& options, const JobRequest& request, Progres
     if (!imatrix) session.adopt(session.text(), made_up_imatrix(session));
     auto rates = session.rates(session.plan());
     rates.sample_s = sample_s;
+    const auto after = session.times().stages();
+    const auto timing = std::ranges::find(after, "timing", &StageTime::name);
+    const double timing_s = timing == after.end() ? 0.0 : timing->wall_s;
     auto plan = plan_job(session, request, rates);
     auto stages = first_stages(session, has_text, imatrix.has_value(),
                                has_journal && moments_are_complete(options.journal), load_s, rates);
+    // The job times samples too, and so builds the tables of types with codebooks, which takes far longer.
+    stages.emplace_back().name = "timing";
+    stages.back().seconds = timing_s;
     plan.stages.insert(plan.stages.begin(), std::make_move_iterator(stages.begin()),
                        std::make_move_iterator(stages.end()));
     plan.journal = options.journal.string();

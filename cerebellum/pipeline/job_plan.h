@@ -57,8 +57,9 @@ struct JobPlan {
 JobPlan plan_job(Session& session, const JobRequest& request, const Rates& rates);
 
 /// Plans a job that nothing is known of yet: loads the model, checks that it can be replayed and times samples of the
-/// work. Nothing is left behind: no journal, text or output is written. Throws Error as a Session does where the
-/// options cannot be used or the journal belongs to others.
+/// work; types with codebooks have tables that take some seconds to build, once. Nothing is left behind: no journal,
+/// text or output is written. Throws Error as a Session does where the options cannot be used or the journal belongs to
+/// others.
 JobPlan plan_ahead(const RunOptions& options, const JobRequest& request, Progress& progress);
 
 nlohmann::json to_json(const JobPlan& plan);

@@ -740,9 +740,11 @@ const Rates& Session::rates(std::span<const TensorPlan> wanted) {
         return std::ranges::all_of(tensor.types,
                                    [&](const Encoding& type) { return rates_->quantize_s.contains(type.type); });
     };
-    if (!rates_ || !std::ranges::all_of(wanted, is_known))
-        rates_ = measure_rates(engine(), prepare({text().calibration.front()}).front(), source_, imatrix(), wanted,
-                               options_.threads, progress_);
+    if (!rates_ || !std::ranges::all_of(wanted, is_known)) {
+        const auto window = prepare({text().calibration.front()}).front();
+        const StageTimer timer(times_, "timing");
+        rates_ = measure_rates(engine(), window, source_, imatrix(), wanted, options_.threads, progress_);
+    }
     return *rates_;
 }
 

@@ -166,6 +166,20 @@ TEST_F(SweepProgress, no_share_is_next_to_nothing_though_an_embedding_is_only_lo
     EXPECT_GT(progress.shares.back(), 0.8);
 }
 
+TEST_F(SweepProgress, an_embedding_that_is_only_looked_up_says_nothing_of_other_changes) {
+    const SweepMap map(engine_.topology());
+    const auto embedding = map.place_of("token_embd.weight").value();
+    const auto query = map.place_of("blk.0.attn_q.weight").value();
+    const int end = map.ranges()[embedding.range].end;
+    ASSERT_EQ(map.flops(embedding.use->first, end), 0.0);
+    SweepCosts costs(map, {}, engine_.topology().head_cut(), engine_.topology().n_nodes(), false);
+    costs.expect_change(embedding, GGML_TYPE_Q4_K, 2, 0, 0.0);
+    costs.expect_change(query, GGML_TYPE_Q4_K, 2, 0, 0.0);
+    const double before_s = costs.left_s();
+    costs.replayed(CostLedger::Work::change, embedding.use->first, end, 2, 1000.0);
+    EXPECT_NEAR(costs.left_s(), before_s, 1e-3 * before_s);
+}
+
 TEST_F(SweepProgress, an_estimate_is_of_what_the_journal_lacks) {
     auto journal = Journal::open(folder_ / "j.db", {{{"model", "small"}}});
     JournalFigures figures(journal);
