@@ -8,7 +8,7 @@ namespace cerebellum {
 
 /// How much is measured for a recipe. What each costs and brings: docs/performance.md.
 enum class Effort {
-    quick,     ///< rough figures in about a tenth of the time: less text, few types
+    quick,     ///< rough figures in a fraction of the time: less text, few types
     normal,    ///< "default"
     thorough,  ///< more text, and measured again around the recipe
 };
