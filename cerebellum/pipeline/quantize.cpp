@@ -350,30 +350,29 @@ nlohmann::json to_json(const Contender& contender, std::uint64_t n_weights) {
 }  // namespace
 
 nlohmann::json to_json(const QuantizeResult& result) {
-    const auto estimate = [](const Estimate& value) { return to_json(value); };
     nlohmann::json rows = nlohmann::json::array();
     for (const auto& contender : result.contenders) rows.push_back(to_json(contender, result.n_weights));
     nlohmann::json calibrated;
     if (result.prediction && std::isfinite(result.prediction->calibrated.error))
-        calibrated = estimate(result.prediction->calibrated);
+        calibrated = to_json(result.prediction->calibrated);
     auto rounds = nlohmann::json::array();
     for (const auto& round : result.rounds)
         rounds.push_back({{"tried", round.tried},
                           {"changed", round.changed},
-                          {"kld_gain", estimate(round.gain)},
+                          {"kld_gain", to_json(round.gain)},
                           {"taken", round.taken}});
     nlohmann::json choice = {{"rule", "least damage on the selection text, of all that fit and are allowed"},
                              {"compare", result.compare_all ? "all" : "auto"}};
     if (!result.choice.next_best.empty()) {
         choice["next_best"] = result.choice.next_best;
-        choice["difference"] = estimate(result.choice.difference);
+        choice["difference"] = to_json(result.choice.difference);
     }
     nlohmann::json scaling;
     if (result.scaling) {
         scaling = to_json(result.scaling->search);
         scaling.erase("scalings");  // they stand in the recipe
         scaling["scaled"] = result.scaling->search.scalings.size();
-        scaling["kld_gain"] = estimate(result.scaling->gain);
+        scaling["kld_gain"] = to_json(result.scaling->gain);
         scaling["delivered"] = !result.recipe.scaling.empty();
     }
     nlohmann::json json = {
@@ -389,7 +388,7 @@ nlohmann::json to_json(const QuantizeResult& result) {
         {"predicted_kld", result.recipe.predicted_kld},
         {"calibrated_kld", calibrated},
         {"rounds", rounds},
-        {"rounds_gain", estimate(result.rounds_gain)},
+        {"rounds_gain", to_json(result.rounds_gain)},
         {"search", result.search ? to_json(*result.search) : nlohmann::json()},
         {"scaling", scaling},
         {"text", result.text},

@@ -477,8 +477,17 @@ QuantizedCache& Session::quantized_tensors() {
     return *quantized_;
 }
 
+namespace {
+
+/// What a whole tensor in a type is called in a session's cache.
+std::string cache_key(const std::string& tensor, const Encoding& type) {
+    return fmt::format("{} {}", tensor, type_name(type));
+}
+
+}  // namespace
+
 SharedBytes Session::known_bytes(const std::string& tensor, const Encoding& type) {
-    return quantized_tensors().find(fmt::format("{} {}", tensor, type_name(type)));
+    return quantized_tensors().find(cache_key(tensor, type));
 }
 
 Quantizer Session::quantizer() {
@@ -486,7 +495,7 @@ Quantizer Session::quantizer() {
     const auto rounder = std::make_shared<FeedbackRounder>(moments(), options_.threads);
     // Source, importance matrix and moments are this session's, and do not change: tensor and type say the rest.
     return [this, &weights, rounder, &cache = quantized_tensors()](const std::string& name, const Encoding& type) {
-        const auto key = fmt::format("{} {}", name, type_name(type));
+        const auto key = cache_key(name, type);
         if (const auto known = cache.find(key)) return *known;
         const auto& tensor = source_tensor(name);
         auto bytes = quantize_tensor(tensor, source_.data(tensor), type.type, quantization_weights(&weights, tensor),
@@ -524,6 +533,12 @@ RowQuantizer Session::row_quantizer() {
     return [this, &weights, rounder, check](const std::string& name, const Encoding& type,
                                             std::span<const std::int64_t> rows) {
         const auto& whole = source_tensor(name);
+        // Rows are rounded one by one: those of an anchor that was quantized whole are there already.
+        if (const auto known = known_bytes(name, type)) {
+            auto quantized = whole;
+            quantized.type = type.type;
+            return sampled_rows(quantized, *known, rows).bytes;
+        }
         check(whole, type.type);
         const auto source = sampled_rows(whole, source_.data(whole), rows);
         auto bytes = quantize_tensor(source.tensor, source.bytes, type.type, quantization_weights(&weights, whole),
