@@ -19,8 +19,9 @@ struct BlockJob {
 /// numbers beyond what the lanes reproduce (its scales overflow, or nearly so), its bytes have to come from ggml.
 using Kernel = std::uint32_t (*)(std::span<const BlockJob> jobs);
 
-/// As the compiler was told what the processor has: 4, 8 or 16.
+/// By what the compiler was told that the processor has: 8, 16 or 32.
 int lane_count();
+inline constexpr int max_lanes = 32;
 
 // Each equals the function of ggml-quants.c behind it.
 std::uint32_t make_q2_k(std::span<const BlockJob> jobs);    // quantize_q2_K

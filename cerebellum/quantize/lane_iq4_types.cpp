@@ -16,33 +16,62 @@ constexpr float middle(int i) {
     return (values[i - 1] + values[i]) / 2;
 }
 
-/// The numbers first, first + step, … of a table, by the bits of an index: the highest bit comes last.
-template <int count, typename Entry>
-auto choose(const Ints* bits, const Entry& entry, int first = 0) {
-    if constexpr (count == 1)
-        return entry(first);
-    else
-        return bits[0] ? choose<count / 2>(bits + 1, entry, first + count / 2)
-                       : choose<count / 2>(bits + 1, entry, first);
+/// Eight places in memory, for one instruction that looks up all lanes.
+struct alignas(32) Table {
+    float entries[16];
+};
+/// The values from the last to the first, and the middles that a search for the nearest compares with, by what it has
+/// found so far: see Nearest.
+constexpr Table tables_of(int distance) {
+    Table table{};
+    for (int i = 0; i < 16 / distance; ++i)
+        table.entries[i] = distance == 1 ? values[15 - i] : middle(16 - distance / 2 - distance * i);
+    return table;
+}
+constexpr Table from_last = tables_of(1), middles_of_2 = tables_of(2), middles_of_4 = tables_of(4),
+                middles_of_8 = tables_of(8);
+
+#if defined(__AVX512F__)
+NativeFloats one_of_eight(const float* table, NativeInts index) {
+    const auto both = _mm512_broadcast_f64x4(_mm256_castps_pd(_mm256_load_ps(table)));
+    return _mm512_permutexvar_ps(std::bit_cast<__m512i>(index), _mm512_castpd_ps(both));
+}
+#elif defined(__AVX2__)
+NativeFloats one_of_eight(const float* table, NativeInts index) {
+    return _mm256_permutevar8x32_ps(_mm256_load_ps(table), std::bit_cast<__m256i>(index));
+}
+#endif
+
+/// The table's entry for each lane; `bits` are the index's, the highest first.
+template <int count>
+Floats look_up(const float* table, [[maybe_unused]] Ints index, const Ints* bits) {
+    if constexpr (count == 1) return fill(table[0]);
+#if defined(__AVX512F__) || defined(__AVX2__)
+    if constexpr (count == 4 || count == 8)
+        return each<Floats>([table](auto which) { return one_of_eight(table, which); }, index);
+#endif
+    if constexpr (count > 1)
+        return select(bits[0], look_up<count / 2>(table + count / 2, index, bits + 1),
+                      look_up<count / 2>(table, index, bits + 1));
 }
 
-/// The four bits of the nearest value's index, the highest first: best_index_int8.
+/// best_index_int8: the nearest of the values, counted from the last. A number that is none is nearest to the last.
 struct Nearest {
     Ints bits[4];
+    Ints from_end;
 
     explicit Nearest(Floats x) {
-        bits[0] = ~(x < middle(8));
-        bits[1] = ~(x < choose<2>(
-                            bits, [](int i) { return fill(middle(8 * i + 4)); }));
-        bits[2] = ~(x < choose<4>(
-                            bits, [](int i) { return fill(middle(4 * i + 2)); }));
-        bits[3] = ~(x < choose<8>(
-                            bits, [](int i) { return fill(middle(2 * i + 1)); }));
+        bits[0] = x < middle(8);
+        from_end = fill(0) - bits[0];
+        bits[1] = x < look_up<2>(middles_of_8.entries, from_end, bits);
+        from_end = from_end + from_end - bits[1];
+        bits[2] = x < look_up<4>(middles_of_4.entries, from_end, bits);
+        from_end = from_end + from_end - bits[2];
+        bits[3] = x < look_up<8>(middles_of_2.entries, from_end, bits);
+        from_end = from_end + from_end - bits[3];
     }
-    Ints index() const { return (bits[0] & 8) | (bits[1] & 4) | (bits[2] & 2) | (bits[3] & 1); }
-    Floats value() const {
-        return choose<16>(bits, [](int i) { return fill(values[i]); });
-    }
+    Ints index() const { return 15 - from_end; }
+    Floats value() const { return look_up<16>(from_last.entries, from_end, bits); }
 };
 
 /// The scale of a group of 32 with weights `w`; 0 for a group of zeros.
@@ -60,16 +89,16 @@ Floats fit_values(const Floats* x, const Floats* w) {
         }
     };
     sum(1.0f / (-extreme / values[0]));
-    Floats scale = sum_q2 > 0.0f ? sum_qx / sum_q2 : fill(0.0f);
+    Floats scale = select(sum_q2 > 0.0f, sum_qx / sum_q2, fill(0.0f));
     Floats best = scale * sum_qx;
     for (int step = -7; step <= 7; ++step) {
         sum((static_cast<float>(step) + values[0]) / extreme);
         const Ints better = (sum_q2 > 0.0f) & (sum_qx * sum_qx > best * sum_q2);
         const Floats candidate = sum_qx / sum_q2;
-        scale = better ? candidate : scale;
-        best = better ? candidate * sum_qx : best;
+        scale = select(better, candidate, scale);
+        best = select(better, candidate * sum_qx, best);
     }
-    return magnitude < smallest_group ? fill(0.0f) : scale;
+    return select(magnitude < smallest_group, fill(0.0f), scale);
 }
 
 /// Weights of a group and what they weigh; `spread` counts only with importance.
@@ -94,7 +123,7 @@ void find_levels(const Floats* x, Floats inverse, Ints* levels) {
 }
 
 Floats inverse_or_zero(Floats x) {
-    return x == 0.0f ? fill(0.0f) : 1.0f / x;
+    return select(x == 0.0f, fill(0.0f), 1.0f / x);
 }
 
 }  // namespace

@@ -70,15 +70,15 @@ class Run {
             mean_squares_.resize(static_cast<std::size_t>(n_rows_));
             lanes::row_mean_squares(rows_, n_rows_, row_length_, mean_squares_.data());
         }
-        std::array<BlockJob, 16> jobs{};
+        std::array<BlockJob, lanes::max_lanes> jobs{};
         const std::int64_t n_blocks = n_rows_ * blocks_per_row_;
         const std::int64_t at_once = lanes::lane_count();
         for (std::int64_t first = 0; first < n_blocks; first += at_once) {
             const auto count = static_cast<std::size_t>(std::min(at_once, n_blocks - first));
             for (std::size_t i = 0; i < count; ++i) jobs[i] = job(first + static_cast<std::int64_t>(i));
             const auto odd = type_.kernel({jobs.data(), count});
-            for (std::size_t i = 0; odd >> i != 0; ++i)
-                if ((odd >> i & 1) != 0 && i < count) repeat(jobs[i], first + static_cast<std::int64_t>(i));
+            for (std::size_t i = 0; odd != 0 && i < count; ++i)
+                if ((odd >> i & 1) != 0) repeat(jobs[i], first + static_cast<std::int64_t>(i));
         }
     }
 

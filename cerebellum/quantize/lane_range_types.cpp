@@ -59,8 +59,8 @@ struct SuperBlocks {
     }
     static Floats round_to_largest(const Floats* x, Ints* levels, float top) {
         Floats most = {};
-        for (int j = 0; j < n_groups; ++j) most = x[j] > most ? x[j] : most;
-        const Floats inverse = most > 0.0f ? top / most : fill(0.0f);
+        for (int j = 0; j < n_groups; ++j) most = select(x[j] > most, x[j], most);
+        const Floats inverse = select(most > 0.0f, top / most, fill(0.0f));
         for (int j = 0; j < n_groups; ++j) levels[j] = nearest_int(inverse * x[j]) & 255;
         return most / top;
     }
@@ -71,7 +71,7 @@ struct SuperBlocks {
         for (int i = group * j; i < group * (j + 1); ++i) {
             const Ints level =
                 smaller(larger(nearest_int((x[i] + offset) / scale), fill(0)), fill(static_cast<std::int32_t>(top)));
-            levels[i] = keeps_levels ? (none ? fits[j].level(x[i], top) : level) : level;
+            levels[i] = keeps_levels ? select(none, fits[j].level(x[i], top), level) : level;
         }
     }
 };

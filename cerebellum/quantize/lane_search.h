@@ -23,7 +23,7 @@ struct RangeFit {
 
     Ints level(Floats x, float top) const {
         const Floats found = smaller(larger(nearest_whole(inverse * (x - base)), fill(0.0f)), fill(top));
-        return flat ? fill(0) : __builtin_convertvector(found, Ints);
+        return select(flat, fill(0), to_ints(found));
     }
 };
 
@@ -66,8 +66,8 @@ struct RangeSearch {
         scale = (sum_w * sum_xl - sum_x * sum_l) / determinant;
         least = (sum_l2 * sum_x - sum_l * sum_xl) / determinant;
         const Ints positive = least > 0.0f;
-        scale = positive ? sum_xl / sum_l2 : scale;
-        least = positive ? fill(0.0f) : least;
+        scale = select(positive, sum_xl / sum_l2, scale);
+        least = select(positive, fill(0.0f), least);
     }
 };
 
@@ -84,7 +84,7 @@ RangeFit fit_range(const Floats* x, const Floats* w, float top, Steps steps, Int
         search.sum_x += w[i] * x[i];
     }
     const Floats smallest = least;
-    least = least > 0.0f ? fill(0.0f) : least;
+    least = select(least > 0.0f, fill(0.0f), least);
     RangeFit fit;
     fit.flat = most <= least;
     const Floats flat_offset = -least;
@@ -102,15 +102,15 @@ RangeFit fit_range(const Floats* x, const Floats* w, float top, Steps steps, Int
         search.line(inverse, least, scale, base, better);
         const Floats error = search.template error<by_magnitude>(scale, base);
         better &= error < best;
-        best = better ? error : best;
-        fit.inverse = better ? inverse : fit.inverse;
-        fit.base = better ? least : fit.base;
-        fit.scale = better ? scale : fit.scale;
-        least = better ? base : least;
+        best = select(better, error, best);
+        fit.inverse = select(better, inverse, fit.inverse);
+        fit.base = select(better, least, fit.base);
+        fit.scale = select(better, scale, fit.scale);
+        least = select(better, base, least);
     }
     odd |= ~(fine | fit.flat);
-    fit.scale = fit.flat ? fill(0.0f) : fit.scale;
-    fit.offset = fit.flat ? flat_offset : -least;
+    fit.scale = select(fit.flat, fill(0.0f), fit.scale);
+    fit.offset = select(fit.flat, flat_offset, -least);
     return fit;
 }
 
@@ -123,7 +123,7 @@ struct SymmetricFit {
     /// As stored: 0 … 2·half − 1.
     Ints level(Floats x, float half) const {
         const Floats found = smaller(larger(nearest_whole(inverse * x), fill(-half)), fill(half - 1.0f)) + half;
-        return zero ? fill(0) : __builtin_convertvector(found, Ints);
+        return select(zero, fill(0), to_ints(found));
     }
 };
 
@@ -133,7 +133,7 @@ void find_extreme(const Floats* x, Floats& extreme, Floats& magnitude) {
     extreme = magnitude = fill(0.0f);
     for (int i = 0; i < n; ++i) {
         const Floats here = absolute(x[i]);
-        extreme = here > magnitude ? x[i] : extreme;
+        extreme = select(here > magnitude, x[i], extreme);
         magnitude = larger(here, magnitude);
     }
 }
@@ -158,7 +158,7 @@ SymmetricFit fit_symmetric(const Floats* x, const Floats* w, float half) {
     };
     fit.inverse = -half / extreme;
     sum(fit.inverse);
-    fit.scale = sum_l2 != 0.0f ? sum_xl / sum_l2 : fill(0.0f);
+    fit.scale = select(sum_l2 != 0.0f, sum_xl / sum_l2, fill(0.0f));
     Floats best = fit.scale * sum_xl;
     for (int step = -9; step <= 9; ++step) {
         if (step == 0) continue;
@@ -166,11 +166,11 @@ SymmetricFit fit_symmetric(const Floats* x, const Floats* w, float half) {
         sum(inverse);
         const Ints better = (sum_l2 > 0.0f) & (sum_xl * sum_xl > best * sum_l2);
         const Floats scale = sum_xl / sum_l2;
-        fit.inverse = better ? inverse : fit.inverse;
-        fit.scale = better ? scale : fit.scale;
-        best = better ? scale * sum_xl : best;
+        fit.inverse = select(better, inverse, fit.inverse);
+        fit.scale = select(better, scale, fit.scale);
+        best = select(better, scale * sum_xl, best);
     }
-    fit.scale = fit.zero ? fill(0.0f) : fit.scale;
+    fit.scale = select(fit.zero, fill(0.0f), fit.scale);
     return fit;
 }
 
@@ -179,7 +179,7 @@ template <int n>
 Floats fit_positive(const Floats* x, const Floats* w, std::int32_t top, Ints* levels) {
     const auto top_float = static_cast<float>(top);
     Floats most = {};
-    for (int i = 0; i < n; ++i) most = most > x[i] ? most : x[i];
+    for (int i = 0; i < n; ++i) most = select(most > x[i], most, x[i]);
     const Ints zero = most < smallest_group;
     Floats inverse = top_float / most;
     const Floats first_scale = 1.0f / inverse;
@@ -198,8 +198,8 @@ Floats fit_positive(const Floats* x, const Floats* w, std::int32_t top, Ints* le
             error += w[i] * difference * difference;
         }
         const Ints better = error < best;
-        best = better ? error : best;
-        inverse = better ? candidate : inverse;
+        best = select(better, error, best);
+        inverse = select(better, candidate, inverse);
     }
     Floats sum_xl = {}, sum_l2 = {};
     for (int i = 0; i < n; ++i) {
@@ -220,15 +220,15 @@ Floats fit_positive(const Floats* x, const Floats* w, std::int32_t top, Ints* le
             xl += w[i] * x[i] * to_floats(level);
             l2 += w[i] * to_floats(level) * to_floats(level);
             better &= xl * xl * sum_l2 > sum_xl * sum_xl * l2;
-            levels[i] = better ? level & 255 : levels[i];
-            sum_xl = better ? xl : sum_xl;
-            sum_l2 = better ? l2 : sum_l2;
+            levels[i] = select(better, level & 255, levels[i]);
+            sum_xl = select(better, xl, sum_xl);
+            sum_l2 = select(better, l2, sum_l2);
             changed |= better;
         }
         if (!any(changed & ~zero)) break;
     }
-    for (int i = 0; i < n; ++i) levels[i] = zero ? fill(0) : levels[i];
-    return zero | ~(sum_l2 > 0.0f) ? fill(0.0f) : sum_xl / sum_l2;
+    for (int i = 0; i < n; ++i) levels[i] = select(zero, fill(0), levels[i]);
+    return select(zero | ~(sum_l2 > 0.0f), fill(0.0f), sum_xl / sum_l2);
 }
 
 }  // namespace cerebellum::lanes

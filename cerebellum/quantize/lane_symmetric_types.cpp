@@ -43,15 +43,15 @@ Floats fit_q3(const Floats* x, Ints* levels) {
             xl += wx[i] * candidate;
             l2 += w[i] * candidate * candidate;
             better &= (l2 > 0.0f) & (xl * xl * sum_l2 > sum_xl * sum_xl * l2);
-            level[i] = better ? candidate : level[i];
-            sum_xl = better ? xl : sum_xl;
-            sum_l2 = better ? l2 : sum_l2;
+            level[i] = select(better, candidate, level[i]);
+            sum_xl = select(better, xl, sum_xl);
+            sum_l2 = select(better, l2, sum_l2);
             changed |= better;
         }
         if (!any(changed & ~zero)) break;
     }
-    for (int i = 0; i < group; ++i) levels[i] = zero ? fill(0) : __builtin_convertvector(level[i] + 4.0f, Ints);
-    return zero | ~(sum_l2 > 0.0f) ? fill(0.0f) : sum_xl / sum_l2;
+    for (int i = 0; i < group; ++i) levels[i] = select(zero, fill(0), to_ints(level[i] + 4.0f));
+    return select(zero | ~(sum_l2 > 0.0f), fill(0.0f), sum_xl / sum_l2);
 }
 
 /// Levels of group j by its scale as it is stored; where that is 0, those that the search found remain.
@@ -61,7 +61,7 @@ void round_group(const Floats* x, Floats scale, int half, Ints* levels, const Fo
     const bool keeps_levels = any(none);
     for (int i = 0; i < group; ++i) {
         const Ints level = smaller(larger(nearest_int(x[i] / scale), fill(-half)), fill(half - 1)) + half;
-        levels[i] = keeps_levels ? (none ? found(i) : level) : level;
+        levels[i] = keeps_levels ? select(none, found(i), level) : level;
     }
 }
 
@@ -106,9 +106,9 @@ struct Q3Blocks {
         const Floats inverse = -32.0f / extreme;
         for (int j = 0; j < n_groups; ++j) {
             const Ints found = as_signed_byte(nearest_int(inverse * scales[j]));
-            scale_levels[j] = none ? fill(0) : smaller(larger(found, fill(-32)), fill(31)) + 32;
+            scale_levels[j] = select(none, fill(0), smaller(larger(found, fill(-32)), fill(31)) + 32);
         }
-        scale_unit = none ? fill(0.0f) : 1.0f / inverse;
+        scale_unit = select(none, fill(0.0f), 1.0f / inverse);
     }
 };
 
@@ -180,14 +180,14 @@ std::uint32_t make_q6_k(std::span<const BlockJob> jobs) {
     find_extreme<n_groups>(scales, extreme, magnitude);
     const Ints zero = magnitude < smallest_group;
     const Floats inverse = -128.0f / extreme;
-    const Floats unit = batch.store_halves(208, zero ? fill(0.0f) : 1.0f / inverse);
+    const Floats unit = batch.store_halves(208, select(zero, fill(0.0f), 1.0f / inverse));
     for (int j = 0; j < n_groups; ++j) {
         const Ints found = as_signed_byte(smaller(nearest_int(inverse * scales[j]), fill(127)));
-        scale_levels[j] = zero ? fill(0) : found;
+        scale_levels[j] = select(zero, fill(0), found);
         round_group(x + group * j, unit * to_floats(found), 32, levels + group * j,
                     [&](int i) { return fits[j].level(x[group * j + i], 32.0f); });
     }
-    for (Ints& level : levels) level = zero ? fill(0) : level;
+    for (Ints& level : levels) level = select(zero, fill(0), level);
     for (int half = 0; half < 2; ++half) {
         const Ints* from = levels + 128 * half;
         batch.store_bytes(64 * half, 64, [&](int i) { return (from[i] & 15) | (from[i + 64] & 15) << 4; });

@@ -1,13 +1,18 @@
 #pragma once
 
 #include <ggml.h>
+#if defined(__AVX__)
+#include <immintrin.h>
+#endif
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <span>
+#include <type_traits>
 
 #include "cerebellum/quantize/lane_blocks.h"
 
@@ -18,44 +23,176 @@ namespace cerebellum::lanes {
 static_assert(std::endian::native == std::endian::little, "blocks are put together from 32-bit words");
 
 #if defined(__AVX512F__)
-inline constexpr int width = 16;
+inline constexpr int native_width = 16;
 #elif defined(__AVX__)
-inline constexpr int width = 8;
+inline constexpr int native_width = 8;
 #else
-inline constexpr int width = 4;
+inline constexpr int native_width = 4;
 #endif
+/// Two registers at a time: a sum waits for its last term, meanwhile the other register's is added.
+inline constexpr int width = 2 * native_width;
+static_assert(width <= max_lanes);
 
-using Floats [[gnu::vector_size(width * sizeof(float))]] = float;
+using NativeFloats [[gnu::vector_size(native_width * sizeof(float))]] = float;
+using NativeInts [[gnu::vector_size(native_width * sizeof(float))]] = std::int32_t;
+
+template <typename Native>
+struct Lanes {
+    Native low, high;
+
+    Lanes() = default;
+    // Register by register: the compiler's own would copy eight bytes at a time.
+    Lanes(const Lanes& other) : low(other.low), high(other.high) {}
+    Lanes& operator=(const Lanes& other) {
+        low = other.low;
+        high = other.high;
+        return *this;
+    }
+    /// The same in all lanes.
+    Lanes(std::remove_cvref_t<decltype(Native{}[0])> value) : low(Native{} + value), high(Native{} + value) {}
+    auto operator[](int lane) const { return lane < native_width ? low[lane] : high[lane - native_width]; }
+    void set(int lane, std::remove_cvref_t<decltype(Native{}[0])> value) {
+        if (lane < native_width)
+            low[lane] = value;
+        else
+            high[lane - native_width] = value;
+    }
+};
+using Floats = Lanes<NativeFloats>;
 /// Also the result of comparisons: all bits where it holds.
-using Ints [[gnu::vector_size(width * sizeof(float))]] = std::int32_t;
+using Ints = Lanes<NativeInts>;
 
-inline Floats fill(float value) {
-    return Floats{} + value;
+/// The operation on each register. Written out for two, as compilers keep a loop's variables in memory.
+template <typename Result, typename Operation, typename... Operands>
+[[gnu::always_inline]] inline Result each(const Operation& operation, const Operands&... operands) {
+    Result result;
+    result.low = operation(operands.low...);
+    result.high = operation(operands.high...);
+    return result;
 }
-inline Ints fill(std::int32_t value) {
-    return Ints{} + value;
+
+inline Floats operator+(Floats a, Floats b) {
+    return each<Floats>([](auto x, auto y) { return x + y; }, a, b);
 }
-inline Floats to_floats(Ints x) {
-    return __builtin_convertvector(x, Floats);
+inline Floats operator-(Floats a, Floats b) {
+    return each<Floats>([](auto x, auto y) { return x - y; }, a, b);
 }
+inline Floats operator*(Floats a, Floats b) {
+    return each<Floats>([](auto x, auto y) { return x * y; }, a, b);
+}
+inline Floats operator/(Floats a, Floats b) {
+    return each<Floats>([](auto x, auto y) { return x / y; }, a, b);
+}
+inline Floats operator-(Floats a) {
+    return each<Floats>([](auto x) { return -x; }, a);
+}
+inline Floats& operator+=(Floats& a, Floats b) {
+    return a = a + b;
+}
+inline Floats& operator-=(Floats& a, Floats b) {
+    return a = a - b;
+}
+inline Ints operator<(Floats a, Floats b) {
+    return each<Ints>([](auto x, auto y) { return x < y; }, a, b);
+}
+inline Ints operator>(Floats a, Floats b) {
+    return each<Ints>([](auto x, auto y) { return x > y; }, a, b);
+}
+inline Ints operator<=(Floats a, Floats b) {
+    return each<Ints>([](auto x, auto y) { return x <= y; }, a, b);
+}
+inline Ints operator==(Floats a, Floats b) {
+    return each<Ints>([](auto x, auto y) { return x == y; }, a, b);
+}
+inline Ints operator!=(Floats a, Floats b) {
+    return each<Ints>([](auto x, auto y) { return x != y; }, a, b);
+}
+inline Ints operator+(Ints a, Ints b) {
+    return each<Ints>([](auto x, auto y) { return x + y; }, a, b);
+}
+inline Ints operator-(Ints a, Ints b) {
+    return each<Ints>([](auto x, auto y) { return x - y; }, a, b);
+}
+inline Ints operator&(Ints a, Ints b) {
+    return each<Ints>([](auto x, auto y) { return x & y; }, a, b);
+}
+inline Ints operator|(Ints a, Ints b) {
+    return each<Ints>([](auto x, auto y) { return x | y; }, a, b);
+}
+inline Ints operator~(Ints a) {
+    return each<Ints>([](auto x) { return ~x; }, a);
+}
+inline Ints operator<<(Ints a, int bits) {
+    return each<Ints>([bits](auto x) { return x << bits; }, a);
+}
+inline Ints operator>>(Ints a, int bits) {
+    return each<Ints>([bits](auto x) { return x >> bits; }, a);
+}
+inline Ints& operator&=(Ints& a, Ints b) {
+    return a = a & b;
+}
+inline Ints& operator|=(Ints& a, Ints b) {
+    return a = a | b;
+}
+inline Ints operator!=(Ints a, Ints b) {
+    return each<Ints>([](auto x, auto y) { return x != y; }, a, b);
+}
+
+template <typename Native>
+Lanes<Native> select(Ints where, Lanes<Native> a, Lanes<Native> b) {
+    return each<Lanes<Native>>([](auto mask, auto x, auto y) { return mask ? x : y; }, where, a, b);
+}
+/// a where it is smaller, else b, so that of zeros or with NaN it is b. That is what x86's instruction does; compilers
+/// do not always see it.
 inline Floats smaller(Floats a, Floats b) {
-    return a < b ? a : b;
+#if defined(__AVX512F__)
+    return each<Floats>([](auto x, auto y) -> NativeFloats { return _mm512_min_ps(x, y); }, a, b);
+#elif defined(__AVX__)
+    return each<Floats>([](auto x, auto y) -> NativeFloats { return _mm256_min_ps(x, y); }, a, b);
+#else
+    return each<Floats>([](auto x, auto y) { return x < y ? x : y; }, a, b);
+#endif
 }
 inline Floats larger(Floats a, Floats b) {
-    return a > b ? a : b;
+#if defined(__AVX512F__)
+    return each<Floats>([](auto x, auto y) -> NativeFloats { return _mm512_max_ps(x, y); }, a, b);
+#elif defined(__AVX__)
+    return each<Floats>([](auto x, auto y) -> NativeFloats { return _mm256_max_ps(x, y); }, a, b);
+#else
+    return each<Floats>([](auto x, auto y) { return x > y ? x : y; }, a, b);
+#endif
 }
 inline Ints smaller(Ints a, Ints b) {
-    return a < b ? a : b;
+    return each<Ints>([](auto x, auto y) { return x < y ? x : y; }, a, b);
 }
 inline Ints larger(Ints a, Ints b) {
-    return a > b ? a : b;
+    return each<Ints>([](auto x, auto y) { return x > y ? x : y; }, a, b);
+}
+
+inline Floats fill(float value) {
+    return value;
+}
+inline Ints fill(std::int32_t value) {
+    return value;
+}
+inline Floats to_floats(Ints x) {
+    return each<Floats>([](auto a) { return __builtin_convertvector(a, NativeFloats); }, x);
+}
+/// Of whole numbers.
+inline Ints to_ints(Floats x) {
+    return each<Ints>([](auto a) { return __builtin_convertvector(a, NativeInts); }, x);
 }
 inline Floats absolute(Floats x) {
-    return std::bit_cast<Floats>(std::bit_cast<Ints>(x) & 0x7fffffff);
+    return each<Floats>([](auto a) { return std::bit_cast<NativeFloats>(std::bit_cast<NativeInts>(a) & 0x7fffffff); },
+                        x);
 }
 inline Floats square_root(Floats x) {
-    for (int lane = 0; lane < width; ++lane) x[lane] = std::sqrt(x[lane]);
-    return x;
+    return each<Floats>(
+        [](auto a) {
+            for (int lane = 0; lane < native_width; ++lane) a[lane] = std::sqrt(a[lane]);
+            return a;
+        },
+        x);
 }
 inline std::uint32_t lane_bits(Ints mask) {
     std::uint32_t bits = 0;
@@ -63,7 +200,10 @@ inline std::uint32_t lane_bits(Ints mask) {
     return bits;
 }
 inline bool any(Ints mask) {
-    return lane_bits(mask) != 0;
+    const NativeInts joined = mask.low | mask.high;
+    std::int32_t bits = 0;
+    for (int lane = 0; lane < native_width; ++lane) bits |= joined[lane];
+    return bits != 0;
 }
 
 inline constexpr float rounding_shift = 12582912.0f;  // 1.5·2²³: what is added to it loses its fraction
@@ -73,7 +213,8 @@ inline constexpr float largest_rounded = 4194303.0f;
 
 /// ggml's nearest_int whatever the number is.
 inline Ints nearest_int(Floats x) {
-    return (std::bit_cast<Ints>(x + rounding_shift) & 0x007fffff) - 0x00400000;
+    return each<Ints>([](auto a) { return (std::bit_cast<NativeInts>(a + rounding_shift) & 0x007fffff) - 0x00400000; },
+                      x);
 }
 /// The same as a float, for magnitudes up to largest_rounded.
 inline Floats nearest_whole(Floats x) {
@@ -95,7 +236,7 @@ class Batch {
             weights_[lane] = job.weights;
             importance_[lane] = job.importance;
             out_[lane] = job.out;
-            mean_square_[lane] = job.mean_square;
+            mean_square_.set(lane, job.mean_square);
         }
     }
 
@@ -121,7 +262,7 @@ class Batch {
         for (int lane = 0; lane < width; ++lane) {
             const ggml_fp16_t half = ggml_fp32_to_fp16(x[lane]);
             std::memcpy(out_[lane] + offset, &half, sizeof half);
-            read[lane] = ggml_fp16_to_fp32(half);
+            read.set(lane, ggml_fp16_to_fp32(half));
         }
         return read;
     }
@@ -135,7 +276,7 @@ class Batch {
   private:
     static void load(const float* const* from, int first, int count, Floats* to) {
         for (int i = 0; i < count; ++i)
-            for (int lane = 0; lane < width; ++lane) to[i][lane] = from[lane][first + i];
+            for (int lane = 0; lane < width; ++lane) to[i].set(lane, from[lane][first + i]);
     }
 
     const float* weights_[width];
