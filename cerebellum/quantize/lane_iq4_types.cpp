@@ -33,8 +33,8 @@ constexpr Table from_last = tables_of(1), middles_of_2 = tables_of(2), middles_o
 
 #if defined(__AVX512F__)
 NativeFloats one_of_eight(const float* table, NativeInts index) {
-    const auto both = _mm512_broadcast_f64x4(_mm256_castps_pd(_mm256_load_ps(table)));
-    return _mm512_permutexvar_ps(std::bit_cast<__m512i>(index), _mm512_castpd_ps(both));
+    const auto both = _mm512_maskz_broadcast_f64x4(0xff, _mm256_castps_pd(_mm256_load_ps(table)));
+    return _mm512_maskz_permutexvar_ps(all_lanes, std::bit_cast<__m512i>(index), _mm512_castpd_ps(both));
 }
 #elif defined(__AVX2__)
 NativeFloats one_of_eight(const float* table, NativeInts index) {

@@ -39,6 +39,10 @@ const std::vector<Numbers>& weights_of_every_kind() {
         {"huge", [](Random& random) { return std::clamp(3e8f * normal(random), -1e9f, 1e9f); }},
         {"mostly zero", [](Random& random) { return random() % 8 == 0 ? normal(random) : 0.0f; }},
         {"few values", [](Random& random) { return static_cast<float>(random() % 7) * 0.125f - 0.375f; }},
+        {"halves up to -127",  // half-way between the uneven levels of IQ4, where those are not scaled
+         [](Random& random) {
+             return random() % 8 == 0 ? -127.0f : static_cast<float>(random() % 481) * 0.5f - 127.0f;
+         }},
         {"a hair apart", [](Random& random) { return -1.0f - 1e-7f * static_cast<float>(random() % 5); }},
         {"every magnitude",
          [](Random& random) {

@@ -24,6 +24,8 @@ static_assert(std::endian::native == std::endian::little, "blocks are put togeth
 
 #if defined(__AVX512F__)
 inline constexpr int native_width = 16;
+/// GCC 12 takes the intrinsics without a mask for uses of something uninitialized.
+inline constexpr std::uint16_t all_lanes = 0xffff;
 #elif defined(__AVX__)
 inline constexpr int native_width = 8;
 #else
@@ -146,7 +148,7 @@ Lanes<Native> select(Ints where, Lanes<Native> a, Lanes<Native> b) {
 /// do not always see it.
 inline Floats smaller(Floats a, Floats b) {
 #if defined(__AVX512F__)
-    return each<Floats>([](auto x, auto y) -> NativeFloats { return _mm512_min_ps(x, y); }, a, b);
+    return each<Floats>([](auto x, auto y) -> NativeFloats { return _mm512_maskz_min_ps(all_lanes, x, y); }, a, b);
 #elif defined(__AVX__)
     return each<Floats>([](auto x, auto y) -> NativeFloats { return _mm256_min_ps(x, y); }, a, b);
 #else
@@ -155,7 +157,7 @@ inline Floats smaller(Floats a, Floats b) {
 }
 inline Floats larger(Floats a, Floats b) {
 #if defined(__AVX512F__)
-    return each<Floats>([](auto x, auto y) -> NativeFloats { return _mm512_max_ps(x, y); }, a, b);
+    return each<Floats>([](auto x, auto y) -> NativeFloats { return _mm512_maskz_max_ps(all_lanes, x, y); }, a, b);
 #elif defined(__AVX__)
     return each<Floats>([](auto x, auto y) -> NativeFloats { return _mm256_max_ps(x, y); }, a, b);
 #else
