@@ -44,7 +44,7 @@ NativeFloats one_of_eight(const float* table, NativeInts index) {
 
 /// The table's entry for each lane; `bits` are the index's, the highest first.
 template <int count>
-Floats look_up(const float* table, [[maybe_unused]] Ints index, const Ints* bits) {
+Floats look_up(const float* table, [[maybe_unused]] const Ints& index, const Ints* bits) {
     if constexpr (count == 1) return fill(table[0]);
 #if defined(__AVX512F__) || defined(__AVX2__)
     if constexpr (count == 4 || count == 8)
@@ -60,7 +60,7 @@ struct Nearest {
     Ints bits[4];
     Ints from_end;
 
-    explicit Nearest(Floats x) {
+    explicit Nearest(const Floats& x) {
         bits[0] = x < middle(8);
         from_end = fill(0) - bits[0];
         bits[1] = x < look_up<2>(middles_of_8.entries, from_end, bits);
@@ -79,7 +79,7 @@ Floats fit_values(const Floats* x, const Floats* w) {
     Floats extreme, magnitude;
     find_extreme<group>(x, extreme, magnitude);
     Floats sum_qx, sum_q2;
-    const auto sum = [&](Floats inverse) {
+    const auto sum = [&](const Floats& inverse) {
         sum_qx = sum_q2 = fill(0.0f);
         for (int i = 0; i < group; ++i) {
             const Floats value = Nearest(inverse * x[i]).value();
@@ -102,7 +102,7 @@ Floats fit_values(const Floats* x, const Floats* w) {
 }
 
 /// Weights of a group and what they weigh; `spread` counts only with importance.
-void load_group(const Batch& batch, int first, const Floats* x, Floats spread, Floats* w) {
+void load_group(const Batch& batch, int first, const Floats* x, const Floats& spread, Floats* w) {
     if (!batch.has_importance()) {
         for (int i = 0; i < group; ++i) w[i] = x[i] * x[i];
         return;
@@ -118,11 +118,11 @@ Floats spread_of(const Floats* x) {
     return sum * (2.0f / static_cast<float>(n));
 }
 
-void find_levels(const Floats* x, Floats inverse, Ints* levels) {
+void find_levels(const Floats* x, const Floats& inverse, Ints* levels) {
     for (int i = 0; i < group; ++i) levels[i] = Nearest(inverse * x[i]).index();
 }
 
-Floats inverse_or_zero(Floats x) {
+Floats inverse_or_zero(const Floats& x) {
     return select(x == 0.0f, fill(0.0f), 1.0f / x);
 }
 

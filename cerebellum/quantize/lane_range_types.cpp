@@ -31,7 +31,7 @@ struct SuperBlocks {
     Ints odd = {};
 
     /// With importance: quantize_row_*_impl. `spread` is what ggml adds to the squares of the weights.
-    void search_important(const Batch& batch, float top, Floats spread) {
+    void search_important(const Batch& batch, float top, const Floats& spread) {
         for (int j = 0; j < n_groups; ++j) {
             const Floats* here = x + group * j;
             Floats w[group];
@@ -65,7 +65,7 @@ struct SuperBlocks {
         return most / top;
     }
     /// The levels of group j by its scale and offset as they are stored.
-    void round_group(int j, Floats scale, Floats offset, float top) {
+    void round_group(int j, const Floats& scale, const Floats& offset, float top) {
         const Ints none = scale == 0.0f;
         const bool keeps_levels = any(none);
         for (int i = group * j; i < group * (j + 1); ++i) {

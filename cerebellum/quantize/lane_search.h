@@ -21,7 +21,7 @@ struct RangeFit {
     Floats inverse, base;
     Ints flat;  // all levels are 0
 
-    Ints level(Floats x, float top) const {
+    Ints level(const Floats& x, float top) const {
         const Floats found = smaller(larger(nearest_whole(inverse * (x - base)), fill(0.0f)), fill(top));
         return select(flat, fill(0), to_ints(found));
     }
@@ -37,7 +37,7 @@ struct RangeSearch {
 
     /// Σ w·diff, with diff = |…| or (…)² of scale·level + base − weight.
     template <bool by_magnitude>
-    Floats error(Floats scale, Floats base) const {
+    Floats error(const Floats& scale, const Floats& base) const {
         Floats sum = {};
         for (int i = 0; i < n; ++i) {
             const Floats difference = scale * levels[i] + base - x[i];
@@ -45,13 +45,13 @@ struct RangeSearch {
         }
         return sum;
     }
-    Floats nearest_level(Floats inverse, Floats base, int i) const {
+    Floats nearest_level(const Floats& inverse, const Floats& base, int i) const {
         return smaller(larger(nearest_whole(inverse * (x[i] - base)), fill(0.0f)), top);
     }
 
     /// The weighted straight line through (level, weight), with levels by `inverse` and `base`. Where `usable` does not
     /// hold there is none.
-    void line(Floats inverse, Floats base, Floats& scale, Floats& least, Ints& usable) {
+    void line(const Floats& inverse, const Floats& base, Floats& scale, Floats& intercept, Ints& usable) {
         Floats sum_l = {}, sum_l2 = {}, sum_xl = {};
         for (int i = 0; i < n; ++i) {
             const Floats level = nearest_level(inverse, base, i);
@@ -64,10 +64,10 @@ struct RangeSearch {
         const Floats determinant = sum_w * sum_l2 - sum_l * sum_l;
         usable = determinant > 0.0f;
         scale = (sum_w * sum_xl - sum_x * sum_l) / determinant;
-        least = (sum_l2 * sum_x - sum_l * sum_xl) / determinant;
-        const Ints positive = least > 0.0f;
+        intercept = (sum_l2 * sum_x - sum_l * sum_xl) / determinant;
+        const Ints positive = intercept > 0.0f;
         scale = select(positive, sum_xl / sum_l2, scale);
-        least = select(positive, fill(0.0f), least);
+        intercept = select(positive, fill(0.0f), intercept);
     }
 };
 
@@ -97,16 +97,16 @@ RangeFit fit_range(const Floats* x, const Floats* w, float top, Steps steps, Int
     for (int step = 0; step <= steps.last; ++step) {
         const Floats inverse = (steps.first + steps.step * static_cast<float>(step) + top) / (most - least);
         fine &= is_rounded(inverse * (smallest - least)) & is_rounded(inverse * (most - least));
-        Floats scale, base;
+        Floats scale, intercept;
         Ints better;
-        search.line(inverse, least, scale, base, better);
-        const Floats error = search.template error<by_magnitude>(scale, base);
+        search.line(inverse, least, scale, intercept, better);
+        const Floats error = search.template error<by_magnitude>(scale, intercept);
         better &= error < best;
         best = select(better, error, best);
         fit.inverse = select(better, inverse, fit.inverse);
         fit.base = select(better, least, fit.base);
         fit.scale = select(better, scale, fit.scale);
-        least = select(better, base, least);
+        least = select(better, intercept, least);
     }
     odd |= ~(fine | fit.flat);
     fit.scale = select(fit.flat, fill(0.0f), fit.scale);
@@ -121,7 +121,7 @@ struct SymmetricFit {
     Ints zero;       // a group of zeros: its levels are stored as 0, not as half
 
     /// As stored: 0 … 2·half − 1.
-    Ints level(Floats x, float half) const {
+    Ints level(const Floats& x, float half) const {
         const Floats found = smaller(larger(nearest_whole(inverse * x), fill(-half)), fill(half - 1.0f)) + half;
         return select(zero, fill(0), to_ints(found));
     }
@@ -148,7 +148,7 @@ SymmetricFit fit_symmetric(const Floats* x, const Floats* w, float half) {
     Floats wx[n];
     for (int i = 0; i < n; ++i) wx[i] = w[i] * x[i];
     Floats sum_xl, sum_l2;
-    const auto sum = [&](Floats inverse) {
+    const auto sum = [&](const Floats& inverse) {
         sum_xl = sum_l2 = fill(0.0f);
         for (int i = 0; i < n; ++i) {
             const Floats level = smaller(larger(nearest_whole(inverse * x[i]), fill(-half)), fill(half - 1.0f));

@@ -12,7 +12,7 @@ constexpr int group = 16;
 constexpr int n_groups = super_block / group;
 
 /// The number in the low byte with its sign.
-Ints as_signed_byte(Ints x) {
+Ints as_signed_byte(const Ints& x) {
     return x << 24 >> 24;
 }
 
@@ -56,7 +56,7 @@ Floats fit_q3(const Floats* x, Ints* levels) {
 
 /// Levels of group j by its scale as it is stored; where that is 0, those that the search found remain.
 template <typename Found>
-void round_group(const Floats* x, Floats scale, int half, Ints* levels, const Found& found) {
+void round_group(const Floats* x, const Floats& scale, int half, Ints* levels, const Found& found) {
     const Ints none = scale == 0.0f;
     const bool keeps_levels = any(none);
     for (int i = 0; i < group; ++i) {
@@ -84,7 +84,7 @@ struct Q3Blocks {
             batch.load_importance(group * j, group, w);
             for (int i = 0; i < group; ++i) w[i] = w[i] * square_root(spread + here[i] * here[i]);
             total_weight[j] = fill(0.0f);
-            for (int i = 0; i < group; ++i) total_weight[j] += w[i];
+            for (const Floats& weight : w) total_weight[j] += weight;
             const auto fit = fit_symmetric<group>(here, w, 4.0f);
             scales[j] = fit.scale;
             odd |= ~is_ordinary(fit.scale);

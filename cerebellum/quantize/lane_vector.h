@@ -73,80 +73,80 @@ template <typename Result, typename Operation, typename... Operands>
     return result;
 }
 
-inline Floats operator+(Floats a, Floats b) {
+inline Floats operator+(const Floats& a, const Floats& b) {
     return each<Floats>([](auto x, auto y) { return x + y; }, a, b);
 }
-inline Floats operator-(Floats a, Floats b) {
+inline Floats operator-(const Floats& a, const Floats& b) {
     return each<Floats>([](auto x, auto y) { return x - y; }, a, b);
 }
-inline Floats operator*(Floats a, Floats b) {
+inline Floats operator*(const Floats& a, const Floats& b) {
     return each<Floats>([](auto x, auto y) { return x * y; }, a, b);
 }
-inline Floats operator/(Floats a, Floats b) {
+inline Floats operator/(const Floats& a, const Floats& b) {
     return each<Floats>([](auto x, auto y) { return x / y; }, a, b);
 }
-inline Floats operator-(Floats a) {
+inline Floats operator-(const Floats& a) {
     return each<Floats>([](auto x) { return -x; }, a);
 }
-inline Floats& operator+=(Floats& a, Floats b) {
+inline Floats& operator+=(Floats& a, const Floats& b) {
     return a = a + b;
 }
-inline Floats& operator-=(Floats& a, Floats b) {
+inline Floats& operator-=(Floats& a, const Floats& b) {
     return a = a - b;
 }
-inline Ints operator<(Floats a, Floats b) {
+inline Ints operator<(const Floats& a, const Floats& b) {
     return each<Ints>([](auto x, auto y) { return x < y; }, a, b);
 }
-inline Ints operator>(Floats a, Floats b) {
+inline Ints operator>(const Floats& a, const Floats& b) {
     return each<Ints>([](auto x, auto y) { return x > y; }, a, b);
 }
-inline Ints operator<=(Floats a, Floats b) {
+inline Ints operator<=(const Floats& a, const Floats& b) {
     return each<Ints>([](auto x, auto y) { return x <= y; }, a, b);
 }
-inline Ints operator==(Floats a, Floats b) {
+inline Ints operator==(const Floats& a, const Floats& b) {
     return each<Ints>([](auto x, auto y) { return x == y; }, a, b);
 }
-inline Ints operator!=(Floats a, Floats b) {
+inline Ints operator!=(const Floats& a, const Floats& b) {
     return each<Ints>([](auto x, auto y) { return x != y; }, a, b);
 }
-inline Ints operator+(Ints a, Ints b) {
+inline Ints operator+(const Ints& a, const Ints& b) {
     return each<Ints>([](auto x, auto y) { return x + y; }, a, b);
 }
-inline Ints operator-(Ints a, Ints b) {
+inline Ints operator-(const Ints& a, const Ints& b) {
     return each<Ints>([](auto x, auto y) { return x - y; }, a, b);
 }
-inline Ints operator&(Ints a, Ints b) {
+inline Ints operator&(const Ints& a, const Ints& b) {
     return each<Ints>([](auto x, auto y) { return x & y; }, a, b);
 }
-inline Ints operator|(Ints a, Ints b) {
+inline Ints operator|(const Ints& a, const Ints& b) {
     return each<Ints>([](auto x, auto y) { return x | y; }, a, b);
 }
-inline Ints operator~(Ints a) {
+inline Ints operator~(const Ints& a) {
     return each<Ints>([](auto x) { return ~x; }, a);
 }
-inline Ints operator<<(Ints a, int bits) {
+inline Ints operator<<(const Ints& a, int bits) {
     return each<Ints>([bits](auto x) { return x << bits; }, a);
 }
-inline Ints operator>>(Ints a, int bits) {
+inline Ints operator>>(const Ints& a, int bits) {
     return each<Ints>([bits](auto x) { return x >> bits; }, a);
 }
-inline Ints& operator&=(Ints& a, Ints b) {
+inline Ints& operator&=(Ints& a, const Ints& b) {
     return a = a & b;
 }
-inline Ints& operator|=(Ints& a, Ints b) {
+inline Ints& operator|=(Ints& a, const Ints& b) {
     return a = a | b;
 }
-inline Ints operator!=(Ints a, Ints b) {
+inline Ints operator!=(const Ints& a, const Ints& b) {
     return each<Ints>([](auto x, auto y) { return x != y; }, a, b);
 }
 
 template <typename Native>
-Lanes<Native> select(Ints where, Lanes<Native> a, Lanes<Native> b) {
+Lanes<Native> select(const Ints& where, const Lanes<Native>& a, const Lanes<Native>& b) {
     return each<Lanes<Native>>([](auto mask, auto x, auto y) { return mask ? x : y; }, where, a, b);
 }
 /// a where it is smaller, else b, so that of zeros or with NaN it is b. That is what x86's instruction does; compilers
 /// do not always see it.
-inline Floats smaller(Floats a, Floats b) {
+inline Floats smaller(const Floats& a, const Floats& b) {
 #if defined(__AVX512F__)
     return each<Floats>([](auto x, auto y) -> NativeFloats { return _mm512_maskz_min_ps(all_lanes, x, y); }, a, b);
 #elif defined(__AVX__)
@@ -155,7 +155,7 @@ inline Floats smaller(Floats a, Floats b) {
     return each<Floats>([](auto x, auto y) { return x < y ? x : y; }, a, b);
 #endif
 }
-inline Floats larger(Floats a, Floats b) {
+inline Floats larger(const Floats& a, const Floats& b) {
 #if defined(__AVX512F__)
     return each<Floats>([](auto x, auto y) -> NativeFloats { return _mm512_maskz_max_ps(all_lanes, x, y); }, a, b);
 #elif defined(__AVX__)
@@ -164,10 +164,10 @@ inline Floats larger(Floats a, Floats b) {
     return each<Floats>([](auto x, auto y) { return x > y ? x : y; }, a, b);
 #endif
 }
-inline Ints smaller(Ints a, Ints b) {
+inline Ints smaller(const Ints& a, const Ints& b) {
     return each<Ints>([](auto x, auto y) { return x < y ? x : y; }, a, b);
 }
-inline Ints larger(Ints a, Ints b) {
+inline Ints larger(const Ints& a, const Ints& b) {
     return each<Ints>([](auto x, auto y) { return x > y ? x : y; }, a, b);
 }
 
@@ -177,18 +177,18 @@ inline Floats fill(float value) {
 inline Ints fill(std::int32_t value) {
     return value;
 }
-inline Floats to_floats(Ints x) {
+inline Floats to_floats(const Ints& x) {
     return each<Floats>([](auto a) { return __builtin_convertvector(a, NativeFloats); }, x);
 }
 /// Of whole numbers.
-inline Ints to_ints(Floats x) {
+inline Ints to_ints(const Floats& x) {
     return each<Ints>([](auto a) { return __builtin_convertvector(a, NativeInts); }, x);
 }
-inline Floats absolute(Floats x) {
+inline Floats absolute(const Floats& x) {
     return each<Floats>([](auto a) { return std::bit_cast<NativeFloats>(std::bit_cast<NativeInts>(a) & 0x7fffffff); },
                         x);
 }
-inline Floats square_root(Floats x) {
+inline Floats square_root(const Floats& x) {
     return each<Floats>(
         [](auto a) {
             for (int lane = 0; lane < native_width; ++lane) a[lane] = std::sqrt(a[lane]);
@@ -196,12 +196,12 @@ inline Floats square_root(Floats x) {
         },
         x);
 }
-inline std::uint32_t lane_bits(Ints mask) {
+inline std::uint32_t lane_bits(const Ints& mask) {
     std::uint32_t bits = 0;
     for (int lane = 0; lane < width; ++lane) bits |= (mask[lane] != 0 ? 1U : 0U) << lane;
     return bits;
 }
-inline bool any(Ints mask) {
+inline bool any(const Ints& mask) {
     const NativeInts joined = mask.low | mask.high;
     std::int32_t bits = 0;
     for (int lane = 0; lane < native_width; ++lane) bits |= joined[lane];
@@ -214,18 +214,18 @@ inline constexpr float rounding_shift = 12582912.0f;  // 1.5·2²³: what is add
 inline constexpr float largest_rounded = 4194303.0f;
 
 /// ggml's nearest_int whatever the number is.
-inline Ints nearest_int(Floats x) {
+inline Ints nearest_int(const Floats& x) {
     return each<Ints>([](auto a) { return (std::bit_cast<NativeInts>(a + rounding_shift) & 0x007fffff) - 0x00400000; },
                       x);
 }
 /// The same as a float, for magnitudes up to largest_rounded.
-inline Floats nearest_whole(Floats x) {
+inline Floats nearest_whole(const Floats& x) {
     return (x + rounding_shift) - rounding_shift;
 }
-inline Ints is_rounded(Floats x) {
+inline Ints is_rounded(const Floats& x) {
     return absolute(x) <= largest_rounded;
 }
-inline Ints is_ordinary(Floats x) {
+inline Ints is_ordinary(const Floats& x) {
     return absolute(x) < 1e30f;
 }
 
@@ -259,7 +259,7 @@ class Batch {
         }
     }
     /// Writes the numbers as halves to `offset`; the result is what a reader gets.
-    Floats store_halves(int offset, Floats x) const {
+    Floats store_halves(int offset, const Floats& x) const {
         Floats read;
         for (int lane = 0; lane < width; ++lane) {
             const ggml_fp16_t half = ggml_fp32_to_fp16(x[lane]);
@@ -268,7 +268,7 @@ class Batch {
         }
         return read;
     }
-    void store_word(int offset, Ints x, std::size_t n_bytes) const {
+    void store_word(int offset, const Ints& x, std::size_t n_bytes) const {
         for (int lane = 0; lane < width; ++lane) {
             const std::int32_t value = x[lane];
             std::memcpy(out_[lane] + offset, &value, n_bytes);
