@@ -50,10 +50,14 @@ NativeFloats look_up_level(NativeFloats table, NativeInts place) {
 }
 inline float least_of(NativeFloats x) {
 #if defined(__AVX512F__)
-    const __m512 halves_swapped = _mm512_maskz_shuffle_f32x4(all_lanes, x, x, 0x4e);
-    __m256 eight = _mm256_min_ps(_mm512_castps512_ps256(x), _mm512_castps512_ps256(halves_swapped));
+    // Not by the intrinsic for halves: all_lanes says why.
+    struct Halves {
+        __m256 low, high;
+    };
+    const auto halves = std::bit_cast<Halves>(x);
+    const __m256 eight = _mm256_min_ps(halves.low, halves.high);
 #else
-    __m256 eight = x;
+    const __m256 eight = x;
 #endif
     __m128 four = _mm_min_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
     four = _mm_min_ps(four, _mm_movehl_ps(four, four));
