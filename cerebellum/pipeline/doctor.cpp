@@ -13,6 +13,7 @@
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/core/size.h"
+#include "cerebellum/quantize/block_codec.h"
 #include "cerebellum/quantize/lane_quantizer.h"
 #include "cerebellum/version.h"
 
@@ -167,8 +168,10 @@ Patient admit() {
     patient.machine = this_machine();
     patient.devices = device_facts();
     patient.cpu_features = cpu_features();
+    // Types with codebooks are compiled alike, and are not asked: ggml would build its tables for them, for seconds.
     for (const auto type : lane_types())
-        if (!lane_quantizer().uses_lanes(type, true)) patient.slow_types.push_back(type_name(type));
+        if (find_codec(type) != nullptr && !lane_quantizer().uses_lanes(type, true))
+            patient.slow_types.push_back(type_name(type));
     patient.programs = {{"llama-quantize", "building from a .tensor-types.txt without cerebellum", ""},
                         {"llama-server", "running models, 'eval chat' and 'eval serve'", ""},
                         {"bwrap", "'eval code', which runs programs in a sandbox", ""},

@@ -6,7 +6,7 @@
 
 namespace cerebellum::lanes {
 
-/// One block of a quantized type that a kernel makes: K-quants and IQ4_XS 256 weights, the others 32.
+/// One block of a quantized type that a kernel makes: 32 weights of IQ4_NL, Q4 and Q5, 256 of the others.
 struct BlockJob {
     const float* weights;     // finite
     const float* importance;  // of the same columns, finite; null: none is known
@@ -31,6 +31,14 @@ std::uint32_t make_q5_k(std::span<const BlockJob> jobs);    // quantize_q5_K
 std::uint32_t make_q6_k(std::span<const BlockJob> jobs);    // quantize_q6_K
 std::uint32_t make_iq4_xs(std::span<const BlockJob> jobs);  // quantize_iq4_xs
 std::uint32_t make_iq4_nl(std::span<const BlockJob> jobs);  // quantize_iq4_nl
+// With importance only.
+std::uint32_t make_iq1_s(std::span<const BlockJob> jobs);    // quantize_iq1_s
+std::uint32_t make_iq1_m(std::span<const BlockJob> jobs);    // quantize_iq1_m
+std::uint32_t make_iq2_xxs(std::span<const BlockJob> jobs);  // quantize_iq2_xxs
+std::uint32_t make_iq2_xs(std::span<const BlockJob> jobs);   // quantize_iq2_xs
+std::uint32_t make_iq2_s(std::span<const BlockJob> jobs);    // quantize_iq2_s
+std::uint32_t make_iq3_xxs(std::span<const BlockJob> jobs);  // quantize_iq3_xxs
+std::uint32_t make_iq3_s(std::span<const BlockJob> jobs);    // quantize_iq3_s
 // With importance only; mean_square is used.
 std::uint32_t make_q4_0(std::span<const BlockJob> jobs);  // quantize_q4_0
 std::uint32_t make_q4_1(std::span<const BlockJob> jobs);  // quantize_q4_1

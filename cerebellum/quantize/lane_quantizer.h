@@ -33,7 +33,8 @@ class LaneQuantizer {
     void quantize(ggml_type type, const float* rows, std::byte* out, std::int64_t n_rows, std::int64_t row_length,
                   const float* importance) const;
 
-    /// Whether the type has been found to come out the same; takes some milliseconds the first time.
+    /// Whether the type has been found to come out the same. Takes some milliseconds the first time, for a type with a
+    /// codebook seconds: ggml builds its tables then, if it has not before.
     bool uses_lanes(ggml_type type, bool with_importance) const;
 
   private:

@@ -64,6 +64,20 @@ using Floats = Lanes<NativeFloats>;
 /// Also the result of comparisons: all bits where it holds.
 using Ints = Lanes<NativeInts>;
 
+/// One number of each lane, side by side.
+template <typename Native, typename Number>
+void to_row(const Lanes<Native>& from, Number* row) {
+    static_assert(sizeof from.low == native_width * sizeof(Number));
+    std::memcpy(row, &from.low, sizeof from.low);
+    std::memcpy(row + native_width, &from.high, sizeof from.high);
+}
+template <typename Native, typename Number>
+void from_row(const Number* row, Lanes<Native>& to) {
+    static_assert(sizeof to.low == native_width * sizeof(Number));
+    std::memcpy(&to.low, row, sizeof to.low);
+    std::memcpy(&to.high, row + native_width, sizeof to.high);
+}
+
 /// The operation on each register. Written out for two, as compilers keep a loop's variables in memory.
 template <typename Result, typename Operation, typename... Operands>
 [[gnu::always_inline]] inline Result each(const Operation& operation, const Operands&... operands) {
@@ -135,6 +149,9 @@ inline Ints& operator&=(Ints& a, const Ints& b) {
 }
 inline Ints& operator|=(Ints& a, const Ints& b) {
     return a = a | b;
+}
+inline Ints operator<(const Ints& a, const Ints& b) {
+    return each<Ints>([](auto x, auto y) { return x < y; }, a, b);
 }
 inline Ints operator!=(const Ints& a, const Ints& b) {
     return each<Ints>([](auto x, auto y) { return x != y; }, a, b);
@@ -229,21 +246,27 @@ inline Ints is_ordinary(const Floats& x) {
     return absolute(x) < 1e30f;
 }
 
-/// The jobs of a kernel; lanes without a job of their own do the last one's work again.
+/// The jobs of a kernel. Lanes without a job of their own read the last one's, and what they write is lost.
 class Batch {
   public:
+    Batch(const Batch&) = delete;
+    Batch& operator=(const Batch&) = delete;
     explicit Batch(std::span<const BlockJob> jobs) {
         for (int lane = 0; lane < width; ++lane) {
             const auto& job = jobs[std::min<std::size_t>(static_cast<std::size_t>(lane), jobs.size() - 1)];
             weights_[lane] = job.weights;
             importance_[lane] = job.importance;
-            out_[lane] = job.out;
+            const bool own = static_cast<std::size_t>(lane) < jobs.size();
+            out_[lane] = own ? job.out : spare_;
             mean_square_.set(lane, job.mean_square);
+            own_.set(lane, own ? -1 : 0);
         }
     }
 
     bool has_importance() const { return importance_[0] != nullptr; }
     Floats mean_square() const { return mean_square_; }
+    /// Lanes with a job of their own.
+    const Ints& is_own() const { return own_; }
     void load_weights(int first, int count, Floats* to) const { load(weights_, first, count, to); }
     void load_importance(int first, int count, Floats* to) const { load(importance_, first, count, to); }
 
@@ -284,7 +307,9 @@ class Batch {
     const float* weights_[width];
     const float* importance_[width];
     std::byte* out_[width];
+    std::byte spare_[256];  // more than any block
     Floats mean_square_;
+    Ints own_;
 };
 
 }  // namespace cerebellum::lanes

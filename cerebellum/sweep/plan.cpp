@@ -41,7 +41,7 @@ std::vector<ggml_type> choose_anchors(std::span<const ggml_type> types) {
 
 std::vector<ggml_type> few_types(std::span<const ggml_type> types) {
     constexpr double marks_bits[] = {2.7, 3.4, 4.4, 5.5, 6.5, 8.5};
-    // A type with a codebook has to be nearer by this factor: searching it takes ten times as long.
+    // A type with a codebook has to be nearer by this factor: searching it takes several times as long.
     constexpr double slow = 4.0;
     std::vector<ggml_type> few;
     for (const double mark : marks_bits) {

@@ -22,9 +22,9 @@ using Quantizer = std::function<std::vector<std::byte>(const std::string& tensor
 
 /// How a sweep quantizes no more than it has to; without `quantize_rows` every tensor whole.
 ///
-/// In the fast tier types whose quantizers search codebooks, which takes them ten times as long as others, are measured
-/// on a sample of a matrix's rows, the others exact (row_sample.h). Tensors outside of the blocks are changed only in
-/// the rows that the text looks up and, of an output matrix, in those that hold all but `neglected_mass` of the
+/// In the fast tier types whose quantizers search codebooks, which takes them several times as long as others, are
+/// measured on a sample of a matrix's rows, the others exact (row_sample.h). Tensors outside of the blocks are changed
+/// only in the rows that the text looks up and, of an output matrix, in those that hold all but `neglected_mass` of the
 /// probability that the source gives to any token.
 struct SweepOptions {
     RowQuantizer quantize_rows;
