@@ -46,7 +46,8 @@ class UniqueKeys {
     explicit UniqueKeys(std::string origin) : origin_(std::move(origin)) {}
     bool operator()(int depth, json::parse_event_t event, json& parsed) {
         if (depth > JsonLimits().depth)
-            throw Error(fmt::format("cannot use {}: its JSON is nested more than {} deep", origin_, JsonLimits().depth));
+            throw Error(
+                fmt::format("cannot use {}: its JSON is nested more than {} deep", origin_, JsonLimits().depth));
         if (event == json::parse_event_t::object_start) keys_.emplace_back();
         if (event == json::parse_event_t::object_end) keys_.pop_back();
         if (event == json::parse_event_t::key && !keys_.back().insert(parsed.get<std::string>()).second)
