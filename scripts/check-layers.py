@@ -8,6 +8,8 @@ Rules, for *.h and *.cpp below cerebellum/ (unit tests beside the code obey them
   - a folder includes only itself and the folders before it in LADDER;
   - only llama/ includes llama.h, llama-cpp.h and llama-ext.h;
   - our own headers are included by their full path, "cerebellum/<folder>/x.h";
+  - std::regex is for tests and for the files of REGEX: it takes a frame of the stack for each character, so what a model,
+    a server or a file says is scanned by hand;
   - a folder that LADDER does not know is an error: give it its place here and in CONTRIBUTING.md.
 """
 
@@ -19,6 +21,8 @@ import tempfile
 LADDER = ("core gguf llama replay calibrate quantize journal sweep distribute predict allocate build evaluate report "
           "pipeline cli").split()
 LLAMA_HEADERS = {"llama.h", "llama-cpp.h", "llama-ext.h"}
+# Patterns of the user's, as llama.cpp reads them, on names of tensors; lines of llama.cpp's log. Each bounds both.
+REGEX = {"llama/presets.cpp", "pipeline/import_recipe.cpp", "predict/tensor_list.cpp", "predict/tensor_list.h"}
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]')
 
 
@@ -31,6 +35,9 @@ def check_file(path, root):
         if not match:
             continue
         quote, header = match.groups()
+        name = path.relative_to(root / "cerebellum").as_posix()
+        if header == "regex" and name not in REGEX and not path.stem.endswith("_test"):
+            yield number, f"{folder}/ includes <regex>: it overflows the stack on long texts; scan by hand"
         if header.split("/")[-1] in LLAMA_HEADERS and not header.startswith("cerebellum/"):
             if folder != "llama":
                 yield number, f"{folder}/ includes {header}: only llama/ may; use what cerebellum/llama/ offers"
@@ -71,6 +78,9 @@ SELF_TESTS = [  # file, content, expected beginning of the only violation (empty
     ("replay/a.cpp", '#include "llama-ext.h"\n', "cerebellum/replay/a.cpp:1: replay/ includes llama-ext.h"),
     ("core/a.cpp", '#include "a.cpp"\n', 'cerebellum/core/a.cpp:1: "a.cpp": include our own'),
     ("core/a.cpp", '#include "cerebellum/nowhere/a.h"\n', 'cerebellum/core/a.cpp:1: "cerebellum/nowhere/a.h"'),
+    ("evaluate/a.cpp", "#include <regex>\n", "cerebellum/evaluate/a.cpp:1: evaluate/ includes <regex>"),
+    ("evaluate/a_test.cpp", "#include <regex>\n", ""),
+    ("predict/tensor_list.h", "#include <regex>\n", ""),
     ("attic/a.cpp", "", "cerebellum/attic/a.cpp:1: not in a folder"),
 ]
 

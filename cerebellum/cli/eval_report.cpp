@@ -7,6 +7,7 @@
 
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/file.h"
+#include "cerebellum/core/visible_text.h"
 #include "cerebellum/report/table.h"
 
 namespace cerebellum::cli {
@@ -90,7 +91,8 @@ fs::path log_path(const std::string& out, const std::string& benchmark, const nl
     std::error_code error;
     fs::create_directories(out, error);
     if (error) throw Error(fmt::format("cannot make the folder {}: {}", out, error.message()));
-    const auto stem = fs::path(model["file"].get<std::string>()).stem().string();
+    auto stem = fs::path(model["file"].get<std::string>()).stem().string();
+    if (model["sha256"] == "unknown") stem = file_name_from(stem);  // what a server calls it
     return fs::path(out) /
            fmt::format("{}.{}.{}.jsonl", benchmark, stem, model["sha256"].get<std::string>().substr(0, 8));
 }
@@ -142,7 +144,7 @@ int report_evaluations(const std::vector<EvaluatedFile>& files, bool json, Progr
         result.push_back(std::move(summary));
     }
     if (json) {
-        fmt::print("{}\n", result.dump(2));
+        fmt::print("{}\n", visible_lines(result.dump(2, ' ', false, nlohmann::json::error_handler_t::replace)));
         return code;
     }
     fmt::print("{}", format_table({"file", "metric", "questions", "score %", "95 %", "vs first", "p", ""}, cells));

@@ -13,6 +13,7 @@
 #include "cerebellum/cli/terminal.h"
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/processor.h"
+#include "cerebellum/core/visible_text.h"
 #include "cerebellum/llama/log.h"
 #include "cerebellum/version.h"
 
@@ -69,8 +70,13 @@ void on_ggml_abort(const char* message) {
         stderr,
         "cerebellum: the device stopped working: {}; what was measured is kept, run the same command again to go "
         "on (with less --device-memory if it ran out of it)\n",
-        line);
+        cerebellum::visible(line));
     std::_Exit(exit_failure);
+}
+
+/// A message may quote names and words that are not ours.
+void complain(std::string_view message) {
+    fmt::print(stderr, "cerebellum: {}\n", cerebellum::visible(message));
 }
 
 }  // namespace
@@ -83,14 +89,14 @@ int main(int argc, char** argv) {
         ggml_set_abort_callback(on_ggml_abort);
         return run(argc, argv);
     } catch (const cerebellum::UsageError& error) {
-        fmt::print(stderr, "cerebellum: {}\n", error.what());
+        complain(error.what());
         return exit_usage;
     } catch (const std::system_error& error) {
         // Whoever read our output ('| head') has seen enough.
-        if (error.code() != std::errc::broken_pipe) fmt::print(stderr, "cerebellum: {}\n", error.what());
+        if (error.code() != std::errc::broken_pipe) complain(error.what());
         return exit_failure;
     } catch (const std::exception& error) {
-        fmt::print(stderr, "cerebellum: {}\n", error.what());
+        complain(error.what());
         return exit_failure;
     }
 }

@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "cerebellum/cli/terminal_style.h"
+#include "cerebellum/core/visible_text.h"
 
 namespace cerebellum::cli {
 
@@ -91,14 +92,14 @@ void TerminalProgress::end() {
 void TerminalProgress::warn(std::string_view message) {
     const std::lock_guard lock(mutex_);
     clear_line();
-    fmt::print(stderr, "warning: {}\n", message);
+    fmt::print(stderr, "warning: {}\n", visible_lines(message));
 }
 
 void TerminalProgress::info(std::string_view message) {
     const std::lock_guard lock(mutex_);
     if (quiet_) return;
     clear_line();
-    fmt::print(stderr, "{}\n", message);
+    fmt::print(stderr, "{}\n", visible_lines(message));
 }
 
 void TerminalProgress::detail(std::string_view message) {
@@ -106,9 +107,10 @@ void TerminalProgress::detail(std::string_view message) {
 }
 
 void TerminalProgress::line(const std::string& text, bool last) {
+    const auto shown = visible(text);
     clear_line();
     // A line as wide as the terminal would wrap and could not be rewritten.
-    fmt::print(stderr, "{}", rewrites_ ? cut(text, static_cast<std::size_t>(columns_of(STDERR_FILENO) - 1)) : text);
+    fmt::print(stderr, "{}", rewrites_ ? cut(shown, static_cast<std::size_t>(columns_of(STDERR_FILENO) - 1)) : shown);
     line_shown_ = rewrites_ && !last;
     if (!line_shown_) fmt::print(stderr, "\n");
     std::fflush(stderr);

@@ -75,6 +75,8 @@ Recipe recipe_from_type_file(const GgufFile& source, const std::filesystem::path
             std::ranges::transform(pattern, pattern.begin(),
                                    [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
             try {
+                constexpr std::size_t longest_pattern = 1000;  // std::regex takes stack for each bracket
+                if (pattern.size() > longest_pattern) throw std::regex_error(std::regex_constants::error_stack);
                 const std::regex check(pattern);
             } catch (const std::regex_error&) {
                 throw Error(fmt::format("{}:{}: '{}' is no regular expression", file.string(), number, pattern));

@@ -11,6 +11,7 @@
 #include "cerebellum/build/build_gguf.h"
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/file.h"
+#include "cerebellum/core/json_text.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/core/tensor_name.h"
 #include "cerebellum/gguf/gguf_file.h"
@@ -371,7 +372,7 @@ void drop_folders(json& value) {
 json results_json(std::span<const std::filesystem::path> paths) {
     auto list = json::array();
     for (const auto& path : paths) {
-        auto content = json::parse(read_file(path), nullptr, false);
+        auto content = try_parse_json(read_file(path)).value_or(json());
         if (!content.is_object())
             throw Error(fmt::format(
                 "cannot use {}: it is no result of Cerebellum; give what quantize, verify or an evaluation stored",

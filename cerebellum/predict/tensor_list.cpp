@@ -171,6 +171,8 @@ NameList NameList::read(const std::filesystem::path& path) {
             continue;
         }
         try {
+            constexpr std::size_t longest_pattern = 1000;  // std::regex takes stack for each bracket
+            if (pattern.size() > longest_pattern) throw std::regex_error(std::regex_constants::error_stack);
             list.patterns_.emplace_back(pattern);
         } catch (const std::regex_error&) {
             throw Error(fmt::format("cannot use the tensor list {}: line {}: '{}' is no regular expression",

@@ -4,6 +4,7 @@
 
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/file.h"
+#include "cerebellum/core/json_text.h"
 
 namespace cerebellum {
 
@@ -35,7 +36,8 @@ std::string Stored::text() const {
 }
 
 StoredResult StoredResult::read(const std::filesystem::path& path, std::string link) {
-    auto whole = json::parse(read_file(path), nullptr, false);
+    constexpr JsonLimits limits = {.bytes = std::size_t{256} << 20U};
+    auto whole = try_parse_json(read_file(path), limits).value_or(json());
     if (!whole.is_object() && !whole.is_array())
         throw Error(fmt::format("{} is no stored result: it holds no JSON", path.string()));
     StoredResult result;
