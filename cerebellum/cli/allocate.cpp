@@ -13,6 +13,7 @@
 #include "cerebellum/core/size.h"
 #include "cerebellum/pipeline/measured_model.h"
 #include "cerebellum/pipeline/quantize.h"
+#include "cerebellum/pipeline/run_files.h"
 #include "cerebellum/report/table.h"
 
 namespace cerebellum::cli {
@@ -79,14 +80,18 @@ Command add_allocate(CLI::App& app) {
             throw UsageError("--budget is for --ablation and --sensitivity; give --size");
         AllocationRequest request{goal_of(values->goal), {}};
         const std::filesystem::path output = values->output;
-        check_output_path(output, 0, values->common.force);
-        request.constraints = constraints_of(values->constraints, values->common.threads);
         const auto aim = aim_of(values->common);
-        const auto measured =
-            open_measured(values->common.model,
-                          values->common.journal.empty() ? default_journal(values->common.model, "")
-                                                         : std::filesystem::path(values->common.journal),
-                          aim);
+        const auto journal = values->common.journal.empty() ? default_journal(values->common.model, "")
+                                                            : std::filesystem::path(values->common.journal);
+        OutputGuard guard(values->common.force);
+        guard.writes("the recipe", output).writes("the type file beside the recipe", type_file_path(output));
+        guard_model(guard, "the model", values->common.model);
+        guard_journal(guard, journal);
+        guard.check();
+        const auto measured = open_measured(values->common.model, journal, aim);
+        if (measured.imatrix) guard.writes("the importance matrix beside the recipe", imatrix_path(output));
+        const auto lock = guard.lock();
+        request.constraints = constraints_of(values->constraints, values->common.threads);
         const auto started = std::chrono::steady_clock::now();
         const auto solved = solve_goal(measured.source, measured.problem, request);
         const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();

@@ -18,6 +18,8 @@
 
 namespace cerebellum {
 
+class OutputLock;
+
 /// Which file was chosen, and how clearly.
 struct Choice {
     std::string next_best;  // the best of the others that might have been delivered; empty where there was none
@@ -35,6 +37,7 @@ struct QuantizeResult {
     std::uint64_t budget_bytes = 0;  // given, or what the goal comes to
     std::uint64_t n_weights = 0;
     Recipe recipe;                              // of the delivered file
+    std::string sha256;                         // of the delivered file
     std::optional<WholePrediction> prediction;  // of the delivered file; empty where a type was not measured
     std::vector<std::string> remarks;           // on how the goal was reached
     std::string delivered;                      // name of the contender that was delivered
@@ -55,6 +58,7 @@ struct QuantizeOptions : OwnRecipesOptions {
     bool overwrite = false;
     std::filesystem::path imatrix_out;  // empty: beside the output
     bool scaling = false;               // search for scales, and measure the scaled model as well
+    OutputLock* lock = nullptr;         // on the output; told when the files get their names
 };
 
 /// The main job: measure, allocate, build, verify. Writes the output and, beside it, the recipe, the llama-quantize
