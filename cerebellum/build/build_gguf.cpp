@@ -415,6 +415,7 @@ std::uint64_t build_gguf(const GgufFile& source, const Recipe& recipe, const Ima
     progress.begin("building", static_cast<double>(total));
     write_tensors(source, outputs, imatrix, options.moments, scaling_by_tensor(recipe.scaling), options.known,
                   options.threads > 0 ? options.threads : physical_cores(), options.chunk_bytes, progress);
+    source.check_unchanged();
     for (auto& file : files) file->make_durable();
     progress.check();
     if (std::error_code ignored; files.size() > 1) fs::remove(parts.front().path, ignored);

@@ -7,6 +7,7 @@
 #include "cerebellum/build/build_gguf.h"
 #include "cerebellum/cli/commands.h"
 #include "cerebellum/cli/options.h"
+#include "cerebellum/core/file.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/core/size.h"
 #include "cerebellum/pipeline/import_recipe.h"
@@ -21,6 +22,7 @@ namespace fs = std::filesystem;
 
 /// A recipe, or the types of a GGUF as one.
 Recipe read_mix(const fs::path& path) {
+    check_regular(path);
     std::ifstream file(path, std::ios::binary);
     char magic[4] = {};
     file.read(magic, sizeof magic);

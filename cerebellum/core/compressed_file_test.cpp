@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <zlib.h>
 
@@ -38,6 +39,22 @@ TEST_F(CompressedFile, a_byte_order_mark_is_no_text) {
     EXPECT_EQ(read_unpacked(packed("\xEF\xBB\xBFtext \xEF\xBB\xBF")), "text \xEF\xBB\xBF");
     write_file_atomically(folder_ / "plain.txt", "\xEF\xBB\xBFtext");
     EXPECT_EQ(read_text(folder_ / "plain.txt"), "text");
+}
+
+TEST_F(CompressedFile, may_not_unpack_to_more_than_is_allowed) {
+    const auto path = packed(std::string(100'000, 'a'));
+    EXPECT_EQ(read_unpacked(path, 100'000).size(), 100'000u);
+    EXPECT_THAT([&] { read_unpacked(path, 99'999); },
+                ::testing::ThrowsMessage<Error>(::testing::HasSubstr("holds more than")));
+}
+
+TEST_F(CompressedFile, is_no_pipe_and_no_device) {
+    ASSERT_EQ(::mkfifo((folder_ / "pipe").c_str(), 0600), 0);
+    for (const auto& path : {folder_ / "pipe", fs::path("/dev/zero"), folder_})
+        for (const auto& read :
+             {+[](const fs::path& file) { read_unpacked(file); }, +[](const fs::path& file) { read_file(file); }})
+            EXPECT_THAT([&] { read(path); },
+                        ::testing::ThrowsMessage<Error>(::testing::HasSubstr("cannot read " + path.string())));
 }
 
 TEST_F(CompressedFile, is_read_as_what_was_packed) {

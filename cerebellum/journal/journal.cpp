@@ -323,6 +323,7 @@ struct Journal::State {
     fs::path path;
     bool writable = false;
     JournalIdentity identity;
+    std::function<void()> check;
     // Members go in reverse order: statements before their database, the lock last.
     std::unique_ptr<WriterLock> lock;
     Database database;
@@ -513,8 +514,13 @@ const JournalIdentity& Journal::identity() const {
     return state_->identity;
 }
 
+void Journal::check_before_recording(std::function<void()> check) {
+    state_->check = std::move(check);
+}
+
 void Journal::record(const Measurement& m) {
     state_->expect_writable();
+    if (state_->check) state_->check();
     for ([[maybe_unused]] const auto* sums : {&m.kld, &m.delta_nll, &m.top1_agree})
         assert(sums->empty() || sums->size() == m.counts.size());
     assert(m.local_energy.empty() || m.local_energy.size() == m.local_counts.size());
@@ -548,6 +554,7 @@ std::vector<Measurement> Journal::measurements() const {
 
 void Journal::record(const UnusableFigure& figure) {
     state_->expect_writable();
+    if (state_->check) state_->check();
     state_->query(state_->record_unusable)
         .text(figure.tensor)
         .text(figure.type)
@@ -595,6 +602,7 @@ void Journal::in_one_step(const std::function<void()>& writes) {
 
 void Journal::record(const MixMeasurement& m) {
     state_->expect_writable();
+    if (state_->check) state_->check();
     for ([[maybe_unused]] const auto* sums : {&m.kld, &m.nll, &m.reference_nll, &m.top1_agree})
         assert(sums->size() == m.counts.size());
     const std::string blobs[] = {to_blob(m.counts), to_blob(m.kld), to_blob(m.nll), to_blob(m.reference_nll),

@@ -37,6 +37,7 @@ struct FromSource {
 };
 
 bool is_gguf(const fs::path& path) {
+    check_regular(path);
     std::ifstream stream(path, std::ios::binary);
     char magic[4] = {};
     stream.read(magic, sizeof magic);

@@ -201,7 +201,9 @@ Session::Session(RunOptions options, Progress& progress)
     if (options_.imatrix) imatrix_ = read_imatrix(*options_.imatrix);
     if (!options_.texts.empty() && !std::filesystem::exists(options_.journal))
         text_ = windows_from_files(model_, options_.texts, options_.context, demand(), options_.domains);
+    source_.fingerprint(progress);
     journal_ = std::make_unique<Journal>(Journal::open(options_.journal, identity()));
+    journal_->check_before_recording([this] { source_.check_unchanged(); });
     if (imatrix_ && !journal_->get_artifact("imatrix")) journal_->put_artifact("imatrix", serialize(*imatrix_));
     if (text_) keep_text();
     journal_->put_meta("imatrix_name", imatrix_name());

@@ -216,7 +216,7 @@ class Session {
 
 /// Version of the measuring procedure: changes whenever a figure would come out differently. Part of a journal's
 /// identity.
-inline constexpr const char* measuring_version = "6";
+inline constexpr const char* measuring_version = "7";
 
 /// An importance matrix as the journal keeps it.
 std::optional<Imatrix> imatrix_from_journal(const Journal& journal);
