@@ -14,6 +14,7 @@
 #include "cerebellum/core/size.h"
 #include "cerebellum/pipeline/measured_model.h"
 #include "cerebellum/pipeline/quantize.h"
+#include "cerebellum/pipeline/run_files.h"
 #include "cerebellum/pipeline/unusable.h"
 #include "cerebellum/report/table.h"
 
@@ -81,16 +82,20 @@ Command add_allocate(CLI::App& app) {
             throw UsageError("--budget is for --ablation and --sensitivity; give --size");
         AllocationRequest request{goal_of(values->goal), {}};
         const std::filesystem::path output = values->output;
-        check_output_path(output, 0, values->common.force);
-        request.constraints = constraints_of(values->constraints, values->common.threads);
         const auto aim = aim_of(values->common);
-        const auto measured =
-            open_measured(values->common.model,
-                          values->common.journal.empty() ? default_journal(values->common.model, "")
-                                                         : std::filesystem::path(values->common.journal),
-                          aim);
+        request.constraints = constraints_of(values->constraints, values->common.threads);
+        const auto journal = values->common.journal.empty() ? default_journal(values->common.model, "")
+                                                            : std::filesystem::path(values->common.journal);
+        OutputGuard guard(values->common.force);
+        guard.writes("the recipe", output).writes("the type file beside the recipe", type_file_path(output));
+        guard_model(guard, "the model", values->common.model);
+        guard_journal(guard, journal);
+        guard.check();
+        const auto measured = open_measured(values->common.model, journal, aim);
         TerminalProgress progress(values->common.quiet, values->common.verbose);
         warn_of_unusable(measured.journal, progress);
+        if (measured.imatrix) guard.writes("the importance matrix beside the recipe", imatrix_path(output));
+        const auto lock = guard.lock();
         const auto started = std::chrono::steady_clock::now();
         const auto solved = solve_goal(measured.source, measured.problem, request);
         const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();

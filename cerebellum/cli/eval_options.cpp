@@ -219,6 +219,13 @@ nlohmann::json describe_file(const fs::path& path, Progress& progress) {
             {"sha256", std::move(hash)}};
 }
 
+void add_origin(nlohmann::json& described, const fs::path& path) {
+    const auto file = GgufFile::open(path);
+    described["fingerprint"] = file.fingerprint();
+    if (const auto source = file.string_value("cerebellum.source_fingerprint"))
+        described["source_fingerprint"] = *source;
+}
+
 std::vector<nlohmann::json> describe_files(const std::vector<std::string>& paths, Progress& progress) {
     std::vector<nlohmann::json> described;
     for (const auto& path : paths) described.push_back(describe_file(path, progress));

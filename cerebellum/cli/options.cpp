@@ -12,6 +12,7 @@
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/core/size.h"
+#include "cerebellum/pipeline/run_files.h"
 
 namespace cerebellum::cli {
 
@@ -279,6 +280,9 @@ RunOptions run_options(const CommonOptions& options, const std::string& beside) 
     }
     run.limits = {parse_bytes("--memory", options.memory), parse_bytes("--device-memory", options.device_memory),
                   options.scratch};
+    OutputGuard guard(false);
+    guard_run(guard, run);
+    guard.check_apart();
     return run;
 }
 

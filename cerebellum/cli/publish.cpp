@@ -13,8 +13,10 @@
 #include "cerebellum/cli/terminal.h"
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/file.h"
+#include "cerebellum/core/quoting.h"
 #include "cerebellum/gguf/gguf_file.h"
 #include "cerebellum/pipeline/quantize.h"
+#include "cerebellum/pipeline/run_files.h"
 #include "cerebellum/report/html_report.h"
 #include "cerebellum/version.h"
 
@@ -89,15 +91,7 @@ std::string shown(const std::vector<std::string>& arguments) {
             auto prefix = equals < word.find('/') ? word.substr(0, equals + 1) : std::string();
             word = prefix.append(fs::path(word).filename().string());
         }
-        const bool plain = word.find_first_of(" '\"$&|;<>()*?[]\\") == std::string::npos && !word.empty();
-        text += " ";
-        if (plain) {
-            text += word;
-            continue;
-        }
-        text += "'";
-        for (const char c : word) text += c == '\'' ? std::string("'\\''") : std::string(1, c);
-        text += "'";
+        text += " " + shell_word(word);
     }
     return text;
 }
@@ -115,6 +109,7 @@ class Publication {
             const bool same = stored.is_object() && stored.contains("done") && stored["done"].is_array() &&
                               stored.value("asked", json()) == state_["asked"];
             if (same && !force) {
+                lock_.emplace(path);
                 state_ = stored;
                 return;
             }
@@ -130,6 +125,7 @@ class Publication {
         std::error_code error;
         fs::create_directories(folder_, error);
         if (error) throw Error(fmt::format("cannot make the folder {}: {}", folder_.string(), error.message()));
+        lock_.emplace(path);
         store();
     }
 
@@ -159,7 +155,25 @@ class Publication {
     fs::path folder_;
     Progress& progress_;
     json state_;
+    std::optional<OutputLock> lock_;  // of the whole folder
 };
+
+/// Nothing that is read may be one of the files that are made in the folder.
+void check_files(const Values& values, const fs::path& folder, const fs::path& file, const fs::path& journal) {
+    OutputGuard guard(true);
+    auto run = run_options(values.common, file.string());
+    run.journal = journal;
+    guard_run(guard, run);
+    for (const auto& text : values.eval_texts) guard.reads("the text to evaluate on", text);
+    for (const auto& results : values.results) guard.reads("the results", results);
+    for (const auto& made : {file, recipe_path(file), type_file_path(file), imatrix_path(file), results_path(file),
+                             facts_path(file), findings_path(file), serving_path(file), report_path(file),
+                             folder / "README.md", folder / "Modelfile", folder / "SHA256SUMS", folder / state_name})
+        guard.updates("a file of the publication", made);
+    if (!values.eval_texts.empty()) guard.updates("the divergence", divergence_path(file));
+    if (values.speed) guard.updates("the speed", speed_path(file));
+    guard.check();
+}
 
 /// SHA-256 of every file, as 'sha256sum --check' reads them, from the facts that the card is made of.
 void write_hashes(const fs::path& folder, const fs::path& facts) {
@@ -215,6 +229,7 @@ int publish(const Values& values, const CLI::App& app, const CLI::App& command) 
                         {"eval_texts", values.eval_texts},
                         {"speed", values.speed},
                         {"results", values.results}};
+    check_files(values, folder, file, journal);
     Publication publication(folder, asked, values.common.force, progress);
     const auto quiet = [&](std::vector<std::string> arguments) {
         if (values.common.quiet) arguments.emplace_back("--quiet");
@@ -225,19 +240,19 @@ int publish(const Values& values, const CLI::App& app, const CLI::App& command) 
 
     making.insert(making.end(), {"-o", file.string(), "--journal", journal.string()});
     if (values.common.quiet) making.emplace_back("--quiet");
-    if (values.common.force || fs::exists(file)) making.emplace_back("--force");
+    making.emplace_back("--force");  // whose folder it is has been found out already
     publication.step("quantize", making);
 
     std::vector<std::string> results = values.results;
     if (!values.eval_texts.empty()) {
         std::vector<std::string> arguments = {"eval", "kld", model.string(), file.string(), "--json"};
         for (const auto& text : values.eval_texts) arguments.insert(arguments.end(), {"--text", text});
-        const auto output = folder / (name + ".kld.json");
+        const auto output = divergence_path(file);
         publication.step("divergence", quiet(arguments), output);
         results.push_back(output.string());
     }
     if (values.speed) {
-        const auto output = folder / (name + ".speed.json");
+        const auto output = speed_path(file);
         publication.step("speed", quiet({"eval", "speed", file.string(), "--json"}), output);
         results.push_back(output.string());
     }
@@ -272,7 +287,8 @@ int publish(const Values& values, const CLI::App& app, const CLI::App& command) 
     write_hashes(folder, facts_path(file));
 
     std::vector<std::string> files;
-    for (const auto& entry : fs::directory_iterator(folder)) files.push_back(entry.path().filename().string());
+    for (const auto& entry : fs::directory_iterator(folder))
+        if (entry.path().extension() != ".lock") files.push_back(entry.path().filename().string());
     std::ranges::sort(files);
     if (values.common.json)
         fmt::print("{}\n", json{{"folder", folder.string()}, {"file", file.string()}, {"files", files}}.dump(2));

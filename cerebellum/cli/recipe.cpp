@@ -7,10 +7,10 @@
 #include "cerebellum/build/build_gguf.h"
 #include "cerebellum/cli/commands.h"
 #include "cerebellum/cli/options.h"
-#include "cerebellum/core/file.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/core/size.h"
 #include "cerebellum/pipeline/import_recipe.h"
+#include "cerebellum/pipeline/run_files.h"
 #include "cerebellum/report/table.h"
 
 namespace cerebellum::cli {
@@ -149,7 +149,11 @@ Command add_recipe(CLI::App& app) {
     return [=] {
         if (diff_command->parsed()) return diff(*diff_values);
         const auto& values = from_gguf->parsed() ? *gguf_values : *file_values;
-        check_output_path(values.output, 0, values.common.force);
+        OutputGuard guard(values.common.force);
+        guard.writes("the recipe", values.output);
+        guard_model(guard, "the model", values.common.model);
+        guard_model(guard, from_gguf->parsed() ? "the file whose mix is wanted" : "the type file", values.file);
+        const auto lock = guard.lock();
         const auto source = GgufFile::open(values.common.model);
         return write_imported(values, source,
                               from_gguf->parsed() ? recipe_from_gguf(source, GgufFile::open(values.file))

@@ -35,6 +35,7 @@ std::string read_unpacked(const fs::path& path) {
     if (status != Z_OK && status != Z_STREAM_END)
         throw Error(fmt::format("cannot unpack {}: {}; fetch it again", path.string(),
                                 status == Z_BUF_ERROR ? "it is cut short" : reason));
+    if (content.starts_with("\xEF\xBB\xBF")) content.erase(0, 3);
     return content;
 }
 

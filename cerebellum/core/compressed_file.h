@@ -5,7 +5,8 @@
 
 namespace cerebellum {
 
-/// The content of a file, unpacked where it is gzip-compressed. Throws Error naming the path where it cannot be read,
+/// The content of a file of text, unpacked where it is gzip-compressed, without the byte order mark that some editors
+/// put in front of UTF-8. Throws Error naming the path where it cannot be read,
 /// or its compressed data is damaged or cut short.
 std::string read_unpacked(const std::filesystem::path& path);
 

@@ -34,6 +34,12 @@ class CompressedFile : public ::testing::Test {
     fs::path folder_;
 };
 
+TEST_F(CompressedFile, a_byte_order_mark_is_no_text) {
+    EXPECT_EQ(read_unpacked(packed("\xEF\xBB\xBFtext \xEF\xBB\xBF")), "text \xEF\xBB\xBF");
+    write_file_atomically(folder_ / "plain.txt", "\xEF\xBB\xBFtext");
+    EXPECT_EQ(read_text(folder_ / "plain.txt"), "text");
+}
+
 TEST_F(CompressedFile, is_read_as_what_was_packed) {
     std::string content;
     for (int i = 0; i < 50000; ++i) content += std::to_string(i) + ",";

@@ -10,7 +10,10 @@
 #include "cerebellum/build/build_gguf.h"
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/file.h"
+#include "cerebellum/core/hash.h"
+#include "cerebellum/core/output_lock.h"
 #include "cerebellum/core/quant_type.h"
+#include "cerebellum/core/temporary_name.h"
 #include "cerebellum/evaluate/built_file.h"
 #include "cerebellum/pipeline/allocation.h"
 #include "cerebellum/pipeline/competition.h"
@@ -30,6 +33,17 @@ fs::path beside(const fs::path& output, std::string_view ending) {
     path.replace_extension();
     path += ending;
     return path;
+}
+
+/// Where this process builds a file that is not the output, or not yet. What a killed run has left of that kind goes:
+/// the output is ours alone.
+fs::path scratch_path(fs::path output, std::string_view what) {
+    output += what;
+    const auto stem = output.filename().string() + '.';
+    std::error_code code;
+    for (const auto& entry : fs::directory_iterator(fs::absolute(output).parent_path(), code))
+        if (entry.path().filename().string().starts_with(stem)) fs::remove(entry.path(), code);
+    return temporary_name(output);
 }
 
 /// A budget below the smallest possible file is refused before anything is measured.
@@ -250,7 +264,7 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
     };
     timer.next("building");
     // The delivered file is built under a scratch name too, so that the output appears only when it is verified.
-    const ScratchFile built(beside(options.output, ".unverified.gguf"));
+    const ScratchFile built(scratch_path(options.output, ".unverified"));
     if (const auto bytes = build(measured, result.recipe, built.path(), provenance);
         bytes > result.budget_bytes || bytes != result.recipe.file_bytes)
         throw Error(fmt::format("the built file has {} bytes where {} were predicted (budget {}); please report this",
@@ -272,7 +286,7 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
     for (auto* other : {below, above}) {
         if (other == nullptr) continue;
         scratch.push_back(
-            std::make_unique<ScratchFile>(beside(options.output, fmt::format(".preset-{}.gguf", scratch.size()))));
+            std::make_unique<ScratchFile>(scratch_path(options.output, fmt::format(".preset-{}", scratch.size()))));
         Recipe recipe;
         recipe.types = other->types;
         build(session, recipe, scratch.back()->path(), Provenance::none);
@@ -303,6 +317,8 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
     std::stable_sort(result.contenders.begin() + 1, result.contenders.end(),
                      [](const Contender& a, const Contender& b) { return a.bytes < b.bytes; });
 
+    result.sha256 = sha256_of_files({&built.path(), 1}, [&](std::uint64_t) { progress.check(); });
+    if (options.lock != nullptr) options.lock->finishing();
     write_recipe(recipe_path(options.output), result.recipe);
     write_file_atomically(type_file_path(options.output),
                           tensor_type_file(complete_types(source, result.recipe.types)));
@@ -378,7 +394,10 @@ nlohmann::json to_json(const QuantizeResult& result) {
     nlohmann::json json = {
         {"cerebellum", CEREBELLUM_VERSION},
         {"llama.cpp", CEREBELLUM_LLAMA_VERSION},
-        {"output", result.output.string()},
+        {"output", result.output.filename().string()},
+        {"sha256", result.sha256},
+        {"recipe_sha256", recipe_sha256(result.recipe)},
+        {"source_fingerprint", result.recipe.source_fingerprint},
         {"budget_bytes", result.budget_bytes},
         {"file_bytes", result.recipe.file_bytes},
         {"budget_used", static_cast<double>(result.recipe.file_bytes) / static_cast<double>(result.budget_bytes)},

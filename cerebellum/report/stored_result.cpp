@@ -5,6 +5,7 @@
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/file.h"
 #include "cerebellum/core/json_text.h"
+#include "cerebellum/core/quoting.h"
 
 namespace cerebellum {
 
@@ -25,6 +26,10 @@ Stored::Stored(std::shared_ptr<const json> whole, std::shared_ptr<const std::str
       pointer_(std::move(pointer)),
       value_(&whole_->at(json::json_pointer(pointer_))) {}
 
+std::string Stored::url() const {
+    return percent_encoded(*link_) + "#" + percent_encoded(pointer_);
+}
+
 double Stored::number() const {
     if (!value_->is_number()) throw Error(fmt::format("{} is no number but {}", link(), value_->dump()));
     return value_->get<double>();
@@ -44,6 +49,10 @@ StoredResult StoredResult::read(const std::filesystem::path& path, std::string l
     result.whole_ = std::make_shared<const json>(std::move(whole));
     result.link_ = std::make_shared<const std::string>(std::move(link));
     return result;
+}
+
+std::string StoredResult::url() const {
+    return percent_encoded(*link_);
 }
 
 Stored StoredResult::at(const std::string& pointer) const {
