@@ -11,6 +11,7 @@
 #include "cerebellum/core/compressed_file.h"
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/hash.h"
+#include "cerebellum/core/json_text.h"
 #include "cerebellum/llama/sampler.h"
 
 namespace cerebellum {
@@ -166,7 +167,7 @@ std::string serialize(const TextParts& parts) {
 
 TextParts deserialize_text_parts(std::string_view bytes) {
     try {
-        const auto json = nlohmann::json::from_cbor(bytes.begin(), bytes.end());
+        const auto json = parse_cbor(bytes, "the text in the journal");
         TextParts parts;
         json.at("calibration").get_to(parts.calibration);
         json.at("selection").get_to(parts.selection);

@@ -10,6 +10,7 @@
 #include "cerebellum/build/build_gguf.h"
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/file.h"
+#include "cerebellum/core/json_text.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/core/size.h"
 #include "cerebellum/pipeline/import_allocation.h"
@@ -70,7 +71,7 @@ void check_plan(const std::string& path, const DamageTable& table) {
 }
 
 nlohmann::json to_json(const ImportedAllocation& result, std::uint64_t budget) {
-    auto json = nlohmann::json::parse(recipe_to_json(result.recipe));
+    auto json = parse_json(recipe_to_json(result.recipe), "the recipe", limits_of_long_json);
     // Of a recipe this is the divergence of a file; here it is a change.
     json.erase("predicted_kld");
     json["metric"] = result.metric == Metric::kld ? "kld" : "ppl";

@@ -11,6 +11,7 @@
 #include "cerebellum/cli/terminal.h"
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/file.h"
+#include "cerebellum/core/json_text.h"
 #include "cerebellum/core/quoting.h"
 #include "cerebellum/pipeline/doctor.h"
 #include "cerebellum/pipeline/file_records.h"
@@ -59,7 +60,7 @@ StoredResult stored(const fs::path& path, const fs::path& card) {
 }
 
 nlohmann::json parsed(const fs::path& path) {
-    return nlohmann::json::parse(read_file(path), nullptr, false);
+    return try_parse_json(read_file(path), limits_of_long_json).value_or(nlohmann::json());
 }
 
 int run(Values values) {

@@ -13,6 +13,7 @@
 #include "cerebellum/cli/terminal.h"
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/file.h"
+#include "cerebellum/core/json_text.h"
 #include "cerebellum/core/quoting.h"
 #include "cerebellum/gguf/gguf_file.h"
 #include "cerebellum/pipeline/quantize.h"
@@ -105,7 +106,7 @@ class Publication {
             {"format", "cerebellum-publication"}, {"version", 1}, {"asked", std::move(asked)}, {"done", json::array()}};
         const auto path = folder_ / state_name;
         if (fs::exists(path)) {
-            const auto stored = json::parse(read_file(path), nullptr, false);
+            const auto stored = try_parse_json(read_file(path)).value_or(json());
             const bool same = stored.is_object() && stored.contains("done") && stored["done"].is_array() &&
                               stored.value("asked", json()) == state_["asked"];
             if (same && !force) {
@@ -178,9 +179,9 @@ void check_files(const Values& values, const fs::path& folder, const fs::path& f
 /// SHA-256 of every file, as 'sha256sum --check' reads them, from the facts that the card is made of.
 void write_hashes(const fs::path& folder, const fs::path& facts) {
     std::string text;
-    const auto stored = json::parse(read_file(facts));
-    for (const auto& file : stored["files"])
-        text += fmt::format("{}  {}\n", file["sha256"].get<std::string>(), file["name"].get<std::string>());
+    const auto stored = parse_json(read_file(facts), facts.string());
+    for (const auto& file : stored.value("files", json::array()))
+        text += fmt::format("{}  {}\n", text_field(file, "sha256"), text_field(file, "name"));
     write_file_atomically(folder / "SHA256SUMS", text);
 }
 

@@ -71,7 +71,7 @@ TEST_F(CompressedFile, may_not_be_packed_at_all) {
 
 TEST_F(CompressedFile, is_a_text_only_if_it_is_utf8) {
     const std::string text = "\xef\xbb\xbfna\xc3\xafve \xe2\x82\xac \xf0\x9f\x98\x80\n";
-    EXPECT_EQ(read_text(packed(text)), text);
+    EXPECT_EQ(read_text(packed(text)), text.substr(3));  // without the byte order mark
     EXPECT_EQ(read_text(packed("")), "");
     // Latin-1, overlong, a surrogate, beyond the last code point, cut within a character.
     for (const std::string damage : {"\xef", "\xc0\xaf", "\xed\xa0\x80", "\xf4\x90\x80\x80", "\xe2\x82"}) {

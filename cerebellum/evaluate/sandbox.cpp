@@ -24,6 +24,7 @@
 #include <initializer_list>
 #include <iterator>
 #include <optional>
+#include <span>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -190,7 +191,8 @@ void kill_children() {
     }
 }
 
-/// Without a sandbox, whoever loses its parent becomes this process' child, and ends with it. Ends as the program did.
+/// Whoever loses its parent becomes this process' child, and ends with it: bubblewrap ends before the first process of
+/// its namespace does, in whose end the kernel waits for all others there. Ends as the program did.
 [[noreturn]] void supervise(pid_t program) {
     int status = 0;
     while (waitpid(program, &status, 0) != program && errno == EINTR) {
@@ -216,13 +218,11 @@ struct Child {
                          bool in_sandbox) {
     setpgid(0, 0);
     close_range(filter_descriptor + 1, ~0U, 0);
-    if (!in_sandbox) {
-        prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
-        const pid_t program = _Fork();
-        if (program < 0) _exit(126);
-        if (program > 0) supervise(program);
-    }
+    prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    const pid_t program = _Fork();
+    if (program < 0) _exit(126);
+    if (program > 0) supervise(program);
     confine(limits, processor, in_sandbox);
     execve(argv[0], argv, environment);
     _exit(127);
@@ -265,7 +265,7 @@ Child start(const Arguments& command, const std::string& program, const std::str
 // What it uses
 // -----------------------------------------------------------------------------------------------------------
 
-/// The process and everything below it, by whichever thread it was started.
+/// What supervises the process, the process and everything below it, by whichever thread it was started.
 std::vector<pid_t> tree_of(pid_t root) {
     std::vector<pid_t> all = {root};
     for (std::size_t i = 0; i < all.size(); ++i) {
@@ -290,8 +290,8 @@ std::uint64_t field_bytes(std::string_view status, std::string_view name) {
 
 /// Memory that belongs to the processes: their own and shared pages (those of several count for each), what was swapped
 /// out, page tables; and, where there are many processes, as much as the sockets and pipes of each can hold.
-std::uint64_t process_bytes(const std::vector<pid_t>& processes) {
-    constexpr std::size_t few = 4, usual_descriptors = 8;
+std::uint64_t process_bytes(std::span<const pid_t> processes) {
+    constexpr std::size_t few = 3, usual_descriptors = 8;
     constexpr std::uint64_t socket_bytes = 213'000;
     std::uint64_t total = 0;
     for (const pid_t process : processes) {
@@ -309,19 +309,19 @@ std::uint64_t process_bytes(const std::vector<pid_t>& processes) {
 }
 
 /// What lies in the sandbox's /tmp; files take memory even when they are empty.
-std::uint64_t scratch_bytes(const std::vector<pid_t>& processes, const SandboxLimits& limits) {
+std::uint64_t scratch_bytes(std::span<const pid_t> processes, const SandboxLimits& limits) {
     constexpr std::uint64_t inode_bytes = 2048;
     struct statvfs facts {};
-    if (processes.size() < 2 || statvfs(fmt::format("/proc/{}/root/tmp", processes[1]).c_str(), &facts) != 0) return 0;
+    if (processes.empty() || statvfs(fmt::format("/proc/{}/root/tmp", processes[0]).c_str(), &facts) != 0) return 0;
     const auto size = static_cast<std::uint64_t>(facts.f_blocks) * facts.f_frsize;
     if (size < limits.scratch_bytes || size > limits.scratch_bytes + facts.f_frsize) return 0;  // not mounted yet
     return (facts.f_blocks - facts.f_bfree) * facts.f_frsize + (facts.f_files - facts.f_ffree) * inode_bytes;
 }
 
-/// All that the process has started: it ends behind them. With `at_once`, or where it has started none, it as well.
+/// All that is supervised: the supervisor ends behind them, and with `at_once` together with them.
 void kill_all(pid_t process, bool at_once) {
     auto processes = tree_of(process);
-    if (processes.size() > 1 && !at_once) processes.erase(processes.begin());
+    if (!at_once) processes.erase(processes.begin());
     for (const pid_t each : processes) kill(each, SIGKILL);
     if (at_once) kill(-process, SIGKILL);
 }
@@ -382,10 +382,12 @@ SandboxResult Sandbox::run(const std::string& program) const {
     const auto deadline = Clock::now() + std::chrono::duration<double>(limits_.wall_s);
     SandboxResult result;
     std::optional<Clock::time_point> killed;
+    // A program without a sandbox may have stopped its supervisor.
+    const auto patience = in_sandbox ? std::chrono::milliseconds(5000) : std::chrono::milliseconds(300);
     const auto stop = [&](SandboxResult::End reason) {
         if (!killed) result.end = reason;
         if (!killed) killed = Clock::now();
-        kill_all(child.process, Clock::now() - *killed > std::chrono::milliseconds(300));
+        kill_all(child.process, Clock::now() - *killed > patience);
     };
     const auto take_output = [&] {
         char piece[1 << 16];
@@ -407,8 +409,10 @@ SandboxResult Sandbox::run(const std::string& program) const {
         } else if (killed || Clock::now() > deadline || Progress::stop_requested) {
             stop(SandboxResult::End::out_of_time);
         } else {
-            const auto processes = tree_of(child.process);
-            if (static_cast<int>(processes.size()) > limits_.processes + 2)
+            const auto tree = tree_of(child.process);
+            // Not the supervisor, which shares our memory, nor bubblewrap in front of the namespace.
+            const auto processes = std::span(tree).subspan(std::min<std::size_t>(tree.size(), in_sandbox ? 2 : 1));
+            if (static_cast<int>(processes.size()) > limits_.processes + 1)
                 stop(SandboxResult::End::too_many_processes);
             const auto bytes = process_bytes(processes) + (in_sandbox ? scratch_bytes(processes, limits_) : 0);
             if (bytes > limits_.memory_bytes) stop(SandboxResult::End::out_of_memory);

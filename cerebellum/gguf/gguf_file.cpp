@@ -12,6 +12,7 @@
 #include <cerrno>
 #include <chrono>
 #include <cstring>
+#include <limits>
 #include <mutex>
 #include <nlohmann/json.hpp>
 #include <thread>
@@ -20,6 +21,7 @@
 
 #include "cerebellum/core/digest_memory.h"
 #include "cerebellum/core/error.h"
+#include "cerebellum/core/json_text.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/gguf/gguf_write.h"
 #include "cerebellum/gguf/header_check.h"
@@ -84,7 +86,8 @@ std::string printable(std::string text) {
 
 /// dump() of a string that is no UTF-8 throws; such strings exist among tokens.
 json json_string(std::string_view text) {
-    return json::parse(json(text).dump(-1, ' ', false, json::error_handler_t::replace));
+    return parse_json(json(text).dump(-1, ' ', false, json::error_handler_t::replace), "a string",
+                      {.bytes = std::numeric_limits<std::size_t>::max()});
 }
 
 template <typename T>

@@ -13,6 +13,7 @@
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/file.h"
 #include "cerebellum/core/hash.h"
+#include "cerebellum/core/json_text.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/core/tensor_name.h"
 #include "cerebellum/gguf/gguf_file.h"
@@ -163,11 +164,11 @@ json interactions_of(const Journal& journal, std::span<const TensorInfo> tensors
 
 /// Results, recipe and serving figures beside the file are to be about it. The recipe knows the source's name.
 void check_companions(const fs::path& path, json& facts) {
-    const auto stored = [](const fs::path& beside) {
-        return fs::exists(beside) ? json::parse(read_file(beside), nullptr, false) : json();
-    };
-    const auto results = stored(results_path(path));
-    if (!results.is_null()) check_record(results, results_path(path).string(), facts);
+    json results;
+    if (const auto beside = results_path(path); fs::exists(beside)) {
+        results = try_parse_json(read_file(beside), limits_of_long_json).value_or(json());
+        check_record(results, beside.string(), facts);
+    }
     if (const auto beside = recipe_path(path); fs::exists(beside)) {
         const auto recipe = read_recipe(beside);
         check_recipe_record(recipe, beside.string(), facts, results);

@@ -66,7 +66,7 @@ struct QuantizeOptions : OwnRecipesOptions {
     bool compare_all = false;           // measure every stock mix, not only those that may turn out to be the best
     /// Told, at the begin of a stage, how many seconds it and all behind it are expected to take.
     std::function<void(double stage_s, double later_s)> expect;
-    OutputLock* lock = nullptr;         // on the output; told when the files get their names
+    OutputLock* lock = nullptr;  // on the output; told when the files get their names
 };
 
 /// What of the job takes time, for plan_ahead(). Where the size follows from another goal it is a guess.

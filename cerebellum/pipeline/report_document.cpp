@@ -378,7 +378,7 @@ void drop_folders(json& value) {
 json results_json(std::span<const std::filesystem::path> paths, const std::string& fingerprint) {
     auto list = json::array();
     for (const auto& path : paths) {
-        auto content = try_parse_json(read_file(path)).value_or(json());
+        auto content = try_parse_json(read_file(path), limits_of_long_json).value_or(json());
         if (!content.is_object())
             throw Error(fmt::format(
                 "cannot use {}: it is no result of Cerebellum; give what quantize, verify or an evaluation stored",

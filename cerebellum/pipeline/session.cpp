@@ -17,6 +17,7 @@
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/file.h"
 #include "cerebellum/core/hash.h"
+#include "cerebellum/core/json_text.h"
 #include "cerebellum/core/mapped_memory.h"
 #include "cerebellum/core/parallel.h"
 #include "cerebellum/core/quant_type.h"
@@ -50,7 +51,7 @@ std::string serialize(const Imatrix& imatrix) {
 
 Imatrix deserialize_imatrix(std::string_view bytes) {
     try {
-        const auto json = nlohmann::json::from_cbor(bytes.begin(), bytes.end());
+        const auto json = parse_cbor(bytes, "the importance matrix in the journal");
         Imatrix imatrix;
         for (const auto& [name, value] : json.at("entries").items()) {
             auto& entry = imatrix.entries[name];
@@ -159,7 +160,8 @@ std::vector<TensorInfo> tensors_from_journal(const Journal& journal) {
                                 journal.path().string()));
     std::vector<TensorInfo> tensors;
     try {
-        for (const auto& value : nlohmann::json::parse(*bytes)) {
+        for (const auto& value :
+             parse_json(*bytes, journal.path().string() + ": the model's tensors", limits_of_long_json)) {
             auto& tensor = tensors.emplace_back();
             value.at("name").get_to(tensor.name);
             value.at("shape").get_to(tensor.shape);
@@ -804,7 +806,7 @@ void Session::distribute(GroupExecutor& executor) {
 
 void Session::take_part(Group& group) {
     const auto bytes = receive(group, progress_);
-    const auto of_rank_0 = nlohmann::json::from_cbor(bytes.begin(), bytes.end());
+    const auto of_rank_0 = parse_cbor(bytes, "what rank 0 hands out");
     JournalIdentity theirs;
     of_rank_0.at("identity").get_to(theirs.fields);
     if (const auto differs = difference(theirs, journal_->identity()))

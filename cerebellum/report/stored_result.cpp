@@ -41,8 +41,7 @@ std::string Stored::text() const {
 }
 
 StoredResult StoredResult::read(const std::filesystem::path& path, std::string link) {
-    constexpr JsonLimits limits = {.bytes = std::size_t{256} << 20U};
-    auto whole = try_parse_json(read_file(path), limits).value_or(json());
+    auto whole = try_parse_json(read_file(path), limits_of_long_json).value_or(json());
     if (!whole.is_object() && !whole.is_array())
         throw Error(fmt::format("{} is no stored result: it holds no JSON", path.string()));
     StoredResult result;
