@@ -35,13 +35,14 @@ int run(int argc, char** argv) {
     app.require_subcommand(1);
     app.fallthrough();  // --config may stand behind the command, too
     app.get_formatter()->column_width(30);
-    std::vector<Command> commands = {add_quantize(app),  add_ablate(app),  add_allocate(app),   add_build(app),
-                                     add_verify(app),    add_inspect(app), add_frontier(app),   add_recipe(app),
-                                     add_compare(app),   add_imatrix(app), add_explain(app),    add_interactions(app),
-                                     add_import(app),    add_eval(app),    add_memory(app),     add_compare_evals(app),
-                                     add_show(app),      add_doctor(app),  add_completion(app), add_man(app),
-                                     add_convert(app),   add_report(app),  add_journal(app),    add_card(app),
-                                     add_modelfile(app), add_publish(app)};
+    std::vector<Command> commands = {
+        add_quantize(app),  add_ablate(app),  add_allocate(app),         add_build(app),
+        add_verify(app),    add_inspect(app), add_frontier(app),         add_recipe(app),
+        add_compare(app),   add_imatrix(app), add_explain(app),          add_interactions(app),
+        add_import(app),    add_eval(app),    add_memory(app),           add_compare_evals(app),
+        add_show(app),      add_doctor(app),  add_completion(app),       add_man(app),
+        add_convert(app),   add_report(app),  add_journal(app),          add_card(app),
+        add_modelfile(app), add_publish(app), add_verify_derivation(app)};
     add_defaults_file(app);
     try {
         app.parse(argc, argv);

@@ -23,7 +23,7 @@ namespace {
 
 constexpr std::size_t digest_characters = 64;
 
-std::int64_t nanoseconds(const timespec& time) {
+std::int64_t in_ns(const timespec& time) {
     return std::int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
 }
 
@@ -64,11 +64,11 @@ FileState file_state(const struct stat& info) {
     state.inode = static_cast<std::uint64_t>(info.st_ino);
     state.size_bytes = static_cast<std::uint64_t>(info.st_size);
 #ifdef __APPLE__
-    state.changed_ns = nanoseconds(info.st_mtimespec);
-    state.entry_changed_ns = nanoseconds(info.st_ctimespec);
+    state.changed_ns = in_ns(info.st_mtimespec);
+    state.entry_changed_ns = in_ns(info.st_ctimespec);
 #else
-    state.changed_ns = nanoseconds(info.st_mtim);
-    state.entry_changed_ns = nanoseconds(info.st_ctim);
+    state.changed_ns = in_ns(info.st_mtim);
+    state.entry_changed_ns = in_ns(info.st_ctim);
 #endif
     return state;
 }

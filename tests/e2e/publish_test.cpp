@@ -92,6 +92,25 @@ TEST_F(PublishSlow, one_command_makes_the_whole_folder_and_goes_on_where_it_stop
                   .code,
               0);
 
+    // What it was made of is said, and holds: from the source it comes out the same again.
+    const auto statement = (folder() / (name + ".derivation.json")).string();
+    EXPECT_THAT(read(name + ".derivation.json"), Not(HasSubstr(work_.path().string())));
+    const auto derived = run({"verify-derivation", statement, "--source", small_model().string(), "--threads", "1"});
+    EXPECT_EQ(derived.code, 0) << derived.output << derived.errors;
+    EXPECT_THAT(derived.output, HasSubstr("made again, with the same bytes"));
+
+    // A damaged output is noticed, by the checker and by the next run, which makes it again.
+    const auto whole = read(name + ".gguf");
+    auto damaged = whole;
+    damaged[damaged.size() / 2] = static_cast<char>(damaged[damaged.size() / 2] ^ 1);
+    write_file_atomically(folder() / (name + ".gguf"), damaged);
+    const auto checked = run({"verify-derivation", statement});
+    EXPECT_EQ(checked.code, 1);
+    EXPECT_THAT(checked.output, HasSubstr("DIFFERS"));
+    const auto mended = publish("3MB");
+    EXPECT_EQ(mended.code, 0) << mended.errors;
+    EXPECT_TRUE(read(name + ".gguf") == whole);
+
     // Done is done; what is missing is made again.
     const auto written = fs::last_write_time(folder() / (name + ".gguf"));
     const auto again = publish("3MB");
