@@ -54,7 +54,7 @@ Measurement sample(int number) {
     m.tensor = fmt::format("blk.{}.ffn_down.weight", number);
     m.type = "q4_K";
     m.tier = Tier::full;
-    m.counts = {255.0, 255.0, static_cast<double>(number)};
+    m.counts = {255.0, 255.0, static_cast<double>(number + 1)};
     m.kld = {1e-9, 0.1, 3.0};
     m.delta_nll = {-1e-9, 0.0, -0.0};
     m.top1_agree = {250.0, 251.0, 1.0};
@@ -259,6 +259,60 @@ MixMeasurement sample_mix() {
     m.top1_agree = {200.0, 254.0};
     m.wall_s = 1.5;
     return m;
+}
+
+TEST_F(JournalTest, refuses_figures_that_do_not_belong_together) {
+    MixMeasurement mix;
+    mix.part = "measured";
+    mix.kind = "recipe";
+    mix.types = {{"t", Encoding(GGML_TYPE_Q4_K)}};
+    mix.counts = mix.kld = mix.nll = mix.reference_nll = mix.top1_agree = {2.0, 3.0};
+    const auto read = [&] {
+        const auto journal = Journal::open_existing(path_);
+        journal.measurements();
+        journal.not_numbers();
+        journal.unusable();
+        journal.mixes();
+    };
+    const std::string too_short = "zeroblob(16)", negative = "x'00000000000008c0'";
+    for (const auto& sql : {
+             "UPDATE measurement SET kld = " + too_short,
+             "UPDATE measurement SET delta_nll = " + too_short,
+             "UPDATE measurement SET top1_agree = " + too_short,
+             "UPDATE measurement SET local_energy = " + too_short,
+             std::string("UPDATE measurement SET counts = zeroblob(7)"),
+             std::string("UPDATE measurement SET type = 'q4_Z'"),
+             std::string("UPDATE measurement SET tier = 'slow'"),
+             "UPDATE measurement SET counts = " + negative + " || " + negative + " || " + negative,
+             "UPDATE measurement SET top1_agree = counts || x'', counts = zeroblob(24)",
+             std::string("UPDATE measurement SET top1_agree = x'00000000000059400000000000005940000000000000f040'"),
+             "UPDATE mix SET kld = zeroblob(8)",
+             std::string("UPDATE mix SET nll = x'000000000000f07f000000000000f07f'"),
+             std::string("UPDATE mix SET types = 'no sign of equality'"),
+             std::string("UPDATE mix SET top1_agree = x'00000000000059400000000000005940'"),
+         }) {
+        fs::remove(path_);
+        {
+            auto journal = Journal::open(path_, identity_);
+            journal.record(sample(0));
+            journal.record(mix);
+        }
+        EXPECT_NO_THROW(read());
+        execute(path_, sql);
+        EXPECT_THAT(message_of(read), AllOf(HasSubstr(path_.string()), HasSubstr("damaged"))) << sql;
+    }
+}
+
+TEST_F(JournalTest, runs_nothing_that_a_file_brings_along) {
+    { Journal::open(path_, identity_).record(sample(0)); }
+    execute(path_,
+            "CREATE TRIGGER trap AFTER INSERT ON measurement BEGIN DELETE FROM identity; DELETE FROM measurement; END");
+    {
+        auto journal = Journal::open(path_, identity_);
+        journal.record(sample(1));
+        EXPECT_EQ(journal.measurements().size(), 2u);
+    }
+    EXPECT_EQ(Journal::open_existing(path_).identity(), identity_);
 }
 
 TEST_F(JournalTest, keeps_mixes_by_part_and_types) {

@@ -22,6 +22,7 @@
 #include "cerebellum/core/parallel.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/core/size.h"
+#include "cerebellum/core/visible_text.h"
 #include "cerebellum/llama/placement.h"
 #include "cerebellum/llama/presets.h"
 #include "cerebellum/llama/recorder.h"
@@ -49,6 +50,16 @@ std::string serialize(const Imatrix& imatrix) {
     return {bytes.begin(), bytes.end()};
 }
 
+/// As read_imatrix() checks what comes from a file.
+void check_entry(const std::string& name, const ImatrixEntry& entry) {
+    const auto is_usable = [](float value) { return std::isfinite(value) && value >= 0.0f; };
+    if (entry.n_cols <= 0 || entry.counts.empty() || entry.in_sum2.size() % entry.counts.size() != 0 ||
+        static_cast<std::int64_t>(entry.in_sum2.size() / entry.counts.size()) != entry.n_cols ||
+        !std::ranges::all_of(entry.in_sum2, is_usable) || !std::ranges::all_of(entry.counts, is_usable))
+        throw Error(fmt::format("the importance matrix in the journal is damaged: its entry for {} cannot be used",
+                                visible(name)));
+}
+
 Imatrix deserialize_imatrix(std::string_view bytes) {
     try {
         const auto json = parse_cbor(bytes, "the importance matrix in the journal");
@@ -58,6 +69,7 @@ Imatrix deserialize_imatrix(std::string_view bytes) {
             value.at(0).get_to(entry.in_sum2);
             value.at(1).get_to(entry.counts);
             value.at(2).get_to(entry.n_cols);
+            check_entry(name, entry);
         }
         json.at("datasets").get_to(imatrix.datasets);
         json.at("chunk_count").get_to(imatrix.chunk_count);
@@ -153,6 +165,23 @@ std::string serialize(std::span<const TensorInfo> tensors) {
     return list.dump();
 }
 
+namespace {
+
+/// Sizes above zero whose product is no more than any file can hold, and as many bytes as the type takes for them.
+bool has_possible_shape(const TensorInfo& tensor) {
+    constexpr std::int64_t most_weights = std::int64_t{1} << 48;
+    std::int64_t weights = 1;
+    for (const auto size : tensor.shape) {
+        if (size <= 0 || size > most_weights / weights) return false;
+        weights *= size;
+    }
+    return tensor.n_dims >= 1 && tensor.n_dims <= static_cast<int>(tensor.shape.size()) &&
+           type_fits_row(tensor.type, tensor.row_length()) &&
+           tensor.size_bytes == type_size_bytes(tensor.type, tensor.row_length(), tensor.n_rows());
+}
+
+}  // namespace
+
 std::vector<TensorInfo> tensors_from_journal(const Journal& journal) {
     const auto bytes = journal.get_artifact("tensors");
     if (!bytes)
@@ -170,6 +199,9 @@ std::vector<TensorInfo> tensors_from_journal(const Journal& journal) {
             const auto type = parse_type(value.at("type").get<std::string>());
             if (!type) throw Error(fmt::format("{}: {} has an unknown type", journal.path().string(), tensor.name));
             tensor.type = *type;
+            if (!has_possible_shape(tensor))
+                throw Error(fmt::format("{}: the model's tensors are damaged: {} cannot have this shape",
+                                        journal.path().string(), visible(tensor.name)));
         }
     } catch (const nlohmann::json::exception& error) {
         throw Error(fmt::format("{}: the model's tensors are damaged: {}", journal.path().string(), error.what()));
@@ -305,7 +337,9 @@ auto Session::on_place(Use use) const {
 const TextParts& Session::text() {
     if (text_) return *text_;
     if (const auto stored = journal_->get_artifact("text")) {
-        text_ = deserialize_text_parts(*stored);
+        auto parts = deserialize_text_parts(*stored);
+        check_windows(parts, options_.context, model_.n_vocab());
+        text_ = std::move(parts);
         return *text_;
     }
     if (options_.texts.empty() && options_.limits.host_bytes > 0 && source_.file_size() > options_.limits.host_bytes)
