@@ -274,22 +274,22 @@ TEST_F(JournalTest, refuses_figures_that_do_not_belong_together) {
         journal.unusable();
         journal.mixes();
     };
-    const std::string too_short = "zeroblob(16)", negative = "x'00000000000008c0'";
-    for (const auto& sql : {
-             "UPDATE measurement SET kld = " + too_short,
-             "UPDATE measurement SET delta_nll = " + too_short,
-             "UPDATE measurement SET top1_agree = " + too_short,
-             "UPDATE measurement SET local_energy = " + too_short,
-             std::string("UPDATE measurement SET counts = zeroblob(7)"),
-             std::string("UPDATE measurement SET type = 'q4_Z'"),
-             std::string("UPDATE measurement SET tier = 'slow'"),
-             "UPDATE measurement SET counts = " + negative + " || " + negative + " || " + negative,
-             "UPDATE measurement SET top1_agree = counts || x'', counts = zeroblob(24)",
-             std::string("UPDATE measurement SET top1_agree = x'00000000000059400000000000005940000000000000f040'"),
+    // Little-endian doubles: −3, 100, infinity.
+    const std::string negative = "00000000000008c0", hundred = "0000000000005940", infinite = "000000000000f07f";
+    for (const std::string& sql : std::vector<std::string>{
+             "UPDATE measurement SET kld = zeroblob(16)",
+             "UPDATE measurement SET delta_nll = zeroblob(16)",
+             "UPDATE measurement SET top1_agree = zeroblob(16)",
+             "UPDATE measurement SET local_energy = zeroblob(16)",
+             "UPDATE measurement SET counts = zeroblob(7)",
+             "UPDATE measurement SET type = 'q4_Z'",
+             "UPDATE measurement SET tier = 'slow'",
+             "UPDATE measurement SET counts = x'" + negative + negative + negative + "'",
+             "UPDATE measurement SET top1_agree = x'" + hundred + hundred + hundred + "'",
              "UPDATE mix SET kld = zeroblob(8)",
-             std::string("UPDATE mix SET nll = x'000000000000f07f000000000000f07f'"),
-             std::string("UPDATE mix SET types = 'no sign of equality'"),
-             std::string("UPDATE mix SET top1_agree = x'00000000000059400000000000005940'"),
+             "UPDATE mix SET nll = x'" + infinite + infinite + "'",
+             "UPDATE mix SET types = 'no sign of equality'",
+             "UPDATE mix SET top1_agree = x'" + hundred + hundred + "'",
          }) {
         fs::remove(path_);
         {
