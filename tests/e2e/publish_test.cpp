@@ -270,7 +270,7 @@ TEST_F(Publish, the_front_matter_is_text_for_every_reader_of_yaml) {
                   .code,
               0);
     const auto read_back = check(fmt::format(
-        "import yaml, json; card = open({}).read(); print(json.dumps(yaml.safe_load(card.split('---\n')[1]), "
+        "import yaml, json; card = open({}).read(); print(json.dumps(yaml.safe_load(card.split('---\\n')[1]), "
         "default=str))",
         testing::quoted(folder() / "README.md")));
     ASSERT_EQ(read_back.code, 0) << read_back.errors;
