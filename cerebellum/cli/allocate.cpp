@@ -53,7 +53,7 @@ Command add_allocate(CLI::App& app) {
         "  cerebellum allocate model-f16.gguf --max-kld 0.02 --pin token_embd=q8_0 --couple qkv -o recipe.json\n"
         "  cerebellum allocate model-f16.gguf --vram 12GiB --ctx 16384 --kv q8_0 --parallel 4 -o recipe.json\n"
         "  cerebellum allocate --ablation ablation_results.json --budget 12.0 --output tensor_types.txt\n\n"
-        "Takes well under a second; only the model's header is read.");
+        "Takes well under a second; the model is read once for its digest, which is remembered.");
     add_imported(*command, values->common, values->imported);
     command
         ->add_option("--journal", values->common.journal,
@@ -110,8 +110,9 @@ Command add_allocate(CLI::App& app) {
         const auto calibrated = [&] {
             const auto value = recipe.provenance.find("calibrated_kld");
             if (value == recipe.provenance.end()) return std::string();
-            return fmt::format(", {} ± {} after calibration by whole recipes", value->second,
-                               recipe.provenance.at("calibrated_kld_error"));
+            const auto& error = recipe.provenance.at("calibrated_kld_error");
+            return fmt::format(", {}{} after calibration by whole recipes", value->second,
+                               error == "nan" ? std::string() : " ± " + error);
         };
         fmt::print(
             "{}\n{} bytes, {:.2f} % of {}; predicted KLD {:.5f} nats per token{} ({}, lower bound {:.5f}); solved in "

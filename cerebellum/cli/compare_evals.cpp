@@ -97,7 +97,9 @@ json picked(const json& result, std::initializer_list<const char*> keys) {
 }
 
 std::string with_error(const json& value, int digits) {
-    return fmt::format("{:.{}f} ± {:.{}f}", value["mean"].get<double>(), digits, value["error"].get<double>(), digits);
+    const double error = value["error"].is_number() ? value["error"].get<double>() : std::nan("");
+    return cerebellum::with_error(fmt::format("{:.{}f}", value["mean"].get<double>(), digits), error,
+                                  fmt::format("{{:.{}f}}", digits));
 }
 
 /// "wiki.test.raw", "a.txt and 2 more"

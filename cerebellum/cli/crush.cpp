@@ -39,13 +39,13 @@ std::string describe(const CrushSweep& sweep) {
     for (const auto& t : tensors)
         rows.push_back({t.tensor, type_name(t.base_type), fmt::format("{:.4f}", t.perplexity),
                         fmt::format("{:+.4f}", t.perplexity - sweep.baseline_perplexity),
-                        fmt::format("{:+.2e} ± {:.1e}", t.delta_nll.mean, t.delta_nll.error),
-                        fmt::format("{:.3e} ± {:.1e}", t.kld.mean, t.kld.error)});
+                        with_error(fmt::format("{:+.2e}", t.delta_nll.mean), t.delta_nll.error, "{:.1e}"),
+                        with_error(fmt::format("{:.3e}", t.kld.mean), t.kld.error, "{:.1e}")});
     auto text = format_table({"tensor", "base", "perplexity", "change", "ΔNLL", "KLD from the baseline"}, rows);
     text += fmt::format("\nbaseline {}: perplexity {:.4f}", sweep.baseline, sweep.baseline_perplexity);
     if (sweep.baseline_kld)
-        text +=
-            fmt::format(", KLD from the source {:.3e} ± {:.1e}", sweep.baseline_kld->mean, sweep.baseline_kld->error);
+        text += with_error(fmt::format(", KLD from the source {:.3e}", sweep.baseline_kld->mean),
+                           sweep.baseline_kld->error, "{:.1e}");
     text += fmt::format("; {} tensors crushed to {} one at a time, {:.0f} scored tokens of {}\n", sweep.tensors.size(),
                         type_name(sweep.crush), sweep.tokens, sweep.text);
     for (const auto& tensor : sweep.skipped) text += fmt::format("skipped {}: {}\n", tensor.tensor, tensor.reason);

@@ -57,7 +57,8 @@ struct EvalText {
     std::string text;
     TextScoring scoring;
 };
-EvalText load_eval_text(const EvalTextOptions& options, const EvalRunOptions& run);
+EvalText load_eval_text(const EvalTextOptions& options, const EvalRunOptions& run,
+                        const std::filesystem::path& reference);
 /// What has to be known to repeat the figures: text, convention, context, versions.
 nlohmann::json describe(const EvalTextOptions& options, const EvalText& text, const EvalRunOptions& run);
 

@@ -159,7 +159,7 @@ void add_eval_text(CLI::App& command, EvalTextOptions& options) {
     command.add_option("--data", options.data, "Folder of scripts/fetch-data")->type_name("FOLDER");
 }
 
-EvalText load_eval_text(const EvalTextOptions& options, const EvalRunOptions& run) {
+EvalText load_eval_text(const EvalTextOptions& options, const EvalRunOptions& run, const fs::path& reference) {
     if (options.wikitext2 && (!options.texts.empty() || options.context > 0))
         throw UsageError("--wikitext2 fixes the text and --ctx 2048; leave out --text and --ctx");
     if (!options.wikitext2 && options.texts.empty()) throw UsageError("give a --text FILE, or --wikitext2");
@@ -177,6 +177,13 @@ EvalText load_eval_text(const EvalTextOptions& options, const EvalRunOptions& ru
     result.scoring.context = options.wikitext2     ? wikitext2_context
                              : options.context > 0 ? options.context
                                                    : default_context;
+    const auto model = GgufFile::open_header(reference);
+    const auto trained = model.uint_value(model.architecture() + ".context_length");
+    if (trained && *trained > 0 && static_cast<std::uint64_t>(result.scoring.context) > *trained)
+        throw UsageError(
+            fmt::format("windows of {} tokens are more than the {} that {} was trained for; lower --ctx{}",
+                        result.scoring.context, *trained, reference.string(),
+                        options.wikitext2 ? " and give the text with --text, as --wikitext2 fixes both" : ""));
     result.scoring.max_windows = options.windows;
     result.scoring.threads = run.n_threads();
     result.scoring.place = run.place();

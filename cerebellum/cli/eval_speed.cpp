@@ -28,7 +28,7 @@ nlohmann::json spread_json(const std::vector<double>& figures) {
 std::string cell(const std::vector<double>& figures) {
     if (figures.empty()) return "";
     const auto spread = spread_of(figures);
-    return fmt::format("{:.2f} ± {:.2f}", spread.median, spread.deviation);
+    return with_error(fmt::format("{:.2f}", spread.median), spread.deviation, "{:.2f}");
 }
 
 int run_speed(Values values) {

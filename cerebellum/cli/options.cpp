@@ -165,7 +165,8 @@ void add_aim(CLI::App& command, CommonOptions& options) {
 }
 
 Aim aim_of(const CommonOptions& options) {
-    return {parse_objective(options.objective).value(), options.profile, parse_rounding(options.rounding)};
+    return {parse_objective(options.objective).value(), options.profile, parse_rounding(options.rounding),
+            parse_types(options.types)};
 }
 
 void add_json(CLI::App& command, CommonOptions& options) {

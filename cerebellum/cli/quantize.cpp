@@ -26,12 +26,12 @@ std::vector<std::string> figures_of(const Contender& contender) {
     if (contender.predicted_only()) {
         if (!contender.predicted) return {"-", "-", "-"};
         const auto& kld = contender.predicted->kld;
-        return {fmt::format("{}{:.5f} ± {:.5f}", contender.predicted->at_least ? "≥ " : "", kld.mean, kld.error), "-",
-                "-"};
+        const auto figure = fmt::format("{}{:.5f}", contender.predicted->at_least ? "≥ " : "", kld.mean);
+        return {with_error(figure, kld.error, "{:.5f}"), "-", "-"};
     }
     const auto figures = summarize(contender.test);
-    return {fmt::format("{:.5f} ± {:.5f}", figures.kld.mean, figures.kld.error),
-            fmt::format("{:.3f} ± {:.3f}", figures.perplexity, figures.perplexity_error),
+    return {with_error(fmt::format("{:.5f}", figures.kld.mean), figures.kld.error, "{:.5f}"),
+            with_error(fmt::format("{:.3f}", figures.perplexity), figures.perplexity_error, "{:.3f}"),
             fmt::format("{:.2f} %", 100.0 * figures.top1_agree.mean)};
 }
 
@@ -69,7 +69,8 @@ std::string describe(const TimedSearch& search) {
     auto text = fmt::format("Search: {} changes measured in {:.0f} s, {} of {} tests accepted", result.explored,
                             search.seconds, result.accepted(), result.steps.size());
     if (result.accepted() > 0)
-        text += fmt::format("; KLD on the held-out text lower by {:.5f} ± {:.5f}", search.gain.mean, search.gain.error);
+        text += with_error(fmt::format("; KLD on the held-out text lower by {:.5f}", search.gain.mean),
+                           search.gain.error, "{:.5f}");
     return text + (result.exhausted ? "; nothing is left to try." : "; the time was up.");
 }
 

@@ -13,6 +13,7 @@
 #include "cerebellum/core/hash.h"
 #include "cerebellum/core/output_lock.h"
 #include "cerebellum/core/quant_type.h"
+#include "cerebellum/core/size.h"
 #include "cerebellum/core/temporary_name.h"
 #include "cerebellum/evaluate/built_file.h"
 #include "cerebellum/pipeline/allocation.h"
@@ -52,9 +53,10 @@ void check_budget(Session& session, std::uint64_t budget_bytes) {
     std::map<std::string, std::vector<Encoding>> candidates;
     for (const auto& entry : session.plan())
         if (session.is_measurable(entry.name)) candidates[entry.name] = entry.types;
-    for (const auto& measured :
-         session.journal().measurements())  // by an earlier run, which may have allowed more types
-        if (const auto type = parse_encoding(measured.type)) candidates[measured.tensor].push_back(*type);
+    // An earlier run may have measured more; what was asked for holds.
+    if (session.options().types.empty())
+        for (const auto& measured : session.journal().measurements())
+            if (const auto type = parse_encoding(measured.type)) candidates[measured.tensor].push_back(*type);
     AllocationProblem problem;
     problem.fixed_bytes = fixed_bytes(source, imatrix_info(session.imatrix(), session.imatrix_name()));
     problem.budget_bytes = budget_bytes;
@@ -92,6 +94,20 @@ void announce(Session& session, const QuantizeOptions& options) {
         const double stage_s = name == "measuring" || stage == plan.stages.end() ? 0.0 : stage->seconds.value_or(0.0);
         if (stage != plan.stages.end()) expect(stage_s, plan.seconds_after(name));
     };
+}
+
+/// What makes the result less than what was hoped for, and is known before hours of work.
+void warn_of_source(Session& session, std::uint64_t budget_bytes, bool sized, Progress& progress) {
+    const auto& source = session.source();
+    TypeMap types;
+    for (const auto& entry : session.plan()) types[entry.name] = entry.types.front();
+    if (const auto warning = requantization_warning(source, types); !warning.empty()) progress.warn(warning);
+    if (sized && budget_bytes >= source.file_size())
+        progress.warn(fmt::format(
+            "the size asked for, {}, is no less than {}'s own {}: nothing needs to be quantized to reach it; look "
+            "whether "
+            "it was meant in another unit",
+            format_bytes(budget_bytes), source.path().filename().string(), format_bytes(source.file_size())));
 }
 
 std::vector<Contender*> pointers(std::vector<Contender>& contenders) {
@@ -153,6 +169,7 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
     parse_profile(options.aim.profile, session.text().calibration_domains);
     if (options.search_seconds > 0.0) check_search_text(session);
 
+    warn_of_source(session, result.budget_bytes, sized, progress);
     announce(session, options);
     if (options.scaling) {
         const StageTimer searching(session.times(), "searching scales");
@@ -247,8 +264,6 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
     note_moments(measured.journal(), result.recipe);
     if (result.reference != "the source") result.recipe.provenance["reference"] = result.reference;
 
-    if (const auto warning = requantization_warning(source, result.recipe.types); !warning.empty())
-        progress.warn(warning);
     const auto build = [&](Session& with, const Recipe& recipe, const fs::path& path, Provenance keys) {
         BuildOptions build_options;
         build_options.threads = session.threads();

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "cerebellum/core/visible_text.h"
 
@@ -38,6 +39,11 @@ std::string format_table(const std::vector<std::string>& header, const std::vect
         text += line + "\n";
     }
     return text;
+}
+
+std::string with_error(const std::string& figure, double error, std::string_view spec) {
+    if (!std::isfinite(error)) return figure;
+    return figure + " ± " + fmt::format(fmt::runtime(spec), error);
 }
 
 }  // namespace cerebellum
