@@ -26,9 +26,11 @@ say() { echo "llama.cpp $version: $*" >&2; }
 flags=(-DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=OFF -DCMAKE_POSITION_INDEPENDENT_CODE=ON -DGGML_OPENMP=OFF
        -DGGML_CCACHE=OFF -DGGML_RPC=ON -DGGML_RPC_RDMA=OFF -DLLAMA_BUILD_IS_DEV=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF
        -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_APP=OFF ${LLAMA_CPP_FLAGS:-})
+# Its quantizers round alike everywhere; what that file says is part of the key, but not where it lies.
+rounding=$(cd "$(dirname "${BASH_SOURCE[0]}")/../cmake" && pwd)/ggml_rounding.cmake
 cpu_features=$(grep -m1 -E '^(flags|Features)' /proc/cpuinfo 2>/dev/null || uname -m)
 # What the compiler is called does not matter: pip says g++ where make says c++.
-key=$(printf '%s\n' "${flags[@]}" "$(${CXX:-c++} --version | sed '1s/^[^ ]*/c++/;1q')" "$cpu_features" | sha256sum | cut -c1-12)
+key=$(printf '%s\n' "${flags[@]}" "$(grep -v '^#' "$rounding")" "$(${CXX:-c++} --version | sed '1s/^[^ ]*/c++/;1q')" "$cpu_features" | sha256sum | cut -c1-12)
 
 source_dir=$cache/llama.cpp-$version-src
 build_dir=$cache/llama.cpp-$version-$key-build
@@ -72,7 +74,8 @@ fetch_source() {
 }
 
 configure() {
-  cmake -S "$source_dir" -B "$build_dir" -G Ninja -DCMAKE_INSTALL_PREFIX="$prefix" "${flags[@]}" "$@" >&2
+  cmake -S "$source_dir" -B "$build_dir" -G Ninja -DCMAKE_INSTALL_PREFIX="$prefix" \
+        "-DCMAKE_PROJECT_ggml_INCLUDE=$rounding" "${flags[@]}" "$@" >&2
 }
 
 install_shared() {

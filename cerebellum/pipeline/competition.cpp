@@ -7,10 +7,12 @@
 #include <set>
 #include <utility>
 
+#include "cerebellum/core/quant_type.h"
 #include "cerebellum/pipeline/mix_scores.h"
 #include "cerebellum/pipeline/race.h"
 #include "cerebellum/pipeline/undecided.h"
 #include "cerebellum/predict/curve.h"
+#include "cerebellum/quantize/feedback_rounder.h"
 
 namespace cerebellum {
 
@@ -201,20 +203,46 @@ MixPredictor::MixPredictor(std::span<const Measurement> measurements, Calibratio
     for (const auto& m : measurements)
         if (const auto type = parse_encoding(m.type); type && type->rounding == Rounding::ggml) plain.push_back(m);
     for (const auto& [tensor, curve] : fit_curves(plain))
-        for (const auto& point : curve.points) damages_[{tensor, point.type}] = {point.kld, point.damage.error};
+        for (const auto& point : curve.points) damages_[tensor][point.type] = {point.kld, point.damage.error};
+}
+
+const Estimate* MixPredictor::measured(const std::string& tensor, const Encoding& type) const {
+    const auto known = damages_.find(tensor);
+    if (known == damages_.end()) return nullptr;
+    const auto damage = known->second.find(type);
+    return damage == known->second.end() ? nullptr : &damage->second;
+}
+
+const Estimate* MixPredictor::at_least(const std::string& tensor, const Encoding& type) const {
+    constexpr double surely_better = 1.25;
+    const auto known = damages_.find(tensor);
+    // A source may lie on the grid of a type without a codebook, which then does no damage at all.
+    if (known == damages_.end() || takes_feedback(type.type)) return nullptr;
+    const Estimate* least = nullptr;
+    double bits = 0.0;
+    for (const auto& [other, damage] : known->second) {
+        const double other_bits = bits_per_weight(other.type);
+        if (other_bits < surely_better * bits_per_weight(type.type)) continue;
+        const bool is_nearer = least == nullptr || other_bits < bits;
+        if (!is_nearer && (other_bits > bits || damage.mean >= least->mean)) continue;
+        least = &damage;
+        bits = other_bits;
+    }
+    return least;
 }
 
 std::optional<MixPrediction> MixPredictor::predict(const TypeMap& changed) const {
     MixPrediction prediction;
     double sum = 0.0, variance = 0.0;
     for (const auto& [name, type] : changed) {
-        const auto damage = damages_.find({name, type});
-        if (damage == damages_.end()) {
+        const auto* damage = measured(name, type);
+        if (damage == nullptr) {
             prediction.at_least = true;
-            continue;
+            damage = at_least(name, type);
         }
-        sum += damage->second.mean;
-        variance += damage->second.error * damage->second.error;
+        if (damage == nullptr) continue;
+        sum += damage->mean;
+        variance += damage->error * damage->error;
     }
     if (!(sum > 0.0)) return std::nullopt;
     prediction.kld = calibration_.predict(sum);

@@ -13,6 +13,7 @@
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/core/size.h"
+#include "cerebellum/quantize/lane_quantizer.h"
 #include "cerebellum/version.h"
 
 namespace cerebellum {
@@ -100,6 +101,14 @@ Finding examine_build(const Patient& patient) {
     return finding;
 }
 
+Finding examine_quantizing(const Patient& patient) {
+    if (patient.slow_types.empty()) return {Status::good, "quantizing", "with SIMD lanes, bytes as ggml's", ""};
+    return {Status::note, "quantizing",
+            fmt::format("by ggml's own code, several times slower, for {}: SIMD lanes do not make the same bytes",
+                        fmt::join(patient.slow_types, " ")),
+            "this ggml was compiled with fused multiplications and additions; 'make build' makes one without"};
+}
+
 Finding examine_devices(const Patient& patient) {
     Finding finding{Status::good, "devices", "", ""};
     bool has_gpu = false;
@@ -158,6 +167,8 @@ Patient admit() {
     patient.machine = this_machine();
     patient.devices = device_facts();
     patient.cpu_features = cpu_features();
+    for (const auto type : lane_types())
+        if (!lane_quantizer().uses_lanes(type, true)) patient.slow_types.push_back(type_name(type));
     patient.programs = {{"llama-quantize", "building from a .tensor-types.txt without cerebellum", ""},
                         {"llama-server", "running models, 'eval chat' and 'eval serve'", ""},
                         {"bwrap", "'eval code', which runs programs in a sandbox", ""},
@@ -174,6 +185,7 @@ Patient admit() {
 
 std::vector<Finding> examine(const Patient& patient) {
     std::vector<Finding> findings = {examine_build(patient),
+                                     examine_quantizing(patient),
                                      examine_load(patient.machine),
                                      examine_memory(patient.machine),
                                      examine_devices(patient),

@@ -36,6 +36,7 @@ struct Patient {
     Machine machine;
     std::vector<DeviceFacts> devices;
     std::vector<std::string> cpu_features;  // that ggml was compiled for
+    std::vector<std::string> slow_types;    // that ggml's own code has to quantize (LaneQuantizer)
     std::vector<OptionalProgram> programs;
     std::string folder, scratch;  // where output and temporary files go
     std::uint64_t folder_free = 0, scratch_free = 0;

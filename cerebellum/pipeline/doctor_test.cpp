@@ -47,11 +47,14 @@ TEST(Doctor, everything_that_is_wrong_says_how_to_mend_it) {
     patient.folder_free = 1000;
     patient.scratch_free = 0;
     patient.programs = {{"ollama", "running models", ""}};
+    patient.slow_types = {"q4_K"};
     const auto findings = examine(patient);
     for (const auto* what : {"processor", "memory", "devices", "build", "disk"})
         EXPECT_EQ(finding(findings, what).status, Status::warning) << what;
     EXPECT_EQ(finding(findings, "scratch").status, Status::problem);
     EXPECT_EQ(finding(findings, "ollama").status, Status::note);
+    EXPECT_EQ(finding(findings, "quantizing").status, Status::note);
+    EXPECT_THAT(finding(findings, "quantizing").said, HasSubstr("q4_K"));
     for (const auto& each : findings) EXPECT_EQ(each.mend.empty(), each.status == Status::good) << each.what;
     EXPECT_THAT(finding(findings, "build").said, HasSubstr("AVX512"));
     EXPECT_THAT(finding(findings, "devices").said, HasSubstr("NVIDIA"));

@@ -17,6 +17,7 @@
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/llama/presets.h"
 #include "cerebellum/llama/sampler.h"
+#include "cerebellum/pipeline/whole_prediction.h"
 #include "cerebellum/quantize/input_metric.h"
 #include "cerebellum/sweep/sweep_map.h"
 
@@ -227,7 +228,9 @@ class Planner {
     /// Recipes of neighbouring sizes calibrate the prediction.
     void recipes() {
         // They share most of their tensors' types, and none is quantized twice.
-        constexpr double n_recipes = 4.0, own_share = 0.25;
+        constexpr double own_share = 0.25;
+        const auto n_recipes =
+            static_cast<double>(neighbouring_budgets(request_.budget_bytes, session_.options().effort).size());
         auto& stage = add("allocating");
         const auto& text = session_.text();
         const double windows = windows_of(session_.measured_windows()) + windows_of(text.selection);

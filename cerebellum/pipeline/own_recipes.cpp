@@ -33,7 +33,8 @@ class Maker {
         allocate();
         if (own_.goal.kind == AllocationGoal::Kind::max_kld) correct_goal();
         problem_.budget_bytes = own_.kld_problem.budget_bytes = own_.budget_bytes;
-        measure_recipes(session_, own_.kld_problem, neighbouring_budgets(own_.budget_bytes), progress_);
+        const auto budgets = neighbouring_budgets(own_.budget_bytes, session_.options().effort);
+        measure_recipes(session_, own_.kld_problem, budgets, progress_);
         own_.calibration = make_calibration(own_.kld_problem, session_.journal(), in_kld_);
         note_prediction(own_.kld_problem, own_.calibration, own_.recipe);
         own_.problem = constrained(problem_, options_.request.constraints);

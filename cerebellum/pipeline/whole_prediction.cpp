@@ -94,9 +94,12 @@ std::vector<MixMeasurement> measure_recipes(Session& session, AllocationProblem 
     return std::move(rows[0]);
 }
 
-std::vector<std::uint64_t> neighbouring_budgets(std::uint64_t budget_bytes) {
+std::vector<std::uint64_t> neighbouring_budgets(std::uint64_t budget_bytes, Effort effort) {
+    std::vector<double> factors = {0.92, 1.08};
+    if (effort == Effort::quick) factors = {1.04};
+    if (effort == Effort::thorough) factors = {0.84, 0.94, 1.06, 1.18};
     std::vector<std::uint64_t> budgets;
-    for (const double factor : {0.84, 0.94, 1.06, 1.18})
+    for (const double factor : factors)
         budgets.push_back(static_cast<std::uint64_t>(factor * static_cast<double>(budget_bytes)));
     return budgets;
 }

@@ -9,6 +9,7 @@
 #include "cerebellum/build/recipe.h"
 #include "cerebellum/journal/journal.h"
 #include "cerebellum/pipeline/aim.h"
+#include "cerebellum/pipeline/effort.h"
 #include "cerebellum/pipeline/session.h"
 #include "cerebellum/predict/calibration.h"
 
@@ -49,8 +50,9 @@ void note_prediction(const AllocationProblem& problem, const Calibration& calibr
 std::vector<MixMeasurement> measure_recipes(Session& session, AllocationProblem problem,
                                             std::span<const std::uint64_t> budgets, Progress& progress);
 
-/// Budgets around one, itself left out: what its recipe is calibrated by.
-std::vector<std::uint64_t> neighbouring_budgets(std::uint64_t budget_bytes);
+/// Budgets around one, itself left out: what its recipe is calibrated by. Most of what a job quantizes as a whole it
+/// quantizes for them, so that there are no more of them than the effort is worth.
+std::vector<std::uint64_t> neighbouring_budgets(std::uint64_t budget_bytes, Effort effort);
 /// Evenly spaced on a logarithmic scale from a little above the smallest possible file to 6.5 bits per weight.
 std::vector<std::uint64_t> spread_budgets(const AllocationProblem& problem, std::uint64_t n_weights);
 

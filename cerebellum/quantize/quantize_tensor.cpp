@@ -13,6 +13,7 @@
 #include "cerebellum/core/figure_error.h"
 #include "cerebellum/core/parallel.h"
 #include "cerebellum/core/quant_type.h"
+#include "cerebellum/quantize/lane_quantizer.h"
 
 namespace cerebellum {
 
@@ -100,9 +101,9 @@ void quantize_few(const TensorInfo& tensor, const std::byte* rows, ggml_type tar
         const std::int64_t stop = std::min(end, (matrix + 1) * tensor.shape[1]);
         const float* weights =
             imatrix_weights.empty() ? nullptr : imatrix_weights.data() + matrix % tensor.shape[2] * row_length;
-        ggml_quantize_chunk(target, buffer.get() + (row - begin) * row_length,
-                            result + static_cast<std::size_t>(row - begin) * target_row, 0, stop - row, row_length,
-                            weights);
+        lane_quantizer().quantize(target, buffer.get() + (row - begin) * row_length,
+                                  result + static_cast<std::size_t>(row - begin) * target_row, stop - row, row_length,
+                                  weights);
         row = stop;
     }
     if (!ggml_validate_row_data(target, result, result_bytes))

@@ -12,7 +12,8 @@
 namespace cerebellum {
 
 /// A tensor → its bytes in another type, bit for bit what llama-quantize v0.5.0 writes (src/llama-quant.cpp):
-/// dequantize to float with ggml, then ggml_quantize_chunk row by row, each matrix with its own importance weights.
+/// dequantize to float with ggml, then ggml_quantize_chunk row by row, each matrix with its own importance weights;
+/// where it was found to make the same bytes, LaneQuantizer does that.
 /// ggml rounds rows independently, so neither threads nor slabs change a bit.
 
 /// `source.size()` bytes of whole blocks of `type` to `floats.size()` numbers. Throws Error where ggml cannot read the
