@@ -16,6 +16,7 @@
 #include "cerebellum/pipeline/quantize.h"
 #include "cerebellum/pipeline/run_files.h"
 #include "cerebellum/pipeline/unusable.h"
+#include "cerebellum/pipeline/whole_prediction.h"
 #include "cerebellum/report/table.h"
 
 namespace cerebellum::cli {
@@ -97,7 +98,8 @@ Command add_allocate(CLI::App& app) {
         if (measured.imatrix) guard.writes("the importance matrix beside the recipe", imatrix_path(output));
         const auto lock = guard.lock();
         const auto started = std::chrono::steady_clock::now();
-        const auto solved = solve_goal(measured.source, measured.problem, request);
+        const auto solved = solve_calibrated_goal(measured.source, measured.problem, request,
+                                                  make_calibration(measured.problem, measured.journal, aim));
         const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
         const auto recipe = make_recipe(measured.source, measured.journal, solved, aim);
         write_recipe(output, recipe);

@@ -135,7 +135,10 @@ int run(const Values& values) {
     guard.writes("the recipe that is saved", values.save_recipe).check();
     const auto source = GgufFile::open(values.common.model);
     const std::filesystem::path imatrix_file = values.common.imatrix;
-    const auto imatrix = imatrix_file.empty() ? std::nullopt : std::optional(read_imatrix(imatrix_file));
+    auto imatrix = imatrix_file.empty() ? std::nullopt : std::optional(read_imatrix(imatrix_file));
+    // Who wants the bytes of llama-quantize gets them, zeros and all.
+    if (imatrix && !values.no_provenance)
+        if (const auto gaps = describe_gaps(fill_gaps(*imatrix)); !gaps.empty()) progress.warn(gaps);
     const Imatrix* weights = imatrix ? &*imatrix : nullptr;
     auto recipe = find_recipe(values, source, imatrix.has_value(), options);
     keep_tensors(recipe, source, values.keep);

@@ -232,7 +232,10 @@ Session::Session(RunOptions options, Progress& progress)
         throw UsageError(fmt::format("--tokens {} is less than one window of {} tokens; raise it or lower --ctx",
                                      options_.tokens, options_.context));
     // What cannot be used is refused before there is a journal that would belong to it.
-    if (options_.imatrix) imatrix_ = read_imatrix(*options_.imatrix);
+    if (options_.imatrix) {
+        imatrix_ = read_imatrix(*options_.imatrix);
+        fill_imatrix();
+    }
     if (!options_.texts.empty() && !std::filesystem::exists(options_.journal))
         text_ = windows_from_files(model_, options_.texts, options_.context, demand(), options_.domains);
     source_.fingerprint(progress);
@@ -459,6 +462,10 @@ double Session::null_floor_kld() const {
     return stored ? std::stod(*stored) : 0.0;
 }
 
+void Session::fill_imatrix() {
+    if (const auto gaps = describe_gaps(fill_gaps(*imatrix_)); !gaps.empty()) progress_.warn(gaps);
+}
+
 const Imatrix& Session::imatrix() {
     if (imatrix_) return *imatrix_;
     if (auto stored = imatrix_from_journal(*journal_)) {
@@ -473,6 +480,7 @@ const Imatrix& Session::imatrix() {
                               return compute_imatrix(model, text().calibration, options_.threads, text().description,
                                                      progress_);
                           });
+    fill_imatrix();
     journal_->put_artifact("imatrix", serialize(*imatrix_));
     return *imatrix_;
 }

@@ -96,6 +96,7 @@ class Session {
 
     const TextParts& text();
     /// How many windows are asked for; a short text gives fewer.
+    void fill_imatrix();
     TextDemand demand() const;
     /// Whether the model is measured by replaying it. Where it cannot be replayed exactly, which is found out at the
     /// first call and warned of, everything is measured through whole files.
