@@ -14,6 +14,7 @@
 
 #include "cerebellum/build/build_gguf.h"
 #include "cerebellum/calibrate/imatrix.h"
+#include "cerebellum/core/compressed_file.h"
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/file.h"
 #include "cerebellum/core/hash.h"
@@ -311,7 +312,24 @@ TextDemand Session::demand() const {
     return {calibration_factor * windows, std::max(1, windows / 2), windows};
 }
 
+/// What a text means by special tokens is lost on a model that reads them as words; nobody should find that out later.
+void Session::warn_of_special_tokens() {
+    constexpr std::size_t shown = 3;
+    for (const auto& file : options_.texts) {
+        auto tokens = model_.special_tokens_in(read_text(file));
+        if (tokens.empty()) continue;
+        const auto more = tokens.size() > shown ? fmt::format(" and {} more", tokens.size() - shown) : std::string();
+        tokens.resize(std::min(tokens.size(), shown));
+        for (auto& token : tokens) token = visible(token);
+        progress_.warn(
+            fmt::format("{} holds the model's special tokens {}{}: they are read as plain text, as llama-perplexity "
+                        "reads them; give conversations without such marks, or as the words that they are",
+                        file.string(), fmt::join(tokens, ", "), more));
+    }
+}
+
 void Session::keep_text() {
+    warn_of_special_tokens();
     if (static_cast<int>(text_->test.size()) < demand().test)
         progress_.warn(fmt::format(
             "the text is shorter than asked for: {} windows to measure on instead of {}; error bars will be wider",

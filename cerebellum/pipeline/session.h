@@ -179,6 +179,7 @@ class Session {
     /// Of the recorded graph, which need not be replayable; null where there is none.
     const Topology* topology();
     void keep_text();
+    void warn_of_special_tokens();
     /// Calls use(model) with the reference where place() is, loaded there for as long as it takes.
     template <typename Use>
     auto on_place(Use use) const;

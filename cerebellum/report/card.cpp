@@ -362,7 +362,10 @@ void write_findings(CardDocument& card, const StoredResult& findings) {
     list("least_sensitive", "least sensitive");
     card.paragraph(
         "A class says what is shown against the share of the damage that a tensor's bytes would have if all "
-        "cost the same: sacred is above it, demotable and safe are below, sensitive is not decided.");
+        "cost the same: sacred is above it, demotable and safe are below, sensitive is not decided. The lists go by "
+        "the "
+        "damage itself, so that a large tensor may stand high in one and be called safe: it does much damage, and less "
+        "than its bytes would make one expect.");
 }
 
 void write_reproduction(CardDocument& card, const CardSources& sources) {
