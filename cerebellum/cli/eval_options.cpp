@@ -1,5 +1,7 @@
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include <cstdlib>
 
 #include "cerebellum/cli/eval_commands.h"
@@ -148,7 +150,10 @@ void add_eval_run(CLI::App& command, EvalRunOptions& options) {
 
 void add_eval_text(CLI::App& command, EvalTextOptions& options) {
     command.add_option("--text", options.texts, "Plain text to score; repeatable")->type_name("FILE");
-    command.add_option("--ctx", options.context, fmt::format("Tokens per window (default: {})", default_context))
+    command
+        .add_option("--ctx", options.context,
+                    fmt::format("Tokens per window (default: {}, or what the model was trained for, if that is less)",
+                                default_context))
         ->check(CLI::Range(8, 1 << 24));
     command.add_option("--windows", options.windows, "Only the first so many windows of the text")
         ->check(CLI::PositiveNumber);
@@ -174,15 +179,17 @@ EvalText load_eval_text(const EvalTextOptions& options, const EvalRunOptions& ru
                         files.front().string(), wikitext2_sha256));
     result.scoring.convention =
         options.wikitext2 || options.llama_perplexity ? TextConvention::llama_perplexity : TextConvention::cerebellum;
-    result.scoring.context = options.wikitext2     ? wikitext2_context
-                             : options.context > 0 ? options.context
-                                                   : default_context;
     const auto model = GgufFile::open_header(reference);
-    const auto trained = model.uint_value(model.architecture() + ".context_length");
-    if (trained && *trained > 0 && static_cast<std::uint64_t>(result.scoring.context) > *trained)
+    const auto trained = model.uint_value(model.architecture() + ".context_length").value_or(0);
+    result.scoring.context = options.context;
+    if (options.wikitext2) result.scoring.context = wikitext2_context;
+    if (result.scoring.context <= 0)
+        result.scoring.context =
+            trained > 0 ? static_cast<int>(std::min<std::uint64_t>(default_context, trained)) : default_context;
+    if (trained > 0 && static_cast<std::uint64_t>(result.scoring.context) > trained)
         throw UsageError(
             fmt::format("windows of {} tokens are more than the {} that {} was trained for; lower --ctx{}",
-                        result.scoring.context, *trained, reference.string(),
+                        result.scoring.context, trained, reference.string(),
                         options.wikitext2 ? " and give the text with --text, as --wikitext2 fixes both" : ""));
     result.scoring.max_windows = options.windows;
     result.scoring.threads = run.n_threads();
