@@ -97,7 +97,7 @@ void check_source(const GgufFile& source, const Recipe& recipe) {
         fmt::format("its fingerprint is {:.12}... and not {:.12}...", source.fingerprint(), recipe.source_fingerprint);
     if (!recipe.source_tensors.empty())
         difference = first_difference(source, recipe.source_tensors)
-                         .value_or("the tensors are the same but the metadata differs");
+                         .value_or("its metadata differs, or weights inside of a tensor, whose ends are the same");
     throw Error(
         fmt::format("the recipe was made for another model, {}, than {}: {}; name the original file or make a "
                     "new recipe",
