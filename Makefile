@@ -26,7 +26,7 @@ find_tools = tools=$(abspath $(LLAMA_BIN))
 endif
 
 # The default target.
-.PHONY: help build demo demo-smollm2 demo-qwen test test-slow architectures asan lint format bench deb docs clean llama-bin
+.PHONY: help build demo demo-smollm2 demo-qwen test test-slow architectures asan fuzz lint format bench deb docs clean llama-bin
 
 define help_text
 Cerebellum: the best mixed-precision GGUF file that fits a byte budget, from measured damage.
@@ -45,6 +45,7 @@ Working on it (see CONTRIBUTING.md)
   make test-slow       the tests labelled slow (large models, the llama.cpp build used as a subfolder)
   make architectures   run the slow tests and write docs/architectures.md, the list of what is replayed exactly
   make asan            only the unit tests under AddressSanitizer and UndefinedBehaviorSanitizer
+  make fuzz            all readers of files and texts from elsewhere under libFuzzer, FUZZ_SECONDS=1800 of them
   make lint            format, layers and clang-tidy over all sources
   make format          format the C++ sources in place
   make bench TEST_TEXT=wiki.test.raw [TEXT=train.txt] [SOURCE=MODEL.gguf] [BUDGETS="Q2_K_S 4000000"]
@@ -116,6 +117,9 @@ asan:
 	cmake --build build-asan -j $(JOBS) --target cerebellum-unit-tests >&2
 	ASAN_OPTIONS=detect_container_overflow=0 UBSAN_OPTIONS=print_stacktrace=1 \
 	  build-asan/tests/cerebellum-unit-tests --gtest_brief=1 --gtest_filter="-*Slow*"
+
+fuzz:
+	@bash scripts/fuzz.sh $(or $(FUZZ_SECONDS),1800)
 
 lint: quick-checks build-tests
 	@bash scripts/lint.sh build

@@ -44,7 +44,7 @@ def measure(options, work):
     if options.threads:
         arguments += ["--threads", options.threads]
     run_json(options, arguments + options.measuring)
-    frontier = run_json(options, ["frontier", options.source, "--journal", journal, "-o", work / "frontier.json"])
+    frontier = run_json(options, ["frontier", options.source, "--journal", journal, "-o", work / "frontier.json", "--force"])
     weights = run_json(options, ["inspect", options.source])["weights"]
     return frontier["smallest"]["bytes"], weights
 

@@ -6,17 +6,11 @@ find_package(fmt REQUIRED)
 find_package(nlohmann_json REQUIRED)
 find_package(CLI11 REQUIRED)
 find_package(SQLite3 REQUIRED)
-find_package(OpenSSL REQUIRED COMPONENTS Crypto)
+find_package(OpenSSL REQUIRED COMPONENTS Crypto SSL)
 find_package(Boost 1.74 REQUIRED)  # headers only: Boost.Math
 find_package(ZLIB REQUIRED)
 find_package(Eigen3 3.4 REQUIRED NO_MODULE)
 find_package(yaml-cpp REQUIRED)
-# Debian's cpp-httplib comes without a CMake package. Its header has to be read with the options that its library was
-# compiled with, else the two disagree about the size of its classes: cmake/httplib.h.in.
-find_package(PkgConfig REQUIRED)
-pkg_check_modules(HTTPLIB REQUIRED cpp-httplib)
-list(TRANSFORM HTTPLIB_CFLAGS_OTHER REPLACE "^-D" "#define " OUTPUT_VARIABLE HTTPLIB_OPTIONS)
-list(JOIN HTTPLIB_OPTIONS "\n" HTTPLIB_OPTIONS)
 set(MPI_CXX_SKIP_MPICXX TRUE)  # the C interface is enough
 if(CEREBELLUM_MPI STREQUAL "AUTO")
   find_package(MPI QUIET COMPONENTS CXX)

@@ -55,7 +55,7 @@ endif()
 if(EXISTS ${llama_licences})
   install(FILES ${llama_licences} DESTINATION ${doc_dir}/cerebellum/licences RENAME llama.cpp COMPONENT runtime)
 endif()
-foreach(package libcli11-dev nlohmann-json3-dev libfmt-dev libboost-dev libcpp-httplib-dev)
+foreach(package libcli11-dev nlohmann-json3-dev libfmt-dev libboost-dev)
   if(EXISTS /usr/share/doc/${package}/copyright)
     install(FILES /usr/share/doc/${package}/copyright DESTINATION ${doc_dir}/cerebellum/licences RENAME ${package}
             COMPONENT runtime)
@@ -111,5 +111,5 @@ set(CPACK_DEBIAN_RUNTIME_PACKAGE_RECOMMENDS "python3-venv")  # for `cerebellum c
 set(CPACK_DEBIAN_DEVELOPMENT_PACKAGE_NAME libcerebellum-dev)
 set(CPACK_DEBIAN_DEVELOPMENT_PACKAGE_SECTION libdevel)
 set(CPACK_DEBIAN_DEVELOPMENT_PACKAGE_DEPENDS
-    "libfmt-dev, nlohmann-json3-dev, libsqlite3-dev, libssl-dev, zlib1g-dev, libcpp-httplib-dev, libyaml-cpp-dev")
+    "libfmt-dev, nlohmann-json3-dev, libsqlite3-dev, libssl-dev, zlib1g-dev, libyaml-cpp-dev")
 include(CPack)

@@ -26,6 +26,7 @@
 #include "cerebellum/pipeline/goal.h"
 #include "cerebellum/pipeline/measured_model.h"
 #include "cerebellum/pipeline/quantize.h"
+#include "cerebellum/pipeline/run_files.h"
 #include "cerebellum/pipeline/session.h"
 #include "cerebellum/pipeline/verify.h"
 #include "cerebellum/predict/damage_rows.h"
@@ -257,7 +258,10 @@ std::string quantize(const Settings& settings, const fs::path& output, const std
         options.request = request_of(size, max_kld, pins);
         options.output = output;
         options.overwrite = overwrite;
-        Session session(run_options(settings), report);
+        const auto run = run_options(settings);
+        auto lock = files_of_job(run, options).lock();
+        options.lock = &*lock;
+        Session session(run, report);
         return to_json(quantize_model(session, options, report)).dump();
     });
 }

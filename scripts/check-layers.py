@@ -8,6 +8,9 @@ Rules, for *.h and *.cpp below cerebellum/ (unit tests beside the code obey them
   - a folder includes only itself and the folders before it in LADDER;
   - only llama/ includes llama.h, llama-cpp.h and llama-ext.h;
   - our own headers are included by their full path, "cerebellum/<folder>/x.h";
+  - std::regex is for tests and for the files of REGEX: it takes a frame of the stack for each character, so what a model,
+    a server or a file says is scanned by hand;
+  - JSON and CBOR are read by core/json_text, which bounds their length and depth;
   - a folder that LADDER does not know is an error: give it its place here and in CONTRIBUTING.md.
 """
 
@@ -19,18 +22,29 @@ import tempfile
 LADDER = ("core gguf llama replay calibrate quantize journal sweep distribute predict allocate build evaluate report "
           "pipeline cli").split()
 LLAMA_HEADERS = {"llama.h", "llama-cpp.h", "llama-ext.h"}
+# Patterns of the user's, as llama.cpp reads them, on names of tensors; lines of llama.cpp's log. Each bounds both.
+REGEX = {"llama/presets.cpp", "pipeline/import_recipe.cpp", "predict/tensor_list.cpp", "predict/tensor_list.h"}
+# Where nlohmann's readers are called; the ablation's refuses keys that occur twice and bounds the depth itself.
+JSON = {"core/json_text.cpp", "predict/import_ablation.cpp"}
+READS_JSON = re.compile(r"\bjson::(parse|accept|sax_parse|from_\w+)\(")
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]')
 
 
 def check_file(path, root):
-    """Yields (line number, message) for every include of the file that breaks a rule."""
+    """Yields (line number, message) for every line of the file that breaks a rule."""
     folder = path.relative_to(root / "cerebellum").parts[0]
     rank = LADDER.index(folder)
+    name = path.relative_to(root / "cerebellum").as_posix()
+    tests = path.stem.endswith("_test")
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if READS_JSON.search(line) and name not in JSON and not tests:
+            yield number, f"{folder}/ reads JSON without limits: use cerebellum/core/json_text.h"
         match = INCLUDE.match(line)
         if not match:
             continue
         quote, header = match.groups()
+        if header == "regex" and name not in REGEX and not tests:
+            yield number, f"{folder}/ includes <regex>: it overflows the stack on long texts; scan by hand"
         if header.split("/")[-1] in LLAMA_HEADERS and not header.startswith("cerebellum/"):
             if folder != "llama":
                 yield number, f"{folder}/ includes {header}: only llama/ may; use what cerebellum/llama/ offers"
@@ -71,6 +85,12 @@ SELF_TESTS = [  # file, content, expected beginning of the only violation (empty
     ("replay/a.cpp", '#include "llama-ext.h"\n', "cerebellum/replay/a.cpp:1: replay/ includes llama-ext.h"),
     ("core/a.cpp", '#include "a.cpp"\n', 'cerebellum/core/a.cpp:1: "a.cpp": include our own'),
     ("core/a.cpp", '#include "cerebellum/nowhere/a.h"\n', 'cerebellum/core/a.cpp:1: "cerebellum/nowhere/a.h"'),
+    ("evaluate/a.cpp", "#include <regex>\n", "cerebellum/evaluate/a.cpp:1: evaluate/ includes <regex>"),
+    ("evaluate/a_test.cpp", "#include <regex>\n", ""),
+    ("predict/tensor_list.h", "#include <regex>\n", ""),
+    ("cli/a.cpp", "auto a = nlohmann::json::parse(text);\n", "cerebellum/cli/a.cpp:1: cli/ reads JSON without"),
+    ("cli/a_test.cpp", "auto a = json::from_cbor(text);\n", ""),
+    ("core/json_text.cpp", "auto a = json::parse(text);\n", ""),
     ("attic/a.cpp", "", "cerebellum/attic/a.cpp:1: not in a folder"),
 ]
 

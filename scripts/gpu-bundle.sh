@@ -7,8 +7,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 folder=${1:-build-gpu/bundle}
 packages=(libfmt-dev libfmt9 libsqlite3-dev libsqlite3-0 nlohmann-json3-dev libcli11-dev libssl-dev zlib1g-dev
-          libssl3 libboost1.74-dev libeigen3-dev libcpp-httplib-dev libcpp-httplib0.11 libbrotli-dev libbrotli1 pkgconf-bin
-          libpkgconf3 libyaml-cpp-dev libyaml-cpp0.7)
+          libssl3 libboost1.74-dev libeigen3-dev libyaml-cpp-dev libyaml-cpp0.7)
 
 source=$(bash scripts/llama-cpp.sh source)
 rm -rf "$folder"

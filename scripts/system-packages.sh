@@ -22,8 +22,8 @@ declare -A command_of=(
   [slurm-wlm]=slurmctld [munge]=munged
 )
 build=(build-essential cmake ninja-build git npm libsqlite3-dev nlohmann-json3-dev libcli11-dev libeigen3-dev libfmt-dev
-       libssl-dev zlib1g-dev libboost-dev pkg-config libcpp-httplib-dev libbrotli-dev libyaml-cpp-dev)
-test=(libgtest-dev libgmock-dev librapidcheck-dev libglpk-dev python3 bubblewrap)
+       libssl-dev zlib1g-dev libboost-dev libyaml-cpp-dev)
+test=(libgtest-dev libgmock-dev librapidcheck-dev libglpk-dev pkg-config libcpp-httplib-dev libbrotli-dev python3 bubblewrap)
 lint=(clang-format clang-tidy python3)
 pip=(python3 python3-pip)
 fuzz=(clang libclang-rt-dev)

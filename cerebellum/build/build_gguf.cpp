@@ -55,8 +55,13 @@ GgufContext make_metadata(const GgufFile& source, const std::optional<ImatrixInf
     for (const char* key : {split_no, split_count, split_tensors}) gguf_remove_key(out, key);
     if (provenance == Provenance::none) return context;
     if (imatrix) {
-        gguf_set_val_str(out, "quantize.imatrix.file", imatrix->file.c_str());
-        if (imatrix->dataset) gguf_set_val_str(out, "quantize.imatrix.dataset", imatrix->dataset->c_str());
+        const auto written = [&](const std::string& name) {
+            constexpr std::size_t longest = 127;  // llama_model_kv_override holds no more
+            const auto bare = provenance == Provenance::full ? fs::path(name).filename().string() : "";
+            return (bare.empty() ? name : bare).substr(0, longest);
+        };
+        gguf_set_val_str(out, "quantize.imatrix.file", written(imatrix->file).c_str());
+        if (imatrix->dataset) gguf_set_val_str(out, "quantize.imatrix.dataset", written(*imatrix->dataset).c_str());
         gguf_set_val_u32(out, "quantize.imatrix.entries_count", imatrix->entries_count);
         if (imatrix->chunks_count > 0) gguf_set_val_u32(out, "quantize.imatrix.chunks_count", imatrix->chunks_count);
     }
@@ -92,7 +97,7 @@ void check_source(const GgufFile& source, const Recipe& recipe) {
         fmt::format("its fingerprint is {:.12}... and not {:.12}...", source.fingerprint(), recipe.source_fingerprint);
     if (!recipe.source_tensors.empty())
         difference = first_difference(source, recipe.source_tensors)
-                         .value_or("the tensors are the same but the metadata differs");
+                         .value_or("its metadata differs, or weights inside of a tensor, whose ends are the same");
     throw Error(
         fmt::format("the recipe was made for another model, {}, than {}: {}; name the original file or make a "
                     "new recipe",
@@ -299,10 +304,9 @@ void check_output_paths(const GgufFile& source, const std::vector<Part>& parts, 
 }  // namespace
 
 ImatrixInfo imatrix_info(const Imatrix& imatrix, const std::string& file) {
-    constexpr std::size_t longest = 127;  // llama_model_kv_override holds no more
     ImatrixInfo info;
-    info.file = file.substr(0, longest);
-    if (!imatrix.datasets.empty()) info.dataset = imatrix.datasets.front().substr(0, longest);
+    info.file = file;
+    if (!imatrix.datasets.empty()) info.dataset = imatrix.datasets.front();
     info.entries_count = static_cast<std::uint32_t>(imatrix.entries.size());
     info.chunks_count = imatrix.chunk_count;
     return info;
@@ -411,6 +415,7 @@ std::uint64_t build_gguf(const GgufFile& source, const Recipe& recipe, const Ima
     progress.begin("building", static_cast<double>(total));
     write_tensors(source, outputs, imatrix, options.moments, scaling_by_tensor(recipe.scaling), options.known,
                   options.threads > 0 ? options.threads : physical_cores(), options.chunk_bytes, progress);
+    source.check_unchanged();
     for (auto& file : files) file->make_durable();
     progress.check();
     if (std::error_code ignored; files.size() > 1) fs::remove(parts.front().path, ignored);

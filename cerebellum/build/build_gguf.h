@@ -17,8 +17,8 @@ namespace cerebellum {
 
 /// What a built file says about its importance matrix: the keys quantize.imatrix.* as llama-quantize writes them.
 struct ImatrixInfo {
-    std::string file;                    ///< as the user named it; cut to 127 bytes, as llama-quantize does
-    std::optional<std::string> dataset;  ///< the first one, likewise
+    std::string file;                    ///< as the user named it
+    std::optional<std::string> dataset;  ///< the first one
     std::uint32_t entries_count = 0;
     std::uint32_t chunks_count = 0;  ///< the key is left out where this is 0
 
@@ -29,7 +29,7 @@ ImatrixInfo imatrix_info(const Imatrix& imatrix, const std::string& file);
 
 /// What a built file says about its origin. A stock mix that fits a budget by a few bytes only may have no room for it.
 enum class Provenance {
-    full,     ///< the keys quantize.imatrix.* and cerebellum.*
+    full,     ///< the keys quantize.imatrix.* and cerebellum.*; names of files without the folders of this machine
     imatrix,  ///< quantize.imatrix.* only: byte for byte what llama-quantize writes
     none,     ///< neither: as small as llama-quantize would write it without an importance matrix
 };

@@ -183,6 +183,25 @@ TEST_F(BuiltFromTheEmbeddedModel, has_the_predicted_size_for_any_recipe) {
     }
 }
 
+TEST_F(BuiltFromTheEmbeddedModel, names_no_folder_of_this_machine_unless_the_bytes_are_llama_quantize_s) {
+    auto imatrix = synthetic_imatrix(source_);
+    imatrix.datasets = {"/home/me/texts/train.txt"};
+    options_.imatrix_file = "/home/me/" + std::string(150, 'd') + "/model.imatrix.gguf";
+    options_.overwrite = true;
+    const Recipe recipe = mixed_recipe(source_, 0);
+    for (const auto provenance : {Provenance::full, Provenance::imatrix}) {
+        options_.provenance = provenance;
+        const auto bytes = build_gguf(source_, recipe, &imatrix, folder_ / "out.gguf", options_, progress_);
+        EXPECT_EQ(bytes, predicted_file_bytes(source_, recipe.types, imatrix_info(imatrix, options_.imatrix_file),
+                                              provenance));
+        const auto built = GgufFile::open(folder_ / "out.gguf");
+        const bool whole = provenance == Provenance::imatrix;
+        EXPECT_EQ(built.string_value("quantize.imatrix.file"),
+                  whole ? options_.imatrix_file.substr(0, 127) : "model.imatrix.gguf");
+        EXPECT_EQ(built.string_value("quantize.imatrix.dataset"), whole ? imatrix.datasets.front() : "train.txt");
+    }
+}
+
 TEST_F(BuiltFromTheEmbeddedModel, says_nothing_of_its_origin_when_told_so) {
     const auto imatrix = synthetic_imatrix(source_);
     options_.provenance = Provenance::none;

@@ -8,6 +8,7 @@
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/file.h"
 #include "cerebellum/core/hash.h"
+#include "cerebellum/core/json_text.h"
 #include "cerebellum/core/quant_type.h"
 
 namespace cerebellum {
@@ -42,7 +43,7 @@ std::string recipe_to_json(const Recipe& recipe) {
 
 Recipe recipe_from_json(std::string_view text, std::string_view origin) {
     try {
-        const json document = json::parse(text);
+        const json document = parse_json(text, fmt::format("cannot use {}", origin), limits_of_long_json);
         if (!document.is_object() || document.value("format", json()) != format_name)
             throw Error(fmt::format("cannot use {}: it is no recipe of Cerebellum", origin));
         if (const json version = document.value("version", json()); version != format_version)

@@ -54,6 +54,14 @@ TEST(Recipe, says_what_is_wrong) {
         HasSubstr("q4_9, which it wants for a.weight"));
 }
 
+TEST(Recipe, of_any_depth_is_one_clear_error) {
+    const std::string brackets(200'000, '[');
+    for (const auto& text : {brackets, R"({"format": "cerebellum-recipe", "version": )" + brackets + "1" +
+                                           std::string(200'000, ']') + "}"})
+        EXPECT_EQ(error_of([&] { recipe_from_json(text, "my.json"); }),
+                  "cannot use my.json: its JSON is nested more than 200 deep");
+}
+
 TEST(Recipe, patterns_hit_their_tensor_alone) {
     const TypeMap types = {{"output.weight", GGML_TYPE_Q6_K}, {"blk.1.attn_output.weight", GGML_TYPE_Q4_K}};
     EXPECT_EQ(tensor_type_file(types), "^blk\\.1\\.attn_output\\.weight$=q4_K\n^output\\.weight$=q6_K\n");

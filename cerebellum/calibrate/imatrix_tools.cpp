@@ -3,10 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <numeric>
 #include <optional>
-#include <regex>
+#include <string_view>
 
 #include "cerebellum/core/compressed_file.h"
 #include "cerebellum/core/error.h"
@@ -39,14 +40,17 @@ void add(ImatrixEntry& sum, const ImatrixEntry& more, float scale, const std::st
 
 /// The same tensor's name one block before.
 std::optional<std::string> one_block_before(const std::string& name) {
-    static const std::regex pattern(R"(blk\.(\d+)\.)");
-    std::smatch match;
-    if (!std::regex_search(name, match, pattern)) return std::nullopt;
-    const int block = std::stoi(match[1]);
-    if (block == 0) return std::nullopt;
-    std::string before = name;
-    return before.replace(static_cast<std::size_t>(match.position(1)), static_cast<std::size_t>(match.length(1)),
-                          std::to_string(block - 1));
+    constexpr std::string_view prefix = "blk.";
+    for (auto at = name.find(prefix); at != std::string::npos; at = name.find(prefix, at + 1)) {
+        const char* begin = name.data() + at + prefix.size();
+        int block = 0;
+        const auto [end, problem] = std::from_chars(begin, name.data() + name.size(), block);
+        if (problem != std::errc() || *begin == '-' || *end != '.') continue;
+        if (block == 0) return std::nullopt;
+        auto before = name;
+        return before.replace(at + prefix.size(), static_cast<std::size_t>(end - begin), std::to_string(block - 1));
+    }
+    return std::nullopt;
 }
 
 double dot(const std::vector<float>& a, const std::vector<float>& b) {

@@ -11,6 +11,7 @@
 #include "cerebellum/core/compressed_file.h"
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/hash.h"
+#include "cerebellum/core/json_text.h"
 #include "cerebellum/llama/sampler.h"
 
 namespace cerebellum {
@@ -164,9 +165,35 @@ std::string serialize(const TextParts& parts) {
     return {bytes.begin(), bytes.end()};
 }
 
+namespace {
+
+void check_domains(const TextParts& parts) {
+    for (const auto& [windows, domains] :
+         {std::pair(&parts.calibration, &parts.calibration_domains),
+          std::pair(&parts.selection, &parts.selection_domains), std::pair(&parts.test, &parts.test_domains)})
+        if (!domains->empty() && domains->size() != windows->size())
+            throw Error("the stored text is damaged: it has other domains than windows");
+}
+
+}  // namespace
+
+void check_windows(const TextParts& parts, int n_tokens, int n_vocab) {
+    for (const auto* windows : {&parts.calibration, &parts.selection, &parts.test}) {
+        if (windows->empty()) throw Error("the stored text is damaged: a part of it is empty");
+        for (const auto& window : *windows) {
+            if (window.size() != static_cast<std::size_t>(n_tokens))
+                throw Error(fmt::format("the stored text is damaged: it has a window of {} tokens and not of {}",
+                                        window.size(), n_tokens));
+            for (const auto token : window)
+                if (token < 0 || token >= n_vocab)
+                    throw Error(fmt::format("the stored text is damaged: the token {} is none of the model's", token));
+        }
+    }
+}
+
 TextParts deserialize_text_parts(std::string_view bytes) {
     try {
-        const auto json = nlohmann::json::from_cbor(bytes.begin(), bytes.end());
+        const auto json = parse_cbor(bytes, "the text in the journal");
         TextParts parts;
         json.at("calibration").get_to(parts.calibration);
         json.at("selection").get_to(parts.selection);
@@ -177,6 +204,7 @@ TextParts deserialize_text_parts(std::string_view bytes) {
             domains->at(1).get_to(parts.selection_domains);
             domains->at(2).get_to(parts.test_domains);
         }
+        check_domains(parts);
         return parts;
     } catch (const nlohmann::json::exception& error) {
         throw Error(fmt::format("the stored text is damaged: {}", error.what()));

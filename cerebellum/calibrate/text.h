@@ -59,4 +59,8 @@ TextDemand domain_share(TextDemand demand, int domain, int n_domains);
 std::string serialize(const TextParts& parts);
 TextParts deserialize_text_parts(std::string_view bytes);
 
+/// Throws Error unless every part has windows, all of `n_tokens` tokens of a vocabulary of `n_vocab`: what came out of
+/// a journal goes into a model, which does not look.
+void check_windows(const TextParts& parts, int n_tokens, int n_vocab);
+
 }  // namespace cerebellum

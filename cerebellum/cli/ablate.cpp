@@ -92,7 +92,7 @@ std::string describe(const std::vector<Measurement>& measurements) {
     std::vector<std::vector<std::string>> rows;
     for (const auto& line : lines)
         rows.push_back({line.tensor, line.damage.type,
-                        fmt::format("{:.3e} ± {:.1e}", line.damage.kld, line.damage.error),
+                        with_error(fmt::format("{:.3e}", line.damage.kld), line.damage.error, "{:.1e}"),
                         std::string(tier_name(line.damage.tier))});
     return format_table({"tensor", "type", "KLD (nats per token)", "tier"}, rows);
 }

@@ -14,7 +14,9 @@
 #include "cerebellum/core/size.h"
 #include "cerebellum/pipeline/measured_model.h"
 #include "cerebellum/pipeline/quantize.h"
+#include "cerebellum/pipeline/run_files.h"
 #include "cerebellum/pipeline/unusable.h"
+#include "cerebellum/pipeline/whole_prediction.h"
 #include "cerebellum/report/table.h"
 
 namespace cerebellum::cli {
@@ -52,7 +54,7 @@ Command add_allocate(CLI::App& app) {
         "  cerebellum allocate model-f16.gguf --max-kld 0.02 --pin token_embd=q8_0 --couple qkv -o recipe.json\n"
         "  cerebellum allocate model-f16.gguf --vram 12GiB --ctx 16384 --kv q8_0 --parallel 4 -o recipe.json\n"
         "  cerebellum allocate --ablation ablation_results.json --budget 12.0 --output tensor_types.txt\n\n"
-        "Takes well under a second; only the model's header is read.");
+        "Takes well under a second; the model is read once for its digest, which is remembered.");
     add_imported(*command, values->common, values->imported);
     command
         ->add_option("--journal", values->common.journal,
@@ -81,18 +83,23 @@ Command add_allocate(CLI::App& app) {
             throw UsageError("--budget is for --ablation and --sensitivity; give --size");
         AllocationRequest request{goal_of(values->goal), {}};
         const std::filesystem::path output = values->output;
-        check_output_path(output, 0, values->common.force);
-        request.constraints = constraints_of(values->constraints, values->common.threads);
         const auto aim = aim_of(values->common);
-        const auto measured =
-            open_measured(values->common.model,
-                          values->common.journal.empty() ? default_journal(values->common.model, "")
-                                                         : std::filesystem::path(values->common.journal),
-                          aim);
+        request.constraints = constraints_of(values->constraints, values->common.threads);
+        const auto journal = values->common.journal.empty() ? default_journal(values->common.model, "")
+                                                            : std::filesystem::path(values->common.journal);
+        OutputGuard guard(values->common.force);
+        guard.writes("the recipe", output).writes("the type file beside the recipe", type_file_path(output));
+        guard_model(guard, "the model", values->common.model);
+        guard_journal(guard, journal);
+        guard.check();
+        const auto measured = open_measured(values->common.model, journal, aim);
         TerminalProgress progress(values->common.quiet, values->common.verbose);
         warn_of_unusable(measured.journal, progress);
+        if (measured.imatrix) guard.writes("the importance matrix beside the recipe", imatrix_path(output));
+        const auto lock = guard.lock();
         const auto started = std::chrono::steady_clock::now();
-        const auto solved = solve_goal(measured.source, measured.problem, request);
+        const auto solved = solve_calibrated_goal(measured.source, measured.problem, request,
+                                                  make_calibration(measured.problem, measured.journal, aim));
         const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
         const auto recipe = make_recipe(measured.source, measured.journal, solved, aim);
         write_recipe(output, recipe);
@@ -105,8 +112,9 @@ Command add_allocate(CLI::App& app) {
         const auto calibrated = [&] {
             const auto value = recipe.provenance.find("calibrated_kld");
             if (value == recipe.provenance.end()) return std::string();
-            return fmt::format(", {} ± {} after calibration by whole recipes", value->second,
-                               recipe.provenance.at("calibrated_kld_error"));
+            const auto& error = recipe.provenance.at("calibrated_kld_error");
+            return fmt::format(", {}{} after calibration by whole recipes", value->second,
+                               error == "nan" ? std::string() : " ± " + error);
         };
         fmt::print(
             "{}\n{} bytes, {:.2f} % of {}; predicted KLD {:.5f} nats per token{} ({}, lower bound {:.5f}); solved in "

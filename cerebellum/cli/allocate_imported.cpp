@@ -10,10 +10,12 @@
 #include "cerebellum/build/build_gguf.h"
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/file.h"
+#include "cerebellum/core/json_text.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/core/size.h"
 #include "cerebellum/pipeline/import_allocation.h"
 #include "cerebellum/pipeline/quantize.h"
+#include "cerebellum/pipeline/run_files.h"
 #include "cerebellum/predict/import_ablation.h"
 #include "cerebellum/report/table.h"
 
@@ -69,7 +71,7 @@ void check_plan(const std::string& path, const DamageTable& table) {
 }
 
 nlohmann::json to_json(const ImportedAllocation& result, std::uint64_t budget) {
-    auto json = nlohmann::json::parse(recipe_to_json(result.recipe));
+    auto json = parse_json(recipe_to_json(result.recipe), "the recipe", limits_of_long_json);
     // Of a recipe this is the divergence of a file; here it is a change.
     json.erase("predicted_kld");
     json["metric"] = result.metric == Metric::kld ? "kld" : "ppl";
@@ -139,7 +141,7 @@ void add_imported(CLI::App& command, CommonOptions& common, ImportedValues& valu
                     "The same from per-tensor measurements of the GGUF-Tool-Suite: a folder or a CSV file")
         ->type_name("PATH");
     add_import_source(command, values.source);
-    command.add_option("--types", common.types, "Imported measurements: only these types, as q4_K,q6_K,iq4_xs");
+    command.add_option("--types", common.types, "Only these types, as q4_K,q6_K,iq4_xs");
     command
         .add_option("--imatrix", common.imatrix,
                     "Imported measurements: the importance matrix (GGUF) that the file will be quantized with; without "
@@ -165,7 +167,14 @@ void add_imported(CLI::App& command, CommonOptions& common, ImportedValues& valu
 int allocate_from_import(const CommonOptions& common, const ImportedValues& values, const GoalOptions& wanted,
                          const std::string& output) {
     const auto goal = wanted_size(wanted, values);
-    check_output_path(output, 0, common.force);
+    const bool is_recipe = output.ends_with(".json");
+    OutputGuard guard(common.force);
+    guard.writes("the output", output);
+    if (is_recipe) guard.writes("the type file beside the recipe", type_file_path(output));
+    guard_model(guard, "the model", common.model);
+    guard.reads("the importance matrix", common.imatrix).reads("the plan", values.plan).reads("the base", values.base);
+    guard_import(guard, values.source);
+    const auto lock = guard.lock();
     const auto file = common.model.empty() ? std::nullopt : std::optional(GgufFile::open_header(common.model));
     const auto imatrix = common.imatrix.empty() ? std::nullopt : std::optional(read_imatrix(common.imatrix));
     const auto table = read_measurements(values.source, file ? &*file : nullptr);
@@ -180,7 +189,7 @@ int allocate_from_import(const CommonOptions& common, const ImportedValues& valu
     options.budget_bytes = goal.bytes(weights);
     const auto result = allocate_imported(table, model, options);
     const auto type_file = tensor_type_file(result.recipe.types);
-    if (output.ends_with(".json")) {
+    if (is_recipe) {
         write_recipe(output, result.recipe);
         write_file_atomically(type_file_path(output), type_file);
     } else {

@@ -12,10 +12,10 @@
 #include "cerebellum/cli/options.h"
 #include "cerebellum/cli/terminal.h"
 #include "cerebellum/core/error.h"
-#include "cerebellum/core/file.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/core/size.h"
 #include "cerebellum/journal/moment_file.h"
+#include "cerebellum/pipeline/run_files.h"
 #include "cerebellum/report/table.h"
 
 namespace cerebellum::cli {
@@ -108,6 +108,14 @@ void print_plan(const Values& values, const GgufFile& source, const Recipe& reci
     fmt::print("{} bytes, {:.3f} bits per weight; nothing was written\n", bytes, bpw);
 }
 
+OutputGuard inputs_of(const Values& values) {
+    OutputGuard guard(values.common.force);
+    guard_model(guard, "the model", values.common.model);
+    return guard.reads("the recipe", values.recipe)
+        .reads("the importance matrix", values.common.imatrix)
+        .reads("the second moments", values.moments);
+}
+
 int run(const Values& values) {
     if (values.recipe.empty() == values.preset.empty())
         throw UsageError("say what to build: either --recipe FILE or --preset NAME");
@@ -115,33 +123,38 @@ int run(const Values& values) {
     if (values.keep_split && !values.split_size.empty())
         throw UsageError("--split-size and --keep-split exclude each other");
     TerminalProgress progress(values.common.quiet, values.common.verbose);
-    const auto source = GgufFile::open(values.common.model);
     BuildOptions options;
     options.threads = values.common.threads;
     options.overwrite = values.common.force;
     options.provenance = values.no_provenance ? Provenance::imatrix : Provenance::full;
     options.split_bytes = parse_bytes("--split-size", values.split_size);
     options.keep_split = values.keep_split;
-    const bool one_file = options.split_bytes == 0 && !options.keep_split;
-    if (one_file && !values.dry_run) check_output_path(values.output, 0, values.common.force);
+    const std::filesystem::path output = values.output.empty() ? "out.gguf" : values.output;
+    auto guard = inputs_of(values);
+    if (options.split_bytes == 0 && !options.keep_split && !values.dry_run) guard.writes("the output", output);
+    guard.writes("the recipe that is saved", values.save_recipe).check();
+    const auto source = GgufFile::open(values.common.model);
     const std::filesystem::path imatrix_file = values.common.imatrix;
-    const auto imatrix = imatrix_file.empty() ? std::nullopt : std::optional(read_imatrix(imatrix_file));
+    auto imatrix = imatrix_file.empty() ? std::nullopt : std::optional(read_imatrix(imatrix_file));
+    // Who wants the bytes of llama-quantize gets them, zeros and all.
+    if (imatrix && !values.no_provenance)
+        if (const auto gaps = describe_gaps(fill_gaps(*imatrix)); !gaps.empty()) progress.warn(gaps);
     const Imatrix* weights = imatrix ? &*imatrix : nullptr;
     auto recipe = find_recipe(values, source, imatrix.has_value(), options);
     keep_tensors(recipe, source, values.keep);
     obey_recipe(recipe, values.common.model, imatrix_file, options, progress);
 
-    const std::filesystem::path output = values.output.empty() ? "out.gguf" : values.output;
     const auto files = plan_build(source, recipe, weights, output, options);
+    guard = inputs_of(values);
+    if (!values.dry_run)
+        for (const auto& file : files) guard.writes("the output", file.path);
+    const auto lock = guard.writes("the recipe that is saved", values.save_recipe).lock();
     std::uint64_t bytes = 0;
     for (const auto& file : files) bytes += file.bytes;
     const double bpw = 8.0 * static_cast<double>(bytes) / static_cast<double>(source.n_weights());
     warn_of_losses(source, recipe, weights, progress);
     if (!values.preset.empty()) recipe.file_bytes = bytes;
-    if (!values.save_recipe.empty()) {
-        check_output_path(values.save_recipe, 0, values.common.force);
-        write_recipe(values.save_recipe, recipe);
-    }
+    if (!values.save_recipe.empty()) write_recipe(values.save_recipe, recipe);
     if (values.dry_run) {
         print_plan(values, source, recipe, files, bytes, bpw);
         return 0;

@@ -11,8 +11,12 @@
 #include "cerebellum/cli/terminal.h"
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/file.h"
+#include "cerebellum/core/json_text.h"
+#include "cerebellum/core/quoting.h"
 #include "cerebellum/pipeline/doctor.h"
+#include "cerebellum/pipeline/file_records.h"
 #include "cerebellum/pipeline/quantize.h"
+#include "cerebellum/pipeline/run_files.h"
 
 namespace cerebellum::cli {
 
@@ -45,8 +49,9 @@ std::vector<std::string> commands_of(const Values& values) {
     const fs::path file = values.file;
     if (fs::exists(recipe_path(file)) && fs::exists(imatrix_path(file)))
         commands.push_back(fmt::format(
-            "cerebellum build {} --recipe {} --imatrix {} -o {}", read_recipe(recipe_path(file)).source_name,
-            recipe_path(file).filename().string(), imatrix_path(file).filename().string(), file.filename().string()));
+            "cerebellum build {} --recipe {} --imatrix {} -o {}",
+            shell_path(read_recipe(recipe_path(file)).source_name), shell_path(recipe_path(file).filename().string()),
+            shell_path(imatrix_path(file).filename().string()), shell_path(file.filename().string())));
     return commands;
 }
 
@@ -54,31 +59,49 @@ StoredResult stored(const fs::path& path, const fs::path& card) {
     return StoredResult::read(path, link_to(path, card));
 }
 
+nlohmann::json parsed(const fs::path& path) {
+    return try_parse_json(read_file(path), limits_of_long_json).value_or(nlohmann::json());
+}
+
 int run(Values values) {
     const fs::path file = values.file;
     const fs::path card = values.output.empty() ? file.parent_path() / "README.md" : fs::path(values.output);
-    check_output_path(card, 0, values.force);
+    OutputGuard guard(values.force);
+    guard.writes("the card", card).writes("the facts beside the file", facts_path(file));
+    if (!values.journal.empty()) guard.writes("the findings beside the file", findings_path(file));
+    guard_model(guard, "the file", file);
+    guard_journal(guard, values.journal);
+    for (const auto& path : values.results) guard.reads("the results", path);
+    for (const auto& path : {recipe_path(file), type_file_path(file), imatrix_path(file), results_path(file),
+                             serving_path(file), report_path(file)})
+        guard.reads("what lies beside the file", path);
+    const auto lock = guard.lock();
     TerminalProgress progress(values.quiet, false);
     std::vector<StoredResult> evaluations;
     for (const auto& path : values.results) {
         evaluations.push_back(stored(path, card));
         kind_of(evaluations.back());  // refused before anything is written
     }
-    std::optional<StoredResult> findings;
-    if (!values.journal.empty()) {
-        const auto journal = Journal::open_existing(values.journal);
-        write_file_atomically(findings_path(file), card_findings(journal).dump(2) + "\n");
-    }
-    if (fs::exists(findings_path(file))) findings = stored(findings_path(file), card);
     values.settings.commands = commands_of(values);
     std::vector<fs::path> companions = {recipe_path(file), type_file_path(file), imatrix_path(file), results_path(file),
                                         report_path(file)};
     auto facts = card_facts(file, values.settings, companions, progress);
     if (fs::exists(results_path(file))) {
-        const auto results = nlohmann::json::parse(read_file(results_path(file)), nullptr, false);
+        const auto results = parsed(results_path(file));
         if (results.is_object() && results.contains("machine")) facts["machine"] = results["machine"];
     }
     if (fs::exists(report_path(file))) facts["report"] = link_to(report_path(file), card);
+    for (const auto& path : values.results) check_evaluation(parsed(path), path, facts);
+    if (fs::exists(serving_path(file))) check_record(parsed(serving_path(file)), serving_path(file).string(), facts);
+    std::optional<StoredResult> findings;
+    if (!values.journal.empty()) {
+        const auto journal = Journal::open_existing(values.journal);
+        check_measured_model(journal, facts);
+        write_file_atomically(findings_path(file), card_findings(journal).dump(2) + "\n");
+    } else if (fs::exists(findings_path(file))) {
+        check_source(parsed(findings_path(file)), findings_path(file).string(), facts["source"]["fingerprint"]);
+    }
+    if (fs::exists(findings_path(file))) findings = stored(findings_path(file), card);
     write_file_atomically(facts_path(file), facts.dump(2) + "\n");
     const auto optional = [&](const fs::path& path) {
         return fs::exists(path) ? std::optional(stored(path, card)) : std::nullopt;
@@ -106,6 +129,12 @@ fs::path serving_path(const fs::path& file) {
 }
 fs::path report_path(const fs::path& file) {
     return beside(file, ".report.html");
+}
+fs::path divergence_path(const fs::path& file) {
+    return beside(file, ".kld.json");
+}
+fs::path speed_path(const fs::path& file) {
+    return beside(file, ".speed.json");
 }
 
 void add_card_settings(CLI::App& command, CardSettings& settings) {

@@ -18,5 +18,8 @@ std::filesystem::path facts_path(const std::filesystem::path& file);
 std::filesystem::path findings_path(const std::filesystem::path& file);
 std::filesystem::path serving_path(const std::filesystem::path& file);
 std::filesystem::path report_path(const std::filesystem::path& file);
+/// The same of what 'publish' evaluates.
+std::filesystem::path divergence_path(const std::filesystem::path& file);
+std::filesystem::path speed_path(const std::filesystem::path& file);
 
 }  // namespace cerebellum::cli

@@ -16,6 +16,7 @@ Command add_journal(CLI::App& app);
 Command add_build(CLI::App& app);
 Command add_convert(CLI::App& app);
 Command add_verify(CLI::App& app);
+Command add_verify_derivation(CLI::App& app);
 Command add_inspect(CLI::App& app);
 Command add_frontier(CLI::App& app);
 Command add_recipe(CLI::App& app);

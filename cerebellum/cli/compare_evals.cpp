@@ -11,7 +11,9 @@
 #include "cerebellum/cli/commands.h"
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/file.h"
+#include "cerebellum/core/json_text.h"
 #include "cerebellum/core/size.h"
+#include "cerebellum/core/visible_text.h"
 #include "cerebellum/report/table.h"
 
 namespace cerebellum::cli {
@@ -95,7 +97,9 @@ json picked(const json& result, std::initializer_list<const char*> keys) {
 }
 
 std::string with_error(const json& value, int digits) {
-    return fmt::format("{:.{}f} ± {:.{}f}", value["mean"].get<double>(), digits, value["error"].get<double>(), digits);
+    const double error = value["error"].is_number() ? value["error"].get<double>() : std::nan("");
+    return cerebellum::with_error(fmt::format("{:.{}f}", value["mean"].get<double>(), digits), error,
+                                  fmt::format("{{:.{}f}}", digits));
 }
 
 /// "wiki.test.raw", "a.txt and 2 more"
@@ -180,7 +184,7 @@ void add_summary(Cards& cards, const json& summary) {
 }
 
 void add_result(Cards& cards, const std::string& path) {
-    const auto result = json::parse(read_file(path), nullptr, false);
+    const auto result = try_parse_json(read_file(path)).value_or(json());
     const auto unknown = [&] {
         return Error(
             fmt::format("{} is no result of 'cerebellum eval' (a .summary.json, or the --json of ppl, kld, speed "
@@ -228,7 +232,7 @@ int run_compare(const Values& values) {
         for (const auto& card : files)
             result.push_back(
                 {{"file", card.name}, {"sha256", card.sha256}, {"bytes", card.bytes}, {"results", card.values}});
-        fmt::print("{}\n", json{{"files", result}, {"notes", cards.notes()}}.dump(2));
+        fmt::print("{}\n", visible_lines(json{{"files", result}, {"notes", cards.notes()}}.dump(2)));
         return 0;
     }
     // A file a column, as a model card has it.
@@ -248,8 +252,8 @@ int run_compare(const Values& values) {
         }
         rows.push_back(std::move(row));
     }
-    fmt::print("{}", values.markdown ? markdown(header, rows) : format_table(header, rows));
-    for (const auto& note : cards.notes()) fmt::print("\n{}\n", note);
+    fmt::print("{}", values.markdown ? visible_lines(markdown(header, rows)) : format_table(header, rows));
+    for (const auto& note : cards.notes()) fmt::print("\n{}\n", visible(note));
     return 0;
 }
 

@@ -8,6 +8,7 @@
 #include "cerebellum/core/size.h"
 #include "cerebellum/gguf/gguf_file.h"
 #include "cerebellum/pipeline/convert.h"
+#include "cerebellum/pipeline/run_files.h"
 
 namespace cerebellum::cli {
 
@@ -42,6 +43,10 @@ Command add_convert(CLI::App& app) {
     add_json(*command, values->common);
     return [values] {
         TerminalProgress progress(values->common.quiet, values->common.verbose);
+        OutputGuard guard(values->common.force);
+        guard.writes("the output", values->output);
+        guard_model(guard, "a file of the model", values->common.model);
+        const auto lock = guard.lock();
         const auto bytes = convert_model({.folder = values->common.model,
                                           .output = values->output,
                                           .type = values->type,

@@ -12,6 +12,7 @@
 #include "cerebellum/core/file.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/pipeline/crush_sweep.h"
+#include "cerebellum/pipeline/run_files.h"
 #include "cerebellum/predict/import_ablation.h"
 #include "cerebellum/report/table.h"
 
@@ -38,13 +39,13 @@ std::string describe(const CrushSweep& sweep) {
     for (const auto& t : tensors)
         rows.push_back({t.tensor, type_name(t.base_type), fmt::format("{:.4f}", t.perplexity),
                         fmt::format("{:+.4f}", t.perplexity - sweep.baseline_perplexity),
-                        fmt::format("{:+.2e} ± {:.1e}", t.delta_nll.mean, t.delta_nll.error),
-                        fmt::format("{:.3e} ± {:.1e}", t.kld.mean, t.kld.error)});
+                        with_error(fmt::format("{:+.2e}", t.delta_nll.mean), t.delta_nll.error, "{:.1e}"),
+                        with_error(fmt::format("{:.3e}", t.kld.mean), t.kld.error, "{:.1e}")});
     auto text = format_table({"tensor", "base", "perplexity", "change", "ΔNLL", "KLD from the baseline"}, rows);
     text += fmt::format("\nbaseline {}: perplexity {:.4f}", sweep.baseline, sweep.baseline_perplexity);
     if (sweep.baseline_kld)
-        text +=
-            fmt::format(", KLD from the source {:.3e} ± {:.1e}", sweep.baseline_kld->mean, sweep.baseline_kld->error);
+        text += with_error(fmt::format(", KLD from the source {:.3e}", sweep.baseline_kld->mean),
+                           sweep.baseline_kld->error, "{:.1e}");
     text += fmt::format("; {} tensors crushed to {} one at a time, {:.0f} scored tokens of {}\n", sweep.tensors.size(),
                         type_name(sweep.crush), sweep.tokens, sweep.text);
     for (const auto& tensor : sweep.skipped) text += fmt::format("skipped {}: {}\n", tensor.tensor, tensor.reason);
@@ -110,13 +111,17 @@ int run_crush(const CommonOptions& common, const CrushValues& values, const std:
         if (types.size() != 1) throw UsageError(fmt::format("--crush {}: name one type", values.crush));
         options.crush = types.front();
     }
-    if (!values.output.empty()) check_output_path(values.output, 0, common.force);
     CommonOptions of_run = common;
     of_run.rounding = "ggml";
     if (of_run.model.empty()) of_run.model = values.base_gguf;
     TerminalProgress progress(common.quiet, common.verbose);
     auto run = run_options(of_run, values.output);
     run.journal = crush_journal(common, of_run.model, options.baseline, values.output);
+    OutputGuard guard(common.force);
+    guard.writes("the sweep", values.output).reads("the plan", values.plan);
+    guard_run(guard, run);
+    if (fs::exists(options.baseline)) guard_model(guard, "the baseline", options.baseline);
+    const auto lock = guard.lock();
     if (of_run.model == values.base_gguf)
         progress.info("no high-precision source is given: crushed tensors are made of the base's own, rounded ones");
     const auto sweep = crush_sweep(std::move(run), options, progress);

@@ -9,6 +9,7 @@
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/file.h"
 #include "cerebellum/core/hash.h"
+#include "cerebellum/core/visible_text.h"
 #include "cerebellum/evaluate/answer_parser.h"
 #include "cerebellum/evaluate/chat_choice.h"
 #include "cerebellum/evaluate/code_tasks.h"
@@ -34,10 +35,11 @@ struct RejudgeValues {
     bool json = false;
 };
 
-std::string one_line(std::string text, std::size_t length = 70) {
-    for (char& c : text)
+std::string one_line(const std::string& text, std::size_t length = 70) {
+    std::string cut(cut_utf8(text, length));
+    for (char& c : cut)
         if (c == '\n' || c == '\r' || c == '\t') c = ' ';
-    return text.size() <= length ? text : text.substr(0, length) + "…";
+    return visible(cut) + (cut.size() < text.size() ? "…" : "");
 }
 
 std::string raw_answer(const AuditFile& log, const std::string& id) {
@@ -50,7 +52,7 @@ void print_ids(const char* what, const AuditFile& log, const std::vector<std::st
     if (ids.empty()) return;
     fmt::print("  {} {}\n", ids.size(), what);
     for (std::size_t i = 0; i < ids.size() && static_cast<int>(i) < examples; ++i)
-        fmt::print("    {}: {}\n", ids[i], one_line(raw_answer(log, ids[i])));
+        fmt::print("    {}: {}\n", visible(ids[i]), one_line(raw_answer(log, ids[i])));
 }
 
 int run_audit(const AuditValues& values) {
@@ -71,14 +73,14 @@ int run_audit(const AuditValues& values) {
                         {"published", refusal.empty()},
                         {"refusal", refusal}});
         if (values.json) continue;
-        fmt::print("{}: {} answers\n", path, findings.questions);
+        fmt::print("{}: {} answers\n", visible(path), findings.questions);
         print_ids("could not be parsed", log, findings.unparsed, values.examples);
         print_ids("are empty", log, findings.empty, values.examples);
         for (const auto& [raw, ids] : findings.identical_wrong)
             fmt::print("  {} times the same wrong answer: {}\n", ids.size(), one_line(raw));
-        fmt::print("  {}\n", refusal.empty() ? "summary: " + summary_path(path).string() : refusal);
+        fmt::print("  {}\n", visible(refusal.empty() ? "summary: " + summary_path(path).string() : refusal));
     }
-    if (values.json) fmt::print("{}\n", json.dump(2));
+    if (values.json) fmt::print("{}\n", visible_lines(json.dump(2)));
     return code;
 }
 
@@ -99,8 +101,13 @@ Rejudgement rejudge_code(const RejudgeValues& values, AuditFile& log) {
     std::map<std::string, CodeTask> tasks;
     for (auto& task : load_code_tasks(file)) tasks.emplace(task.id, std::move(task));
     const Sandbox sandbox(values.no_sandbox ? Sandbox::Isolation::limits_only : Sandbox::Isolation::full, {});
-    return rejudge(
-        log, [&](nlohmann::json& record) { judge_code(record, tasks.at(record["id"].get<std::string>()), sandbox); });
+    return rejudge(log, [&](nlohmann::json& record) {
+        const auto task = tasks.find(record["id"].get<std::string>());
+        if (task == tasks.end())
+            throw Error(fmt::format("{} has no task '{}', which there is an answer to", file.string(),
+                                    record["id"].get<std::string>()));
+        judge_code(record, task->second, sandbox);
+    });
 }
 
 int run_rejudge(const RejudgeValues& values) {
@@ -126,11 +133,11 @@ int run_rejudge(const RejudgeValues& values) {
         if (!refusal.empty()) code = 1;
         json.push_back({{"log", path}, {"rejudgement", entry}, {"refusal", refusal}});
         if (values.json) continue;
-        fmt::print("{}: {:.2f} % -> {:.2f} %, {} answers judged differently\n", path, 100.0 * result.old_score,
+        fmt::print("{}: {:.2f} % -> {:.2f} %, {} answers judged differently\n", visible(path), 100.0 * result.old_score,
                    100.0 * result.new_score, result.changed.size());
-        if (!refusal.empty()) fmt::print("  {}\n", refusal);
+        if (!refusal.empty()) fmt::print("  {}\n", visible(refusal));
     }
-    if (values.json) fmt::print("{}\n", json.dump(2));
+    if (values.json) fmt::print("{}\n", visible_lines(json.dump(2)));
     return code;
 }
 

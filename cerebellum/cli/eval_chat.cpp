@@ -39,7 +39,7 @@ EvaluatedFile ask(const ChatTarget& target, const Values& values, Benchmark benc
     auto name = fmt::format("{}-chat{}", benchmark_name(benchmark), questions.name_suffix);
     if (values.chat.thinking) name += "-thinking";
     if (temperature > 0.0) name += fmt::format("-t{:g}", temperature);
-    AuditLog log(log_path(values.out, name, target.model), header);
+    AuditLog log(log_path(values.out, name, target.model, questions.file), header);
     const auto& selected = questions.selection.questions;
     std::vector<const Question*> open;
     std::vector<std::string> prompts;

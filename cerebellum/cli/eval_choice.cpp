@@ -105,7 +105,7 @@ int run_choice(const Values& values) {
     if (values.no_sharing) name += "-unshared";
     for (std::size_t i = 0; i < values.files.size(); ++i) {
         header["model"] = models[i];
-        AuditLog log(log_path(values.out, name, models[i]), header);
+        AuditLog log(log_path(values.out, name, models[i], file), header);
         evaluated.push_back({log.path(), ask(values, benchmark, values.files[i], selection, examples, log, progress)});
     }
     return report_evaluations(evaluated, values.run.json, progress);

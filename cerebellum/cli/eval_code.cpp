@@ -33,7 +33,7 @@ EvaluatedFile ask(const ChatTarget& target, const Values& values, const std::vec
     if (values.count > 0) name += fmt::format("-{}", tasks.size());
     if (values.chat.thinking) name += "-thinking";
     if (temperature > 0.0) name += fmt::format("-t{:g}", temperature);
-    AuditLog log(log_path(values.out, name, target.model), header);
+    AuditLog log(log_path(values.out, name, target.model, values.tasks), header);
     std::vector<const CodeTask*> open;
     std::vector<std::string> prompts;
     for (const auto& task : tasks) {

@@ -57,7 +57,8 @@ struct EvalText {
     std::string text;
     TextScoring scoring;
 };
-EvalText load_eval_text(const EvalTextOptions& options, const EvalRunOptions& run);
+EvalText load_eval_text(const EvalTextOptions& options, const EvalRunOptions& run,
+                        const std::filesystem::path& reference);
 /// What has to be known to repeat the figures: text, convention, context, versions.
 nlohmann::json describe(const EvalTextOptions& options, const EvalText& text, const EvalRunOptions& run);
 
@@ -86,6 +87,8 @@ std::filesystem::path code_tasks_file(const std::string& benchmark, const std::s
 /// What a result says about the file it is of: "file" (its name), "bytes", "bpw", "sha256" (of a split model, over all
 /// of its files one behind the other). Throws Error where it is no GGUF. Hashing a large file takes its time.
 nlohmann::json describe_file(const std::filesystem::path& path, Progress& progress);
+/// Adds what says of which model the file is: its own fingerprint, and that of the source where the file names one.
+void add_origin(nlohmann::json& described, const std::filesystem::path& path);
 /// The same of several.
 std::vector<nlohmann::json> describe_files(const std::vector<std::string>& paths, Progress& progress);
 /// The first two cells of a row of a table about files, and the third: name, size, bits per weight.

@@ -58,7 +58,8 @@ void print_quantiles(const char* what, const Quantiles& quantiles, double unit, 
 
 void print_details(const std::string& file, const DivergenceFigures& f) {
     const auto line = [](const char* what, const Estimate& e, double unit = 1.0, const char* suffix = "") {
-        fmt::print("  {:<28} {:10.6f} ± {:.6f}{}\n", what, unit * e.mean, unit * e.error, suffix);
+        fmt::print("  {:<28} {}{}\n", what,
+                   with_error(fmt::format("{:10.6f}", unit * e.mean), unit * e.error, "{:.6f}"), suffix);
     };
     fmt::print("\n{}\n", file);
     line("perplexity", f.file.perplexity);
@@ -83,9 +84,11 @@ double quantile(const Quantiles& quantiles, double share) {
 
 int run_kld(const Values& values) {
     TerminalProgress progress(values.run.quiet, values.run.verbose);
-    const auto text = load_eval_text(values.text, values.run);
+    const auto text = load_eval_text(values.text, values.run, values.source);
     auto source = describe_file(values.source, progress);
     auto described = describe_files(values.files, progress);
+    add_origin(source, values.source);
+    for (std::size_t i = 0; i < described.size(); ++i) add_origin(described[i], values.files[i]);
     const auto errors = error_model_of(text.scoring.convention);
     const std::vector<std::filesystem::path> files(values.files.begin(), values.files.end());
     const auto scores = score_text_against(values.source, files, text.text, text.scoring, progress);
@@ -95,16 +98,16 @@ int run_kld(const Values& values) {
         const auto& f = figures.emplace_back(divergence_figures(scores[i], errors));
         described[i].update(figures_json(f));
         auto row = file_cells(described[i]);
-        row.push_back(fmt::format("{:.6f} ± {:.6f}", f.kld.mean, f.kld.error));
+        row.push_back(with_error(fmt::format("{:.6f}", f.kld.mean), f.kld.error, "{:.6f}"));
         row.push_back(fmt::format("{:.4f}", quantile(f.kld_quantiles, 0.999)));
         row.push_back(fmt::format("{:.4f}", f.file.perplexity.mean));
-        row.push_back(fmt::format("{:+.5f} ± {:.5f}", f.log_ratio.mean, f.log_ratio.error));
+        row.push_back(with_error(fmt::format("{:+.5f}", f.log_ratio.mean), f.log_ratio.error, "{:.5f}"));
         row.push_back(fmt::format("{:.2f} %", 100.0 * f.same_top.mean));
         if (files.size() > 1) row.emplace_back();
         if (i > 0) {
             const auto difference = kld_difference(scores[i], scores[0], errors);
             described[i]["kld_minus_first"] = estimate_json(difference);
-            row.back() = fmt::format("{:+.6f} ± {:.6f}", difference.mean, difference.error);
+            row.back() = with_error(fmt::format("{:+.6f}", difference.mean), difference.error, "{:.6f}");
         }
         rows.push_back(std::move(row));
     }

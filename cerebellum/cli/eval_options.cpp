@@ -1,5 +1,7 @@
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include <cstdlib>
 
 #include "cerebellum/cli/eval_commands.h"
@@ -148,7 +150,10 @@ void add_eval_run(CLI::App& command, EvalRunOptions& options) {
 
 void add_eval_text(CLI::App& command, EvalTextOptions& options) {
     command.add_option("--text", options.texts, "Plain text to score; repeatable")->type_name("FILE");
-    command.add_option("--ctx", options.context, fmt::format("Tokens per window (default: {})", default_context))
+    command
+        .add_option("--ctx", options.context,
+                    fmt::format("Tokens per window (default: {}, or what the model was trained for, if that is less)",
+                                default_context))
         ->check(CLI::Range(8, 1 << 24));
     command.add_option("--windows", options.windows, "Only the first so many windows of the text")
         ->check(CLI::PositiveNumber);
@@ -159,7 +164,7 @@ void add_eval_text(CLI::App& command, EvalTextOptions& options) {
     command.add_option("--data", options.data, "Folder of scripts/fetch-data")->type_name("FOLDER");
 }
 
-EvalText load_eval_text(const EvalTextOptions& options, const EvalRunOptions& run) {
+EvalText load_eval_text(const EvalTextOptions& options, const EvalRunOptions& run, const fs::path& reference) {
     if (options.wikitext2 && (!options.texts.empty() || options.context > 0))
         throw UsageError("--wikitext2 fixes the text and --ctx 2048; leave out --text and --ctx");
     if (!options.wikitext2 && options.texts.empty()) throw UsageError("give a --text FILE, or --wikitext2");
@@ -174,9 +179,18 @@ EvalText load_eval_text(const EvalTextOptions& options, const EvalRunOptions& ru
                         files.front().string(), wikitext2_sha256));
     result.scoring.convention =
         options.wikitext2 || options.llama_perplexity ? TextConvention::llama_perplexity : TextConvention::cerebellum;
-    result.scoring.context = options.wikitext2     ? wikitext2_context
-                             : options.context > 0 ? options.context
-                                                   : default_context;
+    const auto model = GgufFile::open_header(reference);
+    const auto trained = model.uint_value(model.architecture() + ".context_length").value_or(0);
+    result.scoring.context = options.context;
+    if (options.wikitext2) result.scoring.context = wikitext2_context;
+    if (result.scoring.context <= 0)
+        result.scoring.context =
+            trained > 0 ? static_cast<int>(std::min<std::uint64_t>(default_context, trained)) : default_context;
+    if (trained > 0 && static_cast<std::uint64_t>(result.scoring.context) > trained)
+        throw UsageError(
+            fmt::format("windows of {} tokens are more than the {} that {} was trained for; lower --ctx{}",
+                        result.scoring.context, trained, reference.string(),
+                        options.wikitext2 ? " and give the text with --text, as --wikitext2 fixes both" : ""));
     result.scoring.max_windows = options.windows;
     result.scoring.threads = run.n_threads();
     result.scoring.place = run.place();
@@ -217,6 +231,13 @@ nlohmann::json describe_file(const fs::path& path, Progress& progress) {
             {"bytes", file.file_size()},
             {"bpw", 8.0 * static_cast<double>(file.file_size()) / static_cast<double>(file.n_weights())},
             {"sha256", std::move(hash)}};
+}
+
+void add_origin(nlohmann::json& described, const fs::path& path) {
+    const auto file = GgufFile::open(path);
+    described["fingerprint"] = file.fingerprint();
+    if (const auto source = file.string_value("cerebellum.source_fingerprint"))
+        described["source_fingerprint"] = *source;
 }
 
 std::vector<nlohmann::json> describe_files(const std::vector<std::string>& paths, Progress& progress) {

@@ -28,8 +28,9 @@ nlohmann::json figures_json(const PerplexityFigures& figures) {
 
 int run_ppl(const Values& values) {
     TerminalProgress progress(values.run.quiet, values.run.verbose);
-    const auto text = load_eval_text(values.text, values.run);
+    const auto text = load_eval_text(values.text, values.run, values.files.front());
     auto described = describe_files(values.files, progress);
+    for (std::size_t i = 0; i < described.size(); ++i) add_origin(described[i], values.files[i]);
     const auto errors = error_model_of(text.scoring.convention);
     auto json = describe(values.text, text, values.run);
     std::vector<FileTokenScores> scores;
@@ -44,14 +45,14 @@ int run_ppl(const Values& values) {
         const auto figures = perplexity_figures(scores.back(), errors);
         described[i].update(figures_json(figures));
         auto row = file_cells(described[i]);
-        row.push_back(fmt::format("{:.4f} ± {:.4f}", figures.perplexity.mean, figures.perplexity.error));
+        row.push_back(with_error(fmt::format("{:.4f}", figures.perplexity.mean), figures.perplexity.error, "{:.4f}"));
         if (i == 0) {
             row.emplace_back();
         } else {
             const auto difference = nll_difference(scores.back(), scores.front(), errors);
             described[i]["log_ratio_to_first"] = difference.mean;
             described[i]["log_ratio_to_first_error"] = difference.error;
-            row.push_back(fmt::format("{:+.5f} ± {:.5f}", difference.mean, difference.error));
+            row.push_back(with_error(fmt::format("{:+.5f}", difference.mean), difference.error, "{:.5f}"));
         }
         rows.push_back(std::move(row));
     }

@@ -7,6 +7,8 @@
 
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/file.h"
+#include "cerebellum/core/output_guard.h"
+#include "cerebellum/core/visible_text.h"
 #include "cerebellum/report/table.h"
 
 namespace cerebellum::cli {
@@ -86,13 +88,19 @@ nlohmann::json paired_json(const Row& row) {
 
 }  // namespace
 
-fs::path log_path(const std::string& out, const std::string& benchmark, const nlohmann::json& model) {
+fs::path log_path(const std::string& out, const std::string& benchmark, const nlohmann::json& model,
+                  const fs::path& questions) {
     std::error_code error;
     fs::create_directories(out, error);
     if (error) throw Error(fmt::format("cannot make the folder {}: {}", out, error.message()));
-    const auto stem = fs::path(model["file"].get<std::string>()).stem().string();
-    return fs::path(out) /
-           fmt::format("{}.{}.{}.jsonl", benchmark, stem, model["sha256"].get<std::string>().substr(0, 8));
+    auto stem = fs::path(model["file"].get<std::string>()).stem().string();
+    if (model["sha256"] == "unknown") stem = file_name_from(stem);  // what a server calls it
+    auto log =
+        fs::path(out) / fmt::format("{}.{}.{}.jsonl", benchmark, stem, model["sha256"].get<std::string>().substr(0, 8));
+    OutputGuard guard(true);
+    guard.reads("the questions", questions).updates("the answers", log).updates("the summary", summary_path(log));
+    guard.updates("the samples", samples_path(log)).check_apart();
+    return log;
 }
 
 fs::path summary_path(const fs::path& log) {
@@ -142,7 +150,7 @@ int report_evaluations(const std::vector<EvaluatedFile>& files, bool json, Progr
         result.push_back(std::move(summary));
     }
     if (json) {
-        fmt::print("{}\n", result.dump(2));
+        fmt::print("{}\n", visible_lines(result.dump(2, ' ', false, nlohmann::json::error_handler_t::replace)));
         return code;
     }
     fmt::print("{}", format_table({"file", "metric", "questions", "score %", "95 %", "vs first", "p", ""}, cells));

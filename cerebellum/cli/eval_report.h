@@ -10,8 +10,10 @@
 
 namespace cerebellum::cli {
 
-/// Where the log of this benchmark and file lies. Makes the folder.
-std::filesystem::path log_path(const std::string& out, const std::string& benchmark, const nlohmann::json& model);
+/// Where the log of this benchmark and file lies. Makes the folder. Throws Error where log, summary or samples would
+/// replace the questions.
+std::filesystem::path log_path(const std::string& out, const std::string& benchmark, const nlohmann::json& model,
+                               const std::filesystem::path& questions);
 /// summary.json beside the log.
 std::filesystem::path summary_path(const std::filesystem::path& log);
 

@@ -28,7 +28,7 @@ nlohmann::json spread_json(const std::vector<double>& figures) {
 std::string cell(const std::vector<double>& figures) {
     if (figures.empty()) return "";
     const auto spread = spread_of(figures);
-    return fmt::format("{:.2f} ± {:.2f}", spread.median, spread.deviation);
+    return with_error(fmt::format("{:.2f}", spread.median), spread.deviation, "{:.2f}");
 }
 
 int run_speed(Values values) {
@@ -42,6 +42,7 @@ int run_speed(Values values) {
     values.speed.place = values.run.place();
     values.speed.place.repack = !values.no_repack;
     auto described = describe_files(values.files, progress);
+    for (std::size_t i = 0; i < described.size(); ++i) add_origin(described[i], values.files[i]);
     const std::vector<std::filesystem::path> files(values.files.begin(), values.files.end());
     const auto figures = measure_speed(files, values.speed, progress);
     std::vector<std::vector<std::string>> rows;

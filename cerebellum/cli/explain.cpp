@@ -127,7 +127,7 @@ std::string describe(const Evidence& evidence) {
     for (const auto& point : evidence.curve.points)
         rows.push_back({point.damage.type, fmt::format("{:.2f}", point.bits), std::string(tier_name(point.damage.tier)),
                         std::to_string(windows_of(evidence, point.damage)),
-                        fmt::format("{:.3e} ± {:.1e}", point.damage.kld, point.damage.error),
+                        with_error(fmt::format("{:.3e}", point.damage.kld), point.damage.error, "{:.1e}"),
                         point.on_curve ? fmt::format("{:.3e}", point.kld) : "above it",
                         fmt::format("{:.2e} to {:.2e}", point.band.lower, point.band.upper)});
     text += format_table({"type", "bits", "tier", "windows", "KLD", "curve", "95 %"}, rows);

@@ -11,6 +11,7 @@
 #include "cerebellum/core/file.h"
 #include "cerebellum/core/size.h"
 #include "cerebellum/pipeline/frontier_report.h"
+#include "cerebellum/pipeline/run_files.h"
 #include "cerebellum/pipeline/unusable.h"
 #include "cerebellum/report/table.h"
 
@@ -82,8 +83,10 @@ Command add_frontier(CLI::App& app) {
         ->type_name("FILE");
     command
         ->add_option("-o,--output", values->output,
-                     "Where the frontier (JSON) goes (default: beside the journal, named after the model); replaced")
+                     "Where the frontier (JSON) goes (default: beside the journal, named after the model, and made "
+                     "again each time)")
         ->type_name("FILE");
+    command->add_flag("--force", values->common.force, "Replace the output if it exists");
     add_constraints(*command, values->constraints);
     add_threads(*command, values->common);
     add_json(*command, values->common);
@@ -97,7 +100,17 @@ Command add_frontier(CLI::App& app) {
         if (output.empty())
             output = journal.parent_path() /
                      (std::filesystem::path(values->common.model).stem().string() + ".frontier.json");
+        OutputGuard guard(values->common.force);
+        guard_model(guard, "the model", values->common.model);
+        guard_journal(guard, journal);
+        // What has a name of our own is a view of the journal, and made again as that grows.
+        if (values->output.empty())
+            guard.updates("the frontier", output);
+        else
+            guard.writes("the frontier", output);
+        guard.check();
         check_output_path(output, 0, true);
+        const OutputLock lock(output);
         const auto measured = open_measured(values->common.model, journal);
         TerminalProgress progress(values->common.quiet, values->common.verbose);
         warn_of_unusable(measured.journal, progress);

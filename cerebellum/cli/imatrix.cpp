@@ -11,9 +11,10 @@
 #include "cerebellum/cli/options.h"
 #include "cerebellum/cli/terminal.h"
 #include "cerebellum/core/error.h"
-#include "cerebellum/core/file.h"
+#include "cerebellum/core/output_guard.h"
 #include "cerebellum/core/parallel.h"
 #include "cerebellum/llama/placement.h"
+#include "cerebellum/pipeline/run_files.h"
 #include "cerebellum/report/table.h"
 
 namespace cerebellum::cli {
@@ -60,7 +61,11 @@ int report(const Values& values, const Imatrix& imatrix, Progress& progress) {
 
 int compute(const Values& values) {
     TerminalProgress progress(values.common.quiet, values.common.verbose);
-    check_output_path(values.output, 0, values.common.force);
+    OutputGuard guard(values.common.force);
+    guard.writes("the importance matrix", values.output);
+    guard_model(guard, "the model", values.common.model);
+    for (const auto& text : values.common.texts) guard.reads("the text", text);
+    const auto lock = guard.lock();
     const std::string devices[] = {values.common.device};
     auto place = place_on(devices);
     place.device_bytes = parse_bytes("--device-memory", values.common.device_memory);
@@ -81,14 +86,19 @@ int compute(const Values& values) {
     // llama-imatrix leaves out what is not in a block unless it is told otherwise.
     if (!values.process_output)
         std::erase_if(imatrix.entries, [](const auto& each) { return !each.first.starts_with("blk."); });
-    imatrix.datasets = values.common.texts;
+    imatrix.datasets.clear();
+    for (const auto& text : values.common.texts)
+        imatrix.datasets.push_back(std::filesystem::path(text).filename().string());
     write(values, imatrix);
     return report(values, imatrix, progress);
 }
 
 int merge(const Values& values) {
     TerminalProgress progress(values.common.quiet, values.common.verbose);
-    check_output_path(values.output, 0, values.common.force);
+    OutputGuard guard(values.common.force);
+    guard.writes("the importance matrix", values.output);
+    for (const auto& input : values.inputs) guard.reads("a matrix to merge", input);
+    const auto lock = guard.lock();
     std::vector<Imatrix> matrices;
     for (const auto& input : values.inputs) matrices.push_back(read_imatrix(input));
     const auto merged = merge_imatrices(matrices, values.chunk_size);

@@ -77,6 +77,12 @@ std::vector<fs::path> tensor_maps(const ImportSource& source) {
     return paths;
 }
 
+void guard_import(OutputGuard& guard, const ImportSource& source) {
+    guard.reads("the measurements", source.ablation).reads("the list of tensors", source.recipe);
+    if (!source.sensitivity.empty()) guard.reads("the measurements", csv_file(source));
+    for (const auto& map : tensor_maps(source)) guard.reads("a tensor map", map);
+}
+
 DamageTable read_measurements(const ImportSource& source, const GgufFile* model) {
     if (!source.ablation.empty() && !source.sensitivity.empty())
         throw UsageError("--ablation and --sensitivity exclude each other; give one of them");

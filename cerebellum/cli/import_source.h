@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "cerebellum/cli/options.h"
+#include "cerebellum/core/output_guard.h"
 #include "cerebellum/gguf/gguf_file.h"
 #include "cerebellum/predict/damage_table.h"
 
@@ -27,6 +28,9 @@ void add_import_source(CLI::App& command, ImportSource& source);
 
 /// Tensor maps in the folder that the measurements come from, or those given.
 std::vector<std::filesystem::path> tensor_maps(const ImportSource& source);
+
+/// Says that a command reads them.
+void guard_import(OutputGuard& guard, const ImportSource& source);
 
 /// Reads and checks the measurements. With a `model`, a tensor map or a recipe every tensor must be in it.
 DamageTable read_measurements(const ImportSource& source, const GgufFile* model);

@@ -20,14 +20,15 @@ std::string describe(const InteractionResult& result) {
     std::vector<std::vector<std::string>> rows;
     for (const auto& row : result.interactions)
         rows.push_back({row.name, row.kind, std::to_string(row.types.size()), fmt::format("{:.3e}", row.parts),
-                        fmt::format("{:.3e} ± {:.1e}", row.whole.mean, row.whole.error),
-                        fmt::format("{:.3f} ± {:.3f}", row.ratio.mean, row.ratio.error)});
+                        with_error(fmt::format("{:.3e}", row.whole.mean), row.whole.error, "{:.1e}"),
+                        with_error(fmt::format("{:.3f}", row.ratio.mean), row.ratio.error, "{:.3f}")});
     if (!rows.empty())
         text += format_table({"together", "kind", "tensors", "sum of parts", "KLD", "ratio"}, rows) + "\n";
     rows.clear();
     for (const auto& row : result.recipes)
         rows.push_back({fmt::format("{:.3f} bpw", row.bits_per_weight), std::to_string(row.file_bytes),
-                        fmt::format("{:.5f}", row.sum), fmt::format("{:.5f} ± {:.5f}", row.whole.mean, row.whole.error),
+                        fmt::format("{:.5f}", row.sum),
+                        with_error(fmt::format("{:.5f}", row.whole.mean), row.whole.error, "{:.5f}"),
                         fmt::format("{:.3f}", row.ratio)});
     if (!rows.empty()) text += format_table({"recipe", "bytes", "sum of damages", "KLD", "ratio"}, rows) + "\n";
     return text + "KLD in nats per token, ± one standard error clustered by window. A ratio above 1: worse together.\n";

@@ -9,6 +9,7 @@
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/hash.h"
 #include "cerebellum/core/size.h"
+#include "cerebellum/core/visible_text.h"
 #include "cerebellum/journal/digest.h"
 #include "cerebellum/journal/journal.h"
 #include "cerebellum/journal/merge.h"
@@ -49,7 +50,7 @@ int merge(const Values& values) {
         table.push_back({report.path.string(), std::to_string(report.added), std::to_string(report.extended),
                          std::to_string(report.duplicate)});
     fmt::print("{}\n{}: {} measurements\n", format_table({"journal", "added", "extended", "duplicate"}, table),
-               values.output, rows.size());
+               visible(values.output), rows.size());
     return 0;
 }
 
@@ -89,20 +90,20 @@ int show(const Values& values) {
         artifacts[name] = {{"bytes", bytes->size()}, {"sha256", sha256(*bytes)}};
     }
     if (values.common.json) {
-        fmt::print("{}\n", nlohmann::json{{"journal", values.inputs.front()},
-                                          {"identity", journal.identity().fields},
-                                          {"remarks", journal.meta()},
-                                          {"artifacts", artifacts},
-                                          {"fast", summary.fast},
-                                          {"full", summary.full},
-                                          {"unusable", journal.unusable().size()},
-                                          {"tensors", summary.tensors.size()},
-                                          {"types", summary.types},
-                                          {"windows", summary.most_windows},
-                                          {"mixes", summary.mixes},
-                                          {"measured_s", summary.wall_s},
-                                          {"sha256", digest}}
-                               .dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
+        const nlohmann::json shown = {{"journal", values.inputs.front()},
+                                      {"identity", journal.identity().fields},
+                                      {"remarks", journal.meta()},
+                                      {"artifacts", artifacts},
+                                      {"fast", summary.fast},
+                                      {"full", summary.full},
+                                      {"unusable", journal.unusable().size()},
+                                      {"tensors", summary.tensors.size()},
+                                      {"types", summary.types},
+                                      {"windows", summary.most_windows},
+                                      {"mixes", summary.mixes},
+                                      {"measured_s", summary.wall_s},
+                                      {"sha256", digest}};
+        fmt::print("{}\n", visible_lines(shown.dump(2, ' ', false, nlohmann::json::error_handler_t::replace)));
         return 0;
     }
     std::vector<std::vector<std::string>> table;

@@ -13,6 +13,7 @@
 #include "cerebellum/cli/terminal.h"
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/processor.h"
+#include "cerebellum/core/visible_text.h"
 #include "cerebellum/llama/log.h"
 #include "cerebellum/version.h"
 
@@ -34,13 +35,14 @@ int run(int argc, char** argv) {
     app.require_subcommand(1);
     app.fallthrough();  // --config may stand behind the command, too
     app.get_formatter()->column_width(30);
-    std::vector<Command> commands = {add_quantize(app),  add_ablate(app),  add_allocate(app),   add_build(app),
-                                     add_verify(app),    add_inspect(app), add_frontier(app),   add_recipe(app),
-                                     add_compare(app),   add_imatrix(app), add_explain(app),    add_interactions(app),
-                                     add_import(app),    add_eval(app),    add_memory(app),     add_compare_evals(app),
-                                     add_show(app),      add_doctor(app),  add_completion(app), add_man(app),
-                                     add_convert(app),   add_report(app),  add_journal(app),    add_card(app),
-                                     add_modelfile(app), add_publish(app)};
+    std::vector<Command> commands = {
+        add_quantize(app),  add_ablate(app),  add_allocate(app),         add_build(app),
+        add_verify(app),    add_inspect(app), add_frontier(app),         add_recipe(app),
+        add_compare(app),   add_imatrix(app), add_explain(app),          add_interactions(app),
+        add_import(app),    add_eval(app),    add_memory(app),           add_compare_evals(app),
+        add_show(app),      add_doctor(app),  add_completion(app),       add_man(app),
+        add_convert(app),   add_report(app),  add_journal(app),          add_card(app),
+        add_modelfile(app), add_publish(app), add_verify_derivation(app)};
     add_defaults_file(app);
     try {
         app.parse(argc, argv);
@@ -69,8 +71,13 @@ void on_ggml_abort(const char* message) {
         stderr,
         "cerebellum: the device stopped working: {}; what was measured is kept, run the same command again to go "
         "on (with less --device-memory if it ran out of it)\n",
-        line);
+        cerebellum::visible(line));
     std::_Exit(exit_failure);
+}
+
+/// A message may quote names and words that are not ours.
+void complain(std::string_view message) {
+    fmt::print(stderr, "cerebellum: {}\n", cerebellum::visible(message));
 }
 
 }  // namespace
@@ -83,14 +90,14 @@ int main(int argc, char** argv) {
         ggml_set_abort_callback(on_ggml_abort);
         return run(argc, argv);
     } catch (const cerebellum::UsageError& error) {
-        fmt::print(stderr, "cerebellum: {}\n", error.what());
+        complain(error.what());
         return exit_usage;
     } catch (const std::system_error& error) {
         // Whoever read our output ('| head') has seen enough.
-        if (error.code() != std::errc::broken_pipe) fmt::print(stderr, "cerebellum: {}\n", error.what());
+        if (error.code() != std::errc::broken_pipe) complain(error.what());
         return exit_failure;
     } catch (const std::exception& error) {
-        fmt::print(stderr, "cerebellum: {}\n", error.what());
+        complain(error.what());
         return exit_failure;
     }
 }

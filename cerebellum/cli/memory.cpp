@@ -60,15 +60,16 @@ std::vector<RuntimeShape> shapes_of(const Values& values) {
     return shapes;
 }
 
-nlohmann::json shape_json(const RuntimeShape& shape) {
-    return {{"ctx", shape.context},
+nlohmann::json shape_json(const RuntimeShape& shape, const std::string& fingerprint) {
+    return {{"fingerprint", fingerprint},
+            {"ctx", shape.context},
             {"parallel", shape.parallel},
             {"kv", type_name(shape.cache_type)},
             {"gpu_layers", shape.gpu_layers}};
 }
 
 int run_memory(const Values& values) {
-    (void)GgufFile::open(values.file);  // its own words where the file is none
+    const auto fingerprint = GgufFile::open(values.file).fingerprint();  // its own words where the file is none
     auto json = nlohmann::json::array();
     std::vector<std::vector<std::string>> rows;
     const auto limit = parse_bytes("--fit", values.fit);
@@ -78,11 +79,11 @@ int run_memory(const Values& values) {
             if (shape.context == 0) {
                 rows.push_back(
                     {"none", std::to_string(shape.parallel), type_name(shape.cache_type), "", "", "", "", ""});
-                json.push_back(shape_json(shape));
+                json.push_back(shape_json(shape, fingerprint));
                 continue;
             }
         }
-        auto entry = shape_json(shape);
+        auto entry = shape_json(shape, fingerprint);
         for (const auto& memory : runtime_memory(values.file, shape)) {
             rows.push_back({std::to_string(shape.context), std::to_string(shape.parallel), type_name(shape.cache_type),
                             memory.device, format_bytes(memory.weights), format_bytes(memory.cache),

@@ -2,12 +2,13 @@
 
 #include <nlohmann/json.hpp>
 
-#include "cerebellum/cli/commands.h"
+#include "cerebellum/cli/eval_commands.h"
 #include "cerebellum/cli/options.h"
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/file.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/core/size.h"
+#include "cerebellum/pipeline/run_files.h"
 #include "cerebellum/pipeline/serving_plan.h"
 
 namespace cerebellum::cli {
@@ -20,17 +21,32 @@ struct Values {
     bool force = false, json = false;
 };
 
+/// A file as it lies from the folder of another, which may be reached through links.
+std::string as_seen_from(const std::filesystem::path& file, const std::filesystem::path& other) {
+    const auto folder_of = [](const std::filesystem::path& path) {
+        return std::filesystem::weakly_canonical(std::filesystem::absolute(path).parent_path());
+    };
+    return (folder_of(file) / file.filename()).lexically_relative(folder_of(other)).generic_string();
+}
+
 int run(const Values& values) {
-    if (!values.output.empty()) check_output_path(values.output, 0, values.force);
+    OutputGuard guard(values.force);
+    guard.writes("the Modelfile", values.output);
+    guard_model(guard, "the model", values.file);
+    const auto lock = guard.lock();
     const auto cache_type = parse_type(values.cache_type);
     if (!cache_type) throw UsageError(fmt::format("--kv {}: ggml has no such type", values.cache_type));
     const auto file = GgufFile::open(values.file);
     const auto plan = plan_serving(file, {values.context, values.parallel, *cache_type, values.device}, admit());
-    const auto parts = modelfile_parts(file, plan.choice().setup.context / plan.choice().setup.parallel);
+    auto parts = modelfile_parts(file, plan.choice().setup.context / plan.choice().setup.parallel);
+    if (!values.output.empty()) parts.file = as_seen_from(values.file, values.output);
     const auto text = write_modelfile(parts);
     if (!values.output.empty()) write_file_atomically(values.output, text);
     if (values.json) {
-        fmt::print("{}\n", to_json(plan, parts).dump(2));
+        auto json = to_json(plan, parts);
+        NoProgress quiet;
+        json["sha256"] = describe_file(values.file, quiet)["sha256"];
+        fmt::print("{}\n", json.dump(2));
         return 0;
     }
     if (values.output.empty()) fmt::print("{}", text);
@@ -54,6 +70,9 @@ Command add_modelfile(CLI::App& app) {
         "language\n"
         "by looking at what llama.cpp makes of marked messages; a remark says so where it does not come to the same "
         "text.\n"
+        "A system message that the model's template adds by default is kept. Written to stdout, the Modelfile is one "
+        "for "
+        "the\nfolder of the file.\n"
         "Without --ctx the context is the largest, halved from what the model was trained for, that fits into what is\n"
         "free.");
     command->add_option("file", values->file, "The file to run")->required()->type_name("FILE.gguf");

@@ -12,6 +12,7 @@
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/core/size.h"
+#include "cerebellum/pipeline/run_files.h"
 
 namespace cerebellum::cli {
 
@@ -164,7 +165,8 @@ void add_aim(CLI::App& command, CommonOptions& options) {
 }
 
 Aim aim_of(const CommonOptions& options) {
-    return {parse_objective(options.objective).value(), options.profile, parse_rounding(options.rounding)};
+    return {parse_objective(options.objective).value(), options.profile, parse_rounding(options.rounding),
+            parse_types(options.types)};
 }
 
 void add_json(CLI::App& command, CommonOptions& options) {
@@ -279,6 +281,9 @@ RunOptions run_options(const CommonOptions& options, const std::string& beside) 
     }
     run.limits = {parse_bytes("--memory", options.memory), parse_bytes("--device-memory", options.device_memory),
                   options.scratch};
+    OutputGuard guard(false);
+    guard_run(guard, run);
+    guard.check_apart();
     return run;
 }
 

@@ -11,10 +11,16 @@
 #include "cerebellum/cli/options.h"
 #include "cerebellum/cli/subprocess.h"
 #include "cerebellum/cli/terminal.h"
+#include "cerebellum/core/digest_memory.h"
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/file.h"
+#include "cerebellum/core/hash.h"
+#include "cerebellum/core/json_text.h"
+#include "cerebellum/core/quoting.h"
 #include "cerebellum/gguf/gguf_file.h"
+#include "cerebellum/pipeline/derivation.h"
 #include "cerebellum/pipeline/quantize.h"
+#include "cerebellum/pipeline/run_files.h"
 #include "cerebellum/report/html_report.h"
 #include "cerebellum/version.h"
 
@@ -89,32 +95,38 @@ std::string shown(const std::vector<std::string>& arguments) {
             auto prefix = equals < word.find('/') ? word.substr(0, equals + 1) : std::string();
             word = prefix.append(fs::path(word).filename().string());
         }
-        const bool plain = word.find_first_of(" '\"$&|;<>()*?[]\\") == std::string::npos && !word.empty();
-        text += " ";
-        if (plain) {
-            text += word;
-            continue;
-        }
-        text += "'";
-        for (const char c : word) text += c == '\'' ? std::string("'\\''") : std::string(1, c);
-        text += "'";
+        text += " " + shell_word(word);
     }
     return text;
 }
 
-/// The folder that is being made: what was asked for, and which steps are done.
+/// A command of this program, the files that it reads, and those that it leaves. The journal is neither: it grows, and
+/// knows by itself what it belongs to.
+struct Step {
+    std::string name;
+    std::vector<std::string> arguments;
+    std::vector<fs::path> inputs, outputs;
+    fs::path standard_output = {};  // where it goes; one of the outputs
+};
+
+/// The folder that is being made: what was asked for, and which steps are done. A step is done where it was run with
+/// these arguments on inputs of the same contents, and its outputs are what they were then.
 class Publication {
   public:
     Publication(fs::path folder, json asked, bool force, Progress& progress)
         : folder_(std::move(folder)), progress_(progress) {
-        state_ = {
-            {"format", "cerebellum-publication"}, {"version", 1}, {"asked", std::move(asked)}, {"done", json::array()}};
+        state_ = {{"format", "cerebellum-publication"},
+                  {"version", 2},
+                  {"asked", std::move(asked)},
+                  {"done", json::object()}};
         const auto path = folder_ / state_name;
         if (fs::exists(path)) {
-            const auto stored = json::parse(read_file(path), nullptr, false);
-            const bool same = stored.is_object() && stored.contains("done") && stored["done"].is_array() &&
+            const auto stored = try_parse_json(read_file(path)).value_or(json());
+            const bool same = stored.is_object() && stored.value("done", json()).is_object() &&
+                              stored.value("version", json()) == state_["version"] &&
                               stored.value("asked", json()) == state_["asked"];
             if (same && !force) {
+                lock_.emplace(path);
                 state_ = stored;
                 return;
             }
@@ -130,22 +142,22 @@ class Publication {
         std::error_code error;
         fs::create_directories(folder_, error);
         if (error) throw Error(fmt::format("cannot make the folder {}: {}", folder_.string(), error.message()));
+        lock_.emplace(path);
         store();
     }
 
-    bool is_done(const std::string& step) const {
-        return std::ranges::find(state_["done"], json(step)) != state_["done"].end();
-    }
-    /// Runs a command of this program unless it has been run before. Throws Stopped with its exit code.
-    void step(const std::string& name, const std::vector<std::string>& arguments, const fs::path& output = {}) {
-        if (is_done(name)) return;
+    /// Runs it unless it is done. Throws Stopped with its exit code.
+    void run(const Step& step) {
+        auto record = record_of(step);
+        if (const auto known = state_["done"].find(step.name); known != state_["done"].end()) {
+            if (is_done(step, record, *known)) return;
+            progress_.info(fmt::format("{}: run again, as what it was made of or what it made has changed", step.name));
+        }
         progress_.check();
-        progress_.info(fmt::format("{}: {}", name, shown(arguments)));
-        if (const int code = run_self(arguments, output); code != 0) throw Stopped{code};
-        finish(name);
-    }
-    void finish(const std::string& name) {
-        state_["done"].push_back(name);
+        progress_.info(fmt::format("{}: {}", step.name, shown(step.arguments)));
+        if (const int code = run_self(step.arguments, step.standard_output); code != 0) throw Stopped{code};
+        record["outputs"] = digests(step.outputs);
+        state_["done"][step.name] = std::move(record);
         store();
     }
 
@@ -156,17 +168,54 @@ class Publication {
   private:
     void store() const { write_file_atomically(folder_ / state_name, state_.dump(2) + "\n"); }
 
+    /// Of a split model, of all its files.
+    json digests(const std::vector<fs::path>& files) const {
+        auto all = json::array();
+        for (const auto& file : files) all.push_back(content_sha256(file, progress_));
+        return all;
+    }
+    json record_of(const Step& step) const {
+        return {{"arguments_sha256", sha256(json(step.arguments).dump())}, {"inputs", digests(step.inputs)}};
+    }
+    bool is_done(const Step& step, const json& now, const json& then) const {
+        for (const auto* key : {"arguments_sha256", "inputs"})
+            if (then.value(key, json()) != now[key]) return false;
+        return std::ranges::all_of(step.outputs, [](const fs::path& file) { return fs::exists(file); }) &&
+               then.value("outputs", json()) == digests(step.outputs);
+    }
+
     fs::path folder_;
     Progress& progress_;
     json state_;
+    std::optional<OutputLock> lock_;  // of the whole folder
 };
 
-/// SHA-256 of every file, as 'sha256sum --check' reads them, from the facts that the card is made of.
-void write_hashes(const fs::path& folder, const fs::path& facts) {
+/// Nothing that is read may be one of the files that are made in the folder.
+void check_files(const Values& values, const fs::path& folder, const fs::path& file, const fs::path& journal) {
+    OutputGuard guard(true);
+    auto run = run_options(values.common, file.string());
+    run.journal = journal;
+    guard_run(guard, run);
+    for (const auto& text : values.eval_texts) guard.reads("the text to evaluate on", text);
+    for (const auto& results : values.results) guard.reads("the results", results);
+    for (const auto& made :
+         {file, recipe_path(file), type_file_path(file), imatrix_path(file), results_path(file), facts_path(file),
+          findings_path(file), serving_path(file), report_path(file), derivation_path(file), folder / "README.md",
+          folder / "Modelfile", folder / "SHA256SUMS", folder / state_name})
+        guard.updates("a file of the publication", made);
+    if (!values.eval_texts.empty()) guard.updates("the divergence", divergence_path(file));
+    if (values.speed) guard.updates("the speed", speed_path(file));
+    guard.check();
+}
+
+/// SHA-256 of every file, as 'sha256sum --check' reads them, from the facts that the card is made of, and of the
+/// derivation.
+void write_hashes(const fs::path& folder, const fs::path& facts, const fs::path& derivation, Progress& progress) {
     std::string text;
-    const auto stored = json::parse(read_file(facts));
-    for (const auto& file : stored["files"])
-        text += fmt::format("{}  {}\n", file["sha256"].get<std::string>(), file["name"].get<std::string>());
+    const auto stored = parse_json(read_file(facts), facts.string());
+    for (const auto& file : stored.value("files", json::array()))
+        text += fmt::format("{}  {}\n", text_field(file, "sha256"), text_field(file, "name"));
+    text += fmt::format("{}  {}\n", content_sha256(derivation, progress), derivation.filename().string());
     write_file_atomically(folder / "SHA256SUMS", text);
 }
 
@@ -215,6 +264,7 @@ int publish(const Values& values, const CLI::App& app, const CLI::App& command) 
                         {"eval_texts", values.eval_texts},
                         {"speed", values.speed},
                         {"results", values.results}};
+    check_files(values, folder, file, journal);
     Publication publication(folder, asked, values.common.force, progress);
     const auto quiet = [&](std::vector<std::string> arguments) {
         if (values.common.quiet) arguments.emplace_back("--quiet");
@@ -225,25 +275,38 @@ int publish(const Values& values, const CLI::App& app, const CLI::App& command) 
 
     making.insert(making.end(), {"-o", file.string(), "--journal", journal.string()});
     if (values.common.quiet) making.emplace_back("--quiet");
-    if (values.common.force || fs::exists(file)) making.emplace_back("--force");
-    publication.step("quantize", making);
+    making.emplace_back("--force");  // whose folder it is has been found out already
+    std::vector<fs::path> inputs = files_of_model(model);
+    inputs.insert(inputs.end(), values.common.texts.begin(), values.common.texts.end());
+    if (!values.common.imatrix.empty()) inputs.emplace_back(values.common.imatrix);
+    publication.run({"quantize",
+                     making,
+                     inputs,
+                     {file, recipe_path(file), type_file_path(file), imatrix_path(file), results_path(file)}});
 
     std::vector<std::string> results = values.results;
     if (!values.eval_texts.empty()) {
         std::vector<std::string> arguments = {"eval", "kld", model.string(), file.string(), "--json"};
         for (const auto& text : values.eval_texts) arguments.insert(arguments.end(), {"--text", text});
-        const auto output = folder / (name + ".kld.json");
-        publication.step("divergence", quiet(arguments), output);
+        const auto output = divergence_path(file);
+        auto read = files_of_model(model);
+        read.push_back(file);
+        read.insert(read.end(), values.eval_texts.begin(), values.eval_texts.end());
+        publication.run({"divergence", quiet(arguments), read, {output}, output});
         results.push_back(output.string());
     }
     if (values.speed) {
-        const auto output = folder / (name + ".speed.json");
-        publication.step("speed", quiet({"eval", "speed", file.string(), "--json"}), output);
+        const auto output = speed_path(file);
+        publication.run({"speed", quiet({"eval", "speed", file.string(), "--json"}), {file}, {output}, output});
         results.push_back(output.string());
     }
-    publication.step("modelfile",
+    publication.run({"modelfile",
                      {"modelfile", file.string(), "-o", (folder / "Modelfile").string(), "--force", "--json"},
-                     serving_path(file));
+                     {file},
+                     {folder / "Modelfile", serving_path(file)},
+                     serving_path(file)});
+    std::vector<fs::path> stored = {file, recipe_path(file), results_path(file)};
+    stored.insert(stored.end(), results.begin(), results.end());
     std::vector<std::string> page = {"report",    model.string(),
                                      "--journal", journal.string(),
                                      "--recipe",  recipe_path(file).string(),
@@ -255,7 +318,7 @@ int publish(const Values& values, const CLI::App& app, const CLI::App& command) 
     page.insert(page.end(), aims.begin(), aims.end());
     page.emplace_back("--force");
     if (has_report_page())
-        publication.step("report", page);
+        publication.run({"report", page, stored, {report_path(file)}});
     else
         progress.info("report: left out, this build has no page (CEREBELLUM_REPORT=OFF)");
     std::vector<std::string> card = {"card",           file.string(), "--force",      "--journal",
@@ -268,11 +331,15 @@ int publish(const Values& values, const CLI::App& app, const CLI::App& command) 
         card.insert(card.end(), results.begin(), results.end());
     }
     if (values.common.quiet) card.emplace_back("--quiet");
-    publication.step("card", card);
-    write_hashes(folder, facts_path(file));
+    for (const auto& made : {serving_path(file), report_path(file)})
+        if (fs::exists(made)) stored.push_back(made);
+    publication.run({"card", card, stored, {folder / "README.md", facts_path(file), findings_path(file)}});
+    write_derivation(derivation_path(file), {source, file, values.common.texts, journal}, progress);
+    write_hashes(folder, facts_path(file), derivation_path(file), progress);
 
     std::vector<std::string> files;
-    for (const auto& entry : fs::directory_iterator(folder)) files.push_back(entry.path().filename().string());
+    for (const auto& entry : fs::directory_iterator(folder))
+        if (entry.path().extension() != ".lock") files.push_back(entry.path().filename().string());
     std::ranges::sort(files);
     if (values.common.json)
         fmt::print("{}\n", json{{"folder", folder.string()}, {"file", file.string()}, {"files", files}}.dump(2));

@@ -10,10 +10,10 @@
 #include "cerebellum/cli/goal_options.h"
 #include "cerebellum/cli/options.h"
 #include "cerebellum/cli/terminal.h"
-#include "cerebellum/core/file.h"
 #include "cerebellum/pipeline/convert.h"
 #include "cerebellum/pipeline/quantize.h"
 #include "cerebellum/pipeline/report_document.h"
+#include "cerebellum/pipeline/run_files.h"
 #include "cerebellum/report/html_report.h"
 #include "cerebellum/report/table.h"
 
@@ -26,12 +26,12 @@ std::vector<std::string> figures_of(const Contender& contender) {
     if (contender.predicted_only()) {
         if (!contender.predicted) return {"-", "-", "-"};
         const auto& kld = contender.predicted->kld;
-        return {fmt::format("{}{:.5f} ± {:.5f}", contender.predicted->at_least ? "≥ " : "", kld.mean, kld.error), "-",
-                "-"};
+        const auto figure = fmt::format("{}{:.5f}", contender.predicted->at_least ? "≥ " : "", kld.mean);
+        return {with_error(figure, kld.error, "{:.5f}"), "-", "-"};
     }
     const auto figures = summarize(contender.test);
-    return {fmt::format("{:.5f} ± {:.5f}", figures.kld.mean, figures.kld.error),
-            fmt::format("{:.3f} ± {:.3f}", figures.perplexity, figures.perplexity_error),
+    return {with_error(fmt::format("{:.5f}", figures.kld.mean), figures.kld.error, "{:.5f}"),
+            with_error(fmt::format("{:.3f}", figures.perplexity), figures.perplexity_error, "{:.3f}"),
             fmt::format("{:.2f} %", 100.0 * figures.top1_agree.mean)};
 }
 
@@ -69,7 +69,8 @@ std::string describe(const TimedSearch& search) {
     auto text = fmt::format("Search: {} changes measured in {:.0f} s, {} of {} tests accepted", result.explored,
                             search.seconds, result.accepted(), result.steps.size());
     if (result.accepted() > 0)
-        text += fmt::format("; KLD on the held-out text lower by {:.5f} ± {:.5f}", search.gain.mean, search.gain.error);
+        text += with_error(fmt::format("; KLD on the held-out text lower by {:.5f}", search.gain.mean),
+                           search.gain.error, "{:.5f}");
     return text + (result.exhausted ? "; nothing is left to try." : "; the time was up.");
 }
 
@@ -105,7 +106,7 @@ Command add_quantize(CLI::App& app) {
         ->add_option("--imatrix-out", values->imatrix_out,
                      "Where the importance matrix goes (default: beside the output)")
         ->type_name("FILE");
-    command->add_option("--report", values->report, "Also write a page about the run, as 'report' does; replaced")
+    command->add_option("--report", values->report, "Also write a page about the run, as 'report' does")
         ->type_name("FILE.html");
     command
         ->add_option("--window", values->window,
@@ -150,12 +151,15 @@ Command add_quantize(CLI::App& app) {
             const auto run = run_options(values->common, values->output);
             return dry_run(run, job_request(run.model, options), values->common.json, progress);
         }
-        check_output_path(options.output, 0, options.overwrite);
-        if (!values->report.empty()) {
-            check_output_path(values->report, 0, true);
-            report_page();  // throws where there is none
-        }
+        if (!values->report.empty()) report_page();  // throws where there is none
+        const auto files = [&] {
+            auto guard = files_of_job(run_options(values->common, values->output), options);
+            return guard.writes("the report", values->report);
+        };
+        auto lock = files().lock();
+        options.lock = &*lock;
         values->common.model = gguf_of(values->common.model, options.output.parent_path(), progress).string();
+        files().check_apart();  // from the file that a folder was converted to
         const auto run = run_options(values->common, values->output);
         options.request.constraints = constraints_of(values->constraints, values->common.threads);
         Session session(run, progress);

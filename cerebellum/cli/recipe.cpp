@@ -11,6 +11,7 @@
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/core/size.h"
 #include "cerebellum/pipeline/import_recipe.h"
+#include "cerebellum/pipeline/run_files.h"
 #include "cerebellum/report/table.h"
 
 namespace cerebellum::cli {
@@ -21,6 +22,7 @@ namespace fs = std::filesystem;
 
 /// A recipe, or the types of a GGUF as one.
 Recipe read_mix(const fs::path& path) {
+    check_regular(path);
     std::ifstream file(path, std::ios::binary);
     char magic[4] = {};
     file.read(magic, sizeof magic);
@@ -149,7 +151,11 @@ Command add_recipe(CLI::App& app) {
     return [=] {
         if (diff_command->parsed()) return diff(*diff_values);
         const auto& values = from_gguf->parsed() ? *gguf_values : *file_values;
-        check_output_path(values.output, 0, values.common.force);
+        OutputGuard guard(values.common.force);
+        guard.writes("the recipe", values.output);
+        guard_model(guard, "the model", values.common.model);
+        guard_model(guard, from_gguf->parsed() ? "the file whose mix is wanted" : "the type file", values.file);
+        const auto lock = guard.lock();
         const auto source = GgufFile::open(values.common.model);
         return write_imported(values, source,
                               from_gguf->parsed() ? recipe_from_gguf(source, GgufFile::open(values.file))

@@ -6,9 +6,9 @@
 #include "cerebellum/cli/goal_options.h"
 #include "cerebellum/cli/options.h"
 #include "cerebellum/cli/terminal.h"
-#include "cerebellum/core/file.h"
 #include "cerebellum/core/size.h"
 #include "cerebellum/pipeline/report_document.h"
+#include "cerebellum/pipeline/run_files.h"
 #include "cerebellum/pipeline/unusable.h"
 
 namespace cerebellum::cli {
@@ -45,7 +45,12 @@ Command add_report(CLI::App& app) {
     add_threads(*command, values->common);
     add_json(*command, values->common);
     return [values] {
-        check_output_path(values->output, 0, values->common.force);
+        OutputGuard guard(values->common.force);
+        guard.writes("the report", values->output).reads("the recipe", values->recipe);
+        for (const auto& results : values->results) guard.reads("the results", results);
+        guard_model(guard, "the model", values->common.model);
+        guard_journal(guard, values->common.journal);
+        const auto lock = guard.lock();
         ReportSources sources;
         sources.journal = values->common.journal;
         if (!values->common.model.empty()) sources.model = values->common.model;

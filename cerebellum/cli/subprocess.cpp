@@ -11,6 +11,7 @@
 
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/file.h"
+#include "cerebellum/core/temporary_name.h"
 
 namespace cerebellum::cli {
 
@@ -20,8 +21,7 @@ int run_self(const std::vector<std::string>& arguments, const fs::path& output) 
     std::error_code error;
     const auto program = fs::read_symlink("/proc/self/exe", error);
     if (error) throw Error(fmt::format("cannot find this program itself: {}", error.message()));
-    fs::path partial = output;
-    partial += ".partial";
+    const auto partial = temporary_name(output);
     const ScratchFile scratch(output.empty() ? fs::path() : partial);
     posix_spawn_file_actions_t actions;
     posix_spawn_file_actions_init(&actions);

@@ -1,14 +1,16 @@
 #include "cerebellum/cli/terminal.h"
 
 #include <fmt/format.h>
+#include <signal.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <csignal>
 #include <cstdio>
 #include <string_view>
 
 #include "cerebellum/cli/terminal_style.h"
+#include "cerebellum/core/visible_text.h"
+#include "cerebellum/gguf/mapped_files.h"
 
 namespace cerebellum::cli {
 
@@ -16,9 +18,17 @@ namespace {
 
 extern "C" void request_stop(int signal) {
     if (Progress::stop_requested.exchange(true)) {
-        std::signal(signal, SIG_DFL);
-        std::raise(signal);
+        ::signal(signal, SIG_DFL);
+        ::raise(signal);
     }
+}
+
+/// What waits in the system is woken: without SA_RESTART, which std::signal sets.
+void on_signal(int signal, void (*handler)(int)) {
+    struct sigaction action {};
+    action.sa_handler = handler;
+    ::sigemptyset(&action.sa_mask);
+    ::sigaction(signal, &action, nullptr);
 }
 
 /// The first so many characters of a UTF-8 text.
@@ -32,11 +42,16 @@ std::string cut(const std::string& text, std::size_t characters) {
 }  // namespace
 
 void stop_on_signals() {
-    std::signal(SIGINT, request_stop);
-    std::signal(SIGTERM, request_stop);
+    for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
+        struct sigaction inherited {};
+        ::sigaction(signal, nullptr, &inherited);
+        // Whoever started us with nohup, or in the background of a shell without job control, meant it.
+        if (inherited.sa_handler != SIG_IGN) on_signal(signal, request_stop);
+    }
+    explain_lost_pages();
     // A server that goes away while it is written to is an error with a message, like any other.
-    std::signal(SIGPIPE, SIG_IGN);
-    std::signal(SIGXFSZ, SIG_IGN);  // a file that grows beyond the user's limit is an error like a full disk
+    on_signal(SIGPIPE, SIG_IGN);
+    on_signal(SIGXFSZ, SIG_IGN);  // a file that grows beyond the user's limit is an error like a full disk
 }
 
 TerminalProgress::TerminalProgress(bool quiet, bool verbose)
@@ -91,14 +106,14 @@ void TerminalProgress::end() {
 void TerminalProgress::warn(std::string_view message) {
     const std::lock_guard lock(mutex_);
     clear_line();
-    fmt::print(stderr, "warning: {}\n", message);
+    fmt::print(stderr, "warning: {}\n", visible_lines(message));
 }
 
 void TerminalProgress::info(std::string_view message) {
     const std::lock_guard lock(mutex_);
     if (quiet_) return;
     clear_line();
-    fmt::print(stderr, "{}\n", message);
+    fmt::print(stderr, "{}\n", visible_lines(message));
 }
 
 void TerminalProgress::detail(std::string_view message) {
@@ -106,9 +121,10 @@ void TerminalProgress::detail(std::string_view message) {
 }
 
 void TerminalProgress::line(const std::string& text, bool last) {
+    const auto shown = visible(text);
     clear_line();
     // A line as wide as the terminal would wrap and could not be rewritten.
-    fmt::print(stderr, "{}", rewrites_ ? cut(text, static_cast<std::size_t>(columns_of(STDERR_FILENO) - 1)) : text);
+    fmt::print(stderr, "{}", rewrites_ ? cut(shown, static_cast<std::size_t>(columns_of(STDERR_FILENO) - 1)) : shown);
     line_shown_ = rewrites_ && !last;
     if (!line_shown_) fmt::print(stderr, "\n");
     std::fflush(stderr);

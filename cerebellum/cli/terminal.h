@@ -43,7 +43,7 @@ class TerminalProgress final : public Progress {
     Clock::time_point job_stage_started_;
 };
 
-/// Ctrl-C and SIGTERM ask the work to stop at the next safe point; a second one ends the program at once.
+/// Ctrl-C, SIGTERM and SIGHUP ask the work to stop at the next safe point; a second one ends the program at once.
 void stop_on_signals();
 
 }  // namespace cerebellum::cli

@@ -19,7 +19,7 @@ namespace {
 std::string describe(const std::optional<WholePrediction>& prediction) {
     if (!prediction) return "";
     if (!std::isfinite(prediction->calibrated.error)) return fmt::format("{:.5f}", prediction->sum);
-    return fmt::format("{:.5f} ± {:.5f}", prediction->calibrated.mean, prediction->calibrated.error);
+    return with_error(fmt::format("{:.5f}", prediction->calibrated.mean), prediction->calibrated.error, "{:.5f}");
 }
 
 }  // namespace
@@ -53,8 +53,8 @@ Command add_verify(CLI::App& app) {
         for (const auto& file : files) {
             const auto& f = file.figures;
             rows.push_back({file.path.filename().string(), format_bytes(file.bytes), fmt::format("{:.2f}", file.bpw),
-                            fmt::format("{:.5f} ± {:.5f}", f.kld.mean, f.kld.error),
-                            fmt::format("{:.3f} ± {:.3f}", f.perplexity, f.perplexity_error),
+                            with_error(fmt::format("{:.5f}", f.kld.mean), f.kld.error, "{:.5f}"),
+                            with_error(fmt::format("{:.3f}", f.perplexity), f.perplexity_error, "{:.3f}"),
                             fmt::format("{:.2f} %", 100.0 * f.top1_agree.mean), describe(file.prediction)});
         }
         fmt::print("{}", format_table({"file", "size", "bpw", "KLD", "perplexity", "same top", "predicted KLD"}, rows));

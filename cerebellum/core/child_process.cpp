@@ -68,7 +68,7 @@ class Child {
 #ifdef __linux__
             ::prctl(PR_SET_PDEATHSIG, SIGKILL);
 #endif
-            for (const int signal : {SIGINT, SIGTERM, SIGPIPE, SIGXFSZ}) std::signal(signal, SIG_DFL);
+            for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGPIPE, SIGXFSZ}) std::signal(signal, SIG_DFL);
             const int null = ::open("/dev/null", O_RDONLY | O_CLOEXEC);
             if (null >= 0) ::dup2(null, STDIN_FILENO);
             ::dup2(output[1], STDOUT_FILENO);

@@ -11,14 +11,14 @@
 #include <system_error>
 
 #include "cerebellum/core/error.h"
+#include "cerebellum/core/file.h"
 
 namespace cerebellum {
 
 namespace fs = std::filesystem;
 
-std::string read_unpacked(const fs::path& path) {
-    std::error_code code;
-    if (fs::is_directory(path, code)) throw Error(fmt::format("cannot read {}: it is a directory", path.string()));
+std::string read_unpacked(const fs::path& path, std::size_t most_bytes) {
+    check_regular(path);
     errno = 0;
     const std::unique_ptr<gzFile_s, int (*)(gzFile)> file(gzopen(path.c_str(), "rb"), &gzclose_r);
     if (!file) throw Error(fmt::format("cannot read {}: {}", path.string(), std::strerror(errno)));
@@ -27,6 +27,9 @@ std::string read_unpacked(const fs::path& path) {
     while (true) {
         const int got = gzread(file.get(), buffer.data(), static_cast<unsigned>(buffer.size()));
         if (got > 0) content.append(buffer.data(), static_cast<std::size_t>(got));
+        if (content.size() > most_bytes)
+            throw Error(fmt::format("cannot use {}: it holds more than {} MiB of text; cut off what is not needed",
+                                    path.string(), most_bytes >> 20));
         if (got < static_cast<int>(buffer.size())) break;
     }
     // A stream that ends too early is not seen by gzread's return value alone.
@@ -35,6 +38,7 @@ std::string read_unpacked(const fs::path& path) {
     if (status != Z_OK && status != Z_STREAM_END)
         throw Error(fmt::format("cannot unpack {}: {}; fetch it again", path.string(),
                                 status == Z_BUF_ERROR ? "it is cut short" : reason));
+    if (content.starts_with("\xEF\xBB\xBF")) content.erase(0, 3);
     return content;
 }
 

@@ -21,9 +21,17 @@ namespace cerebellum {
 
 namespace fs = std::filesystem;
 
-std::string read_file(const fs::path& path) {
+void check_regular(const fs::path& path) {
     std::error_code code;
-    if (fs::is_directory(path, code)) throw Error(fmt::format("cannot read {}: it is a directory", path.string()));
+    const auto type = fs::status(path, code).type();
+    if (type == fs::file_type::directory) throw Error(fmt::format("cannot read {}: it is a directory", path.string()));
+    if (type == fs::file_type::not_found || type == fs::file_type::none || type == fs::file_type::regular) return;
+    throw Error(fmt::format("cannot read {}: it is a {} and no file; write its contents to a file first", path.string(),
+                            type == fs::file_type::fifo ? "pipe" : "device or socket"));
+}
+
+std::string read_file(const fs::path& path) {
+    check_regular(path);
     std::ifstream stream(path, std::ios::binary);
     if (!stream) throw Error(fmt::format("cannot read {}: {}", path.string(), std::strerror(errno)));
     std::string content((std::istreambuf_iterator<char>(stream)), std::istreambuf_iterator<char>());
@@ -48,7 +56,7 @@ void remove_abandoned(const fs::path& path) {
         if (!name.starts_with(stem) || !name.ends_with(partial)) continue;
         const auto pid = std::string_view(name).substr(stem.size(), name.size() - stem.size() - partial.size());
         if (pid.empty() || pid.find_first_not_of("0123456789") != std::string_view::npos) continue;
-        const int descriptor = ::open(entry.path().c_str(), O_RDONLY | O_CLOEXEC);
+        const int descriptor = ::open(entry.path().c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
         if (descriptor < 0) continue;
         if (::flock(descriptor, LOCK_EX | LOCK_NB) == 0) ::unlink(entry.path().c_str());
         ::close(descriptor);
@@ -58,7 +66,9 @@ void remove_abandoned(const fs::path& path) {
 /// Opens and locks; -1 with errno where it cannot be opened. A file system without locks does without.
 int open_locked(const fs::path& path) {
     while (true) {
-        const int descriptor = ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+        // Whoever may write to the folder could have laid a link or a pipe of this name.
+        const int descriptor =
+            ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0666);
         if (descriptor < 0) return -1;
         struct stat info {};
         // Before the lock was there somebody may have taken the file for an abandoned one.
@@ -97,7 +107,8 @@ void AtomicFile::fail(std::string_view step) const {
 }
 
 void AtomicFile::reserve(std::uint64_t size) {
-    if (::ftruncate(descriptor_, static_cast<off_t>(size)) != 0) fail("write");
+    while (::ftruncate(descriptor_, static_cast<off_t>(size)) != 0)
+        if (errno != EINTR) fail("write");
 #ifdef __linux__
     // Not every file system can; then a full disk shows later.
     while (size > 0 && ::fallocate(descriptor_, 0, 0, static_cast<off_t>(size)) != 0) {
@@ -153,7 +164,8 @@ void AtomicFile::write_zeros(std::uint64_t size) {
 
 void AtomicFile::make_durable() {
     if (durable_) return;
-    if (::fsync(descriptor_) != 0) fail("write");
+    while (::fsync(descriptor_) != 0)
+        if (errno != EINTR) fail("write");
     durable_ = true;
 }
 

@@ -8,7 +8,11 @@
 
 namespace cerebellum {
 
-/// The whole of a file. Throws Error naming the path and the reason.
+/// Throws Error naming the path where it is something that cannot be read to an end that is known: a directory, a pipe,
+/// a device. Nothing of it is opened: that alone may wait for ever. A path that is not there is no matter of this.
+void check_regular(const std::filesystem::path& path);
+
+/// The whole of a regular file. Throws Error naming the path and the reason.
 std::string read_file(const std::filesystem::path& path);
 
 /// Writes a file so that its final name only ever shows the old or the complete new content: temporary name in the same

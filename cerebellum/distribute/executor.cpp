@@ -16,6 +16,7 @@
 #include <utility>
 
 #include "cerebellum/core/error.h"
+#include "cerebellum/core/json_text.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/distribute/dealer.h"
 
@@ -34,7 +35,7 @@ std::string pack(const json& message) {
     return {bytes.begin(), bytes.end()};
 }
 json unpack(const std::string& bytes) {
-    return json::from_cbor(bytes.begin(), bytes.end());
+    return parse_cbor(bytes, "a message of another rank");
 }
 
 json to_json(const Measurement& m) {

@@ -8,7 +8,7 @@
 namespace cerebellum {
 
 /// Version of parse_choice: answers parsed by an older one may be judged again.
-constexpr int answer_parser_version = 1;
+constexpr int answer_parser_version = 2;
 
 /// The reply without what a model thought aloud: everything up to the last </think>, or from a <think> on that was
 /// never closed.

@@ -65,5 +65,32 @@ TEST(ParseChoice, prefers_the_longer_of_two_texts) {
     EXPECT_EQ(parse_choice("York", cities), 3);
 }
 
+TEST(ParseChoice, ends_at_a_whole_dash) {
+    EXPECT_EQ(parse_choice("B – Paris, or so", cities), 1);
+    EXPECT_EQ(parse_choice("B — Paris, or so", cities), 1);
+    EXPECT_EQ(parse_choice("A “city” of some kind", cities),
+              std::nullopt);  // a quotation mark begins with the same bytes
+}
+
+/// std::regex took a frame of the stack for each character: 26 kB of blanks ended the program.
+TEST(ParseChoice, reads_replies_of_any_length) {
+    const auto repeated = [](std::string_view piece, std::size_t times) {
+        std::string text;
+        for (std::size_t i = 0; i < times; ++i) text += piece;
+        return text;
+    };
+    constexpr std::size_t many = 60'000;
+    for (const auto* piece : {" ", "?", "\n", "\t\n", "世", "answer ", "answer is", "the answer is ", "(", "A or ",
+                              "A/", "\\boxed ", "\\textbf{", "option ", "option\n", "*", "\033[", "\xff", "A\n"}) {
+        const auto text = repeated(piece, many);
+        EXPECT_EQ(parse_choice("Let us see." + text + "\n\nThe answer is (B).", cities), 1) << piece;
+        EXPECT_EQ(parse_choice("B)" + text, cities), 1) << piece;
+        parse_choice(text, cities);
+        parse_choice("answer is" + text, cities);
+        parse_choice("A" + text, cities);
+    }
+    EXPECT_EQ(parse_choice("The answer is" + repeated(" ", many) + "B" + repeated("\n", many) + "x", cities), 1);
+}
+
 }  // namespace
 }  // namespace cerebellum

@@ -5,6 +5,7 @@
 #include <sys/file.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <set>
@@ -12,6 +13,7 @@
 
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/file.h"
+#include "cerebellum/core/json_text.h"
 
 namespace cerebellum {
 
@@ -24,6 +26,33 @@ constexpr auto format_name = "cerebellum-eval";
 /// Bytes of model output need not be UTF-8.
 std::string line_of(const json& value) {
     return value.dump(-1, ' ', false, json::error_handler_t::replace) + "\n";
+}
+
+/// Whether the fields that are there are of the kind that everybody who reads a log takes them for.
+bool is_header(const json& value) {
+    if (text_field(value, "format") != format_name) return false;
+    for (const auto* key : {"benchmark", "mode", "metric", "questions_sha256", "selection"})
+        if (value.contains(key) && !value[key].is_string()) return false;
+    for (const auto* key : {"temperature", "questions"})
+        if (value.contains(key) && !value[key].is_number()) return false;
+    if (value.contains("rejudged") && !value["rejudged"].is_array()) return false;
+    return !value.contains("model") ||
+           (value["model"].is_object() && (!value["model"].contains("file") || value["model"]["file"].is_string()));
+}
+
+bool is_record(const json& value) {
+    if (!value.is_object() || !value.contains("id") || !value["id"].is_string()) return false;
+    for (const auto* key : {"raw", "parsed", "group", "prompt_sha256", "verdict", "failed"})
+        if (value.contains(key) && !value[key].is_string()) return false;
+    if (value.contains("correct") && !value["correct"].is_boolean()) return false;
+    if (value.contains("ms") && !value["ms"].is_number()) return false;
+    if (value.contains("gold") && !value["gold"].is_array()) return false;
+    const auto is_text = [](const json& item) { return item.is_string(); };
+    if (value.contains("choices") && !(value["choices"].is_array() && std::ranges::all_of(value["choices"], is_text)))
+        return false;
+    const auto is_number = [](const json& item) { return item.is_number(); };
+    return value.contains("metrics") && value["metrics"].is_object() &&
+           std::ranges::all_of(value["metrics"], is_number);
 }
 
 struct Parsed {
@@ -40,10 +69,9 @@ Parsed parse(const std::filesystem::path& path) {
         const auto end = content.find('\n', begin);
         if (end == std::string::npos) break;
         ++line;
-        const auto value = json::parse(content.substr(begin, end - begin), nullptr, false);
-        const bool good = value.is_object() && (line == 1 ? value.value("format", "") == format_name
-                                                          : value.contains("id") && value["id"].is_string());
-        if (!good)
+        const auto text = std::string_view(content).substr(begin, end - begin);
+        const auto value = try_parse_json(text).value_or(json());
+        if (line == 1 ? !is_header(value) : !is_record(value))
             throw Error(fmt::format("{}:{}: this is no record of an evaluation; give --out another folder",
                                     path.string(), line));
         if (line == 1)

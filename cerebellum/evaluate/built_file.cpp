@@ -8,6 +8,7 @@
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/parallel.h"
 #include "cerebellum/llama/placement.h"
+#include "cerebellum/llama/same_tokenizer.h"
 #include "cerebellum/replay/score_kernels.h"
 
 namespace cerebellum {
@@ -33,10 +34,7 @@ class FileScorer {
         Decoder reference(source, static_cast<int>(n_tokens_), threads_);
         for (const auto& file : files) {
             models.push_back(Model::load_to_run(file, place));
-            if (models.back().n_vocab() != source.n_vocab())
-                throw Error(fmt::format(
-                    "{} has a vocabulary of {} tokens and the source one of {}; they are not the same model",
-                    file.string(), models.back().n_vocab(), source.n_vocab()));
+            check_same_tokenizer(source, models.back());
         }
         for (const auto& model : models) decoders.emplace_back(model, static_cast<int>(n_tokens_), threads_);
 

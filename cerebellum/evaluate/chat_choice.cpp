@@ -50,6 +50,7 @@ json chat_record(const Question& question, const std::string& prompt, const Chat
                    {"completion_tokens", reply.completion_tokens},
                    {"ms", std::round(reply.milliseconds)}};
     if (!reply.reasoning.empty()) record["reasoning"] = reply.reasoning;
+    if (!reply.failure.empty()) record["failed"] = reply.failure;
     if (!question.group.empty()) record["group"] = question.group;
     judge_choice(record);
     return record;

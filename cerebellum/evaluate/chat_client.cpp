@@ -7,79 +7,129 @@
 #include <chrono>
 #include <mutex>
 #include <nlohmann/json.hpp>
-#include <regex>
 #include <thread>
 
-#include "cerebellum/httplib.h"
+#include "cerebellum/core/json_text.h"
+#include "cerebellum/core/visible_text.h"
 
 namespace cerebellum {
 
 namespace {
 
 using nlohmann::json;
+using Clock = std::chrono::steady_clock;
 
 /// One line of a server's words about what went wrong.
 std::string reason_of(const std::string& body) {
-    const auto parsed = json::parse(body, nullptr, false);
     std::string reason = body;
-    if (parsed.is_object() && parsed.contains("error"))
-        reason = parsed["error"].is_object() ? parsed["error"].value("message", body) : parsed["error"].dump();
-    std::ranges::replace(reason, '\n', ' ');
+    if (const auto parsed = try_parse_json(body); parsed && parsed->is_object() && parsed->contains("error")) {
+        const auto& error = (*parsed)["error"];
+        reason = error.is_object() ? text_field(error, "message", body) : error.dump();
+    }
     constexpr std::size_t enough = 200;
-    return reason.substr(0, enough);
+    reason = cut_utf8(reason, enough);
+    std::ranges::replace(reason, '\n', ' ');
+    return visible(reason);
 }
 
 bool worth_another_try(int status) {
     return status == 429 || status >= 500;
 }
 
-std::string text_of(const json& message, const char* key) {
-    return message.contains(key) && message[key].is_string() ? message[key].get<std::string>() : std::string();
+/// A number of tokens, whatever the server says of it.
+int count_of(const json& usage, const char* key) {
+    return static_cast<int>(std::clamp(number_field(usage, key), 0.0, 1e9));
 }
+
+/// Sleeps, but not when the user asks to stop.
+void pause(double seconds) {
+    const auto end = Clock::now() + std::chrono::duration<double>(seconds);
+    while (Clock::now() < end) {
+        NoProgress().check();
+        std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    }
+}
+
+/// Hands replies over as ask_all promises it.
+class Delivery {
+  public:
+    Delivery(const std::function<void(std::size_t, const ChatReply&)>& done, std::size_t limit)
+        : done_(done), limit_(limit) {}
+
+    /// Returns how many are handed over by now.
+    std::size_t add(std::size_t i, ChatReply reply) {
+        if (reply.failure.empty()) {
+            flush();
+            hand_over(i, reply);
+            return delivered_;
+        }
+        held_.emplace_back(i, std::move(reply));
+        if (held_.size() >= limit_)
+            throw ServerGone(fmt::format("{} bad answers in a row, the last one: {}; what was answered before is kept",
+                                         held_.size(), held_.back().second.failure));
+        return delivered_;
+    }
+    void flush() {
+        for (const auto& [i, reply] : held_) hand_over(i, reply);
+        held_.clear();
+    }
+
+  private:
+    void hand_over(std::size_t i, const ChatReply& reply) {
+        done_(i, reply);
+        ++delivered_;
+    }
+
+    const std::function<void(std::size_t, const ChatReply&)>& done_;
+    std::size_t limit_;
+    std::size_t delivered_ = 0;
+    std::vector<std::pair<std::size_t, ChatReply>> held_;
+};
 
 }  // namespace
 
-ChatClient::ChatClient(ChatSettings settings) : settings_(std::move(settings)) {
-    static const std::regex url(R"(^(https?://[^/\s]+)(/[^\s]*?)?/*$)");
-    std::smatch match;
-    if (!std::regex_match(settings_.server, match, url))
-        throw UsageError(fmt::format("--server {} is no URL; write it as http://127.0.0.1:8080", settings_.server));
-    host_ = match.str(1);
-    prefix_ = match.str(2);
-    if (prefix_.empty()) prefix_ = "/v1";
+ChatClient::ChatClient(ChatSettings settings)
+    : settings_(std::move(settings)), url_(parse_url(settings_.server, "--server")) {
+    if (url_.path.empty()) url_.path = "/v1";
 }
 
 std::string ChatClient::exchange(const std::string& path, const std::string& body) const {
+    const auto deadline = Clock::now() + std::chrono::seconds(settings_.timeout_s);
+    const auto left = [&] { return std::chrono::duration<double>(deadline - Clock::now()).count(); };
     std::string problem;
     for (int attempt = 0; attempt <= settings_.retries; ++attempt) {
-        if (attempt > 0) std::this_thread::sleep_for(std::chrono::milliseconds(250 << std::min(attempt, 6)));
-        httplib::Client client(host_);
-        client.set_connection_timeout(10);
-        client.set_read_timeout(settings_.timeout_s);
-        client.set_write_timeout(settings_.timeout_s);
-        if (!settings_.api_key.empty()) client.set_bearer_token_auth(settings_.api_key);
-        const auto result =
-            body.empty() ? client.Get(prefix_ + path) : client.Post(prefix_ + path, body, "application/json");
-        if (!result) {
-            problem = httplib::to_string(result.error());
-            continue;
+        if (attempt > 0) pause(std::min(0.25 * (1 << std::min(attempt, 6)), std::max(0.0, left())));
+        HttpLimits limits;
+        limits.seconds = left();
+        if (limits.seconds <= 0.0) break;
+        const auto reply = http_exchange(url_, path, body, settings_.api_key, limits);
+        problem = reply.problem;
+        switch (reply.end) {
+            case HttpReply::End::broken:
+                continue;
+            case HttpReply::End::out_of_time:
+                throw BadReply(fmt::format("{}: no complete answer within {} s", url_.origin(), settings_.timeout_s));
+            case HttpReply::End::not_accepted:
+                throw BadReply(fmt::format("{}: {}", url_.origin(), problem));
+            case HttpReply::End::answered:
+                break;
         }
-        if (result->status == 200) return result->body;
-        problem = fmt::format("status {}: {}", result->status, reason_of(result->body));
-        if (!worth_another_try(result->status))
-            throw Error(fmt::format("{}{}{} refuses the request: {}", host_, prefix_, path, problem));
+        if (reply.status == 200) return reply.body;
+        problem = fmt::format("status {}: {}", reply.status, reason_of(reply.body));
+        if (!worth_another_try(reply.status))
+            throw Error(fmt::format("{}{}{} refuses the request: {}", url_.origin(), url_.path, path, problem));
     }
     throw ServerGone(
         fmt::format("{} does not answer ({}); what it answered before is kept, run the same command again "
                     "when it is back",
-                    host_, problem));
+                    url_.origin(), problem));
 }
 
 std::string ChatClient::model_name() const {
-    const auto models = json::parse(exchange("/models", ""), nullptr, false);
-    if (!models.is_object() || !models.contains("data") || !models["data"].is_array() || models["data"].empty())
-        return "model";
-    return models["data"][0].value("id", "model");
+    const auto models = try_parse_json(exchange("/models", ""));
+    if (!models || !models->is_object() || !models->contains("data")) return "model";
+    const auto& data = (*models)["data"];
+    return data.is_array() && !data.empty() ? text_field(data[0], "id", "model") : "model";
 }
 
 ChatReply ChatClient::ask(const std::string& message) const {
@@ -89,23 +139,43 @@ ChatReply ChatClient::ask(const std::string& message) const {
                           {"seed", settings_.seed},
                           {"stream", false},
                           {"chat_template_kwargs", {{"enable_thinking", settings_.thinking}}}};
-    const auto begun = std::chrono::steady_clock::now();
+    const auto begun = Clock::now();
     const auto body = exchange("/chat/completions", request.dump(-1, ' ', false, json::error_handler_t::replace));
-    const auto reply = json::parse(body, nullptr, false);
-    if (!reply.is_object() || !reply.contains("choices") || !reply["choices"].is_array() || reply["choices"].empty() ||
-        !reply["choices"][0].contains("message"))
-        throw Error(fmt::format("{} gave no chat completion: {}", host_, reason_of(body)));
-    const auto& choice = reply["choices"][0];
+    const auto refuse = [&] {
+        return BadReply(fmt::format("{} gave no chat completion: {}", url_.origin(), reason_of(body)));
+    };
+    const auto reply = try_parse_json(body);
+    if (!reply || !reply->is_object() || !reply->contains("choices")) throw refuse();
+    const auto& choices = (*reply)["choices"];
+    if (!choices.is_array() || choices.empty() || !choices[0].is_object() || !choices[0].contains("message"))
+        throw refuse();
+    const auto& answer = choices[0]["message"];
+    // No content is an empty answer (a model that only thought, or called a tool); any other kind is no answer.
+    if (!answer.is_object()) throw refuse();
+    if (answer.contains("content") && !answer["content"].is_string() && !answer["content"].is_null()) throw refuse();
     ChatReply result;
-    result.text = text_of(choice["message"], "content");
-    result.reasoning = text_of(choice["message"], "reasoning_content");
-    result.finish = text_of(choice, "finish_reason");
-    if (reply.contains("usage") && reply["usage"].is_object()) {
-        result.prompt_tokens = reply["usage"].value("prompt_tokens", 0);
-        result.completion_tokens = reply["usage"].value("completion_tokens", 0);
+    result.text = text_field(answer, "content");
+    result.reasoning = text_field(answer, "reasoning_content");
+    result.finish = text_field(choices[0], "finish_reason");
+    if (reply->contains("usage")) {
+        result.prompt_tokens = count_of((*reply)["usage"], "prompt_tokens");
+        result.completion_tokens = count_of((*reply)["usage"], "completion_tokens");
     }
-    result.milliseconds = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begun).count();
+    result.milliseconds = std::chrono::duration<double, std::milli>(Clock::now() - begun).count();
     return result;
+}
+
+ChatReply ChatClient::ask_or_fail(const std::string& message) const {
+    const auto begun = Clock::now();
+    try {
+        return ask(message);
+    } catch (const BadReply& problem) {
+        ChatReply reply;
+        reply.finish = "failed";
+        reply.failure = problem.what();
+        reply.milliseconds = std::chrono::duration<double, std::milli>(Clock::now() - begun).count();
+        return reply;
+    }
 }
 
 void ChatClient::ask_all(const std::vector<std::string>& messages,
@@ -113,16 +183,16 @@ void ChatClient::ask_all(const std::vector<std::string>& messages,
     std::atomic<std::size_t> next{0};
     std::mutex mutex;
     std::exception_ptr problem;
-    std::size_t finished = 0;
+    constexpr std::size_t too_many_in_a_row = 16;
+    Delivery delivery(done, too_many_in_a_row);
     progress.begin("asking", static_cast<double>(messages.size()));
     const auto work = [&] {
         try {
             for (std::size_t i; (i = next.fetch_add(1)) < messages.size();) {
                 progress.check();
-                const auto reply = ask(messages[i]);
+                auto reply = ask_or_fail(messages[i]);
                 const std::lock_guard lock(mutex);
-                done(i, reply);
-                progress.advance(static_cast<double>(++finished), "questions");
+                progress.advance(static_cast<double>(delivery.add(i, std::move(reply))), "questions");
             }
         } catch (...) {
             next = messages.size();
@@ -135,6 +205,7 @@ void ChatClient::ask_all(const std::vector<std::string>& messages,
         for (int i = 0; i < settings_.concurrency; ++i) pool.emplace_back(work);
     }
     if (problem) std::rethrow_exception(problem);
+    delivery.flush();
     progress.end();
 }
 

@@ -6,13 +6,13 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <random>
-#include <regex>
 #include <sstream>
 
 #include "cerebellum/core/compressed_file.h"
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/hash.h"
 #include "cerebellum/evaluate/answer_parser.h"
+#include "cerebellum/evaluate/question_limits.h"
 
 namespace cerebellum {
 
@@ -85,10 +85,63 @@ std::vector<std::vector<std::string>> fenced_blocks(const std::vector<std::strin
     return blocks;
 }
 
-bool looks_like_code(const std::string& line) {
-    static const std::regex code(
-        R"(^(?:from\s+\S+\s+import\b|import\s+\w|def\s+\w|async\s+def\s|class\s+\w|@\w|#|if\s.*:|for\s.*:|while\s.*:|try:|with\s.*:|\w+(?:\s*:\s*[\w\[\], .]+)?\s*=[^=]|[\])}]).*)");
-    return std::regex_match(line, code);
+bool is_blank_character(char c) {
+    return c == ' ' || (c >= '\t' && c <= '\r');
+}
+
+bool is_word_character(char c) {
+    return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_';
+}
+
+/// Where the characters end, from `at` on, that the test is true of.
+template <typename Test>
+std::size_t end_of(std::string_view line, std::size_t at, Test&& test) {
+    while (at < line.size() && test(line[at])) ++at;
+    return at;
+}
+
+/// "x = 1", "x: list[int] = []", and no "x == 1".
+bool is_assignment(std::string_view line) {
+    const auto equals = [&](std::size_t at) {
+        at = end_of(line, at, is_blank_character);
+        return at + 1 < line.size() && line[at] == '=' && line[at + 1] != '=';
+    };
+    const auto name = end_of(line, 0, is_word_character);
+    if (name == 0) return false;
+    if (equals(name)) return true;
+    const auto colon = end_of(line, name, is_blank_character);
+    if (colon >= line.size() || line[colon] != ':') return false;
+    const auto type = end_of(line, colon + 1, is_blank_character);
+    const auto type_end = end_of(line, type, [](char c) {
+        return is_word_character(c) || std::string_view("[], .").find(c) != std::string_view::npos;
+    });
+    const bool blank = line.substr(colon + 1, type - colon - 1).find(' ') != std::string_view::npos;
+    return (type_end > type || blank) && equals(type_end);
+}
+
+/// The line of a program, going by how it begins. Scanned by hand: std::regex overflows the stack on a long one.
+bool looks_like_code(std::string_view line) {
+    const auto after = [&](std::string_view word) {  // the place behind the word and blanks; 0 where they are not there
+        if (!line.starts_with(word)) return std::size_t{0};
+        const auto end = end_of(line, word.size(), is_blank_character);
+        return end > word.size() ? end : std::size_t{0};
+    };
+    const auto word_at = [&](std::size_t at) { return at > 0 && at < line.size() && is_word_character(line[at]); };
+    if (word_at(after("import")) || word_at(after("def")) || word_at(after("class"))) return true;
+    if (line.starts_with('@') && word_at(1)) return true;
+    if (line.starts_with("try:") || line.find_first_of("#])}") == 0) return true;
+    if (const auto at = after("async"); at > 0 && line.substr(at).starts_with("def"))
+        if (at + 3 < line.size() && is_blank_character(line[at + 3])) return true;
+    for (const auto word : {"if", "for", "while", "with"})
+        if (after(word) > 0 && line.find(':') != std::string_view::npos) return true;
+    if (const auto module = after("from"); module > 0) {
+        const auto end = end_of(line, module, [](char c) { return !is_blank_character(c); });
+        const auto rest = line.substr(end_of(line, end, is_blank_character));
+        if (end > module && end < line.size() && rest.starts_with("import") &&
+            (rest.size() == 6 || !is_word_character(rest[6])))
+            return true;
+    }
+    return is_assignment(line);
 }
 
 /// From the first line of code to the last, where code and prose are mixed without fences.
@@ -142,7 +195,7 @@ std::vector<CodeTask> load_code_tasks(const std::filesystem::path& path) {
     const auto lines = lines_of(read_unpacked(path));
     for (std::size_t i = 0; i < lines.size(); ++i) {
         if (is_blank(lines[i])) continue;
-        const auto record = nlohmann::json::parse(lines[i], nullptr, false);
+        const auto record = try_parse_json(lines[i], question_limits).value_or(nlohmann::json());
         CodeTask task;
         for (const auto& [name, target] : {std::pair{"task_id", &task.id},
                                            {"prompt", &task.prompt},
@@ -205,6 +258,7 @@ nlohmann::json code_record(const CodeTask& task, const std::string& prompt, cons
                              {"completion_tokens", reply.completion_tokens},
                              {"ms", std::round(reply.milliseconds)}};
     if (!reply.reasoning.empty()) record["reasoning"] = reply.reasoning;
+    if (!reply.failure.empty()) record["failed"] = reply.failure;
     judge_code(record, task, sandbox);
     return record;
 }

@@ -106,6 +106,30 @@ TEST(ExtractSolution, of_nothing_is_nothing) {
     EXPECT_EQ(extract_solution("<think>def twice(x):\n    return", twice), "");
 }
 
+TEST(ExtractSolution, knows_code_without_fences_by_its_first_words) {
+    const auto kept = [](const std::string& line) {
+        const auto text = "Prose about it.\n" + line + "\ndef twice(x):\n    return 2 * x\n";
+        return extract_solution(text, twice).find(line + "\n") != std::string::npos;
+    };
+    for (const auto* line : {"import math", "from a.b import c", "class X:", "@cache", "# note", "if x > 1: y()",
+                             "for i in x:", "while 1:", "try:", "with open(f) as g:", "x = 1", "x: list[int] = []",
+                             "x: = 3", "async def f():", "def f():", "]", ")"})
+        EXPECT_TRUE(kept(line)) << line;
+    for (const auto* line : {"important", "from here on", "classes", "x == 1", "if only", "format: this",
+                             "x: is =", "async defence", "from x imports", "= 3"})
+        EXPECT_FALSE(kept(line)) << line;
+}
+
+/// std::regex took a frame of the stack for each character: a line of 100 kB ended the program.
+TEST(ExtractSolution, reads_lines_of_any_length) {
+    for (const auto* piece : {"x", " ", ":", "=", "x ", "x:", "[", "世", "from ", "if :"}) {
+        std::string line;
+        while (line.size() < 200'000) line += piece;
+        for (const std::string begin : {"", "x = ", "x: ", "if ", "from ", "import "})
+            EXPECT_NE(extract_solution(begin + line + "\ndef twice(x):\n    return 2 * x\n", twice), "") << piece;
+    }
+}
+
 TEST(JudgeSolution, sees_wrong_answers_and_early_ends) {
     if (sandbox() == nullptr) GTEST_SKIP() << "no sandbox here";
     const auto verdict = [](const std::string& code) { return judge_solution(twice, code, *sandbox()); };

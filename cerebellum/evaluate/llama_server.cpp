@@ -20,7 +20,7 @@
 #include <vector>
 
 #include "cerebellum/core/error.h"
-#include "cerebellum/httplib.h"
+#include "cerebellum/evaluate/http_client.h"
 #include "cerebellum/version.h"
 
 namespace cerebellum {
@@ -143,12 +143,15 @@ void LlamaServer::start(const fs::path& model, const LlamaServerSettings& settin
 
 void LlamaServer::wait_until_ready(int timeout_s, Progress& progress) {
     const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(timeout_s);
-    httplib::Client client(url());
-    client.set_connection_timeout(1);
+    const auto address = parse_url(url(), "the server");
+    HttpLimits limits;
+    limits.seconds = 5.0;
+    limits.connect_seconds = 1.0;
     while (std::chrono::steady_clock::now() < deadline) {
         progress.check();
         if (!running()) throw Error(fmt::format("{} could not serve the file: {}", executable_.string(), last_words()));
-        if (const auto result = client.Get("/health"); result && result->status == 200) return;
+        const auto reply = http_exchange(address, "/health", "", "", limits);
+        if (reply.end == HttpReply::End::answered && reply.status == 200) return;
         std::this_thread::sleep_for(std::chrono::milliseconds(100));
     }
     throw Error(fmt::format("{} was not ready after {} s", executable_.string(), timeout_s));
@@ -157,7 +160,11 @@ void LlamaServer::wait_until_ready(int timeout_s, Progress& progress) {
 LlamaServer::~LlamaServer() {
     if (!running()) return;
     kill(process_, SIGTERM);
-    for (int i = 0; i < 100 && running(); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    // Who wants to stop waits no longer for a server that takes its time.
+    const auto patience = [] { return std::chrono::milliseconds(Progress::stop_requested ? 300 : 5000); };
+    const auto begun = std::chrono::steady_clock::now();
+    while (running() && std::chrono::steady_clock::now() - begun < patience())
+        std::this_thread::sleep_for(std::chrono::milliseconds(20));
     if (!running()) return;
     kill(process_, SIGKILL);
     waitpid(process_, nullptr, 0);

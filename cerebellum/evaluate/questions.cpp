@@ -13,6 +13,7 @@
 #include "cerebellum/core/compressed_file.h"
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/hash.h"
+#include "cerebellum/evaluate/question_limits.h"
 
 namespace cerebellum {
 
@@ -114,12 +115,24 @@ int answer_index(const json& answer, const std::vector<std::string>& choices, co
 /// sentence ends, other bracketed words are dropped, and double blanks are made single once.
 std::string hellaswag_clean(std::string text) {
     text = trimmed(text);
-    for (std::size_t at; (at = text.find(" [title]")) != std::string::npos;) text.replace(at, 8, ". ");
-    for (std::size_t open = 0; (open = text.find('[', open)) != std::string::npos;) {
-        const auto close = text.find(']', open);
-        if (close == std::string::npos) break;
-        text.erase(open, close - open + 1);
+    std::string titled, kept;
+    for (std::size_t i = 0; i < text.size();) {
+        constexpr std::string_view title = "[title]";
+        if (titled.ends_with(' ') && std::string_view(text).substr(i).starts_with(title)) {
+            titled.back() = '.';
+            titled += ' ';
+            i += title.size();
+        } else {
+            titled += text[i++];
+        }
     }
+    for (std::size_t i = 0; i < titled.size();) {
+        const auto open = titled.find('[', i);
+        const auto close = open == std::string::npos ? open : titled.find(']', open);
+        kept.append(titled, i, close == std::string::npos ? close : open - i);
+        i = close == std::string::npos ? titled.size() : close + 1;
+    }
+    text = std::move(kept);
     std::string result;
     for (std::size_t i = 0; i < text.size(); ++i) {
         result += text[i];
@@ -325,12 +338,9 @@ std::optional<Question> json_question(Benchmark benchmark, const json& record, Q
 std::optional<Question> read_line(Benchmark benchmark, const std::string& line, QuestionSet& set) {
     if (line.find_first_not_of(" \t") == std::string::npos) return std::nullopt;
     if (benchmark == Benchmark::winogrande && line.front() != '{') return winogrande_line(line);
-    json record;
-    try {
-        record = json::parse(line);
-    } catch (const json::parse_error&) {
-        throw BadRecord("it is no JSON");
-    }
+    const auto parsed = try_parse_json(line, question_limits);
+    if (!parsed) throw BadRecord("it is no JSON, or nested too deeply");
+    const auto& record = *parsed;
     if (!record.is_object()) throw BadRecord("it is no JSON object");
     auto question = json_question(benchmark, record, set);
     if (question && record.contains("id")) question->id = text_field(record, "id");

@@ -4,22 +4,34 @@
 #include <fmt/format.h>
 #include <grp.h>
 #include <poll.h>
+#include <sched.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/statvfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cerrno>
+#include <charconv>
 #include <chrono>
 #include <csignal>
 #include <cstring>
 #include <fstream>
+#include <initializer_list>
+#include <iterator>
+#include <optional>
+#include <span>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "cerebellum/core/error.h"
+#include "cerebellum/core/progress.h"
+#include "cerebellum/evaluate/syscall_filter.h"
 
 namespace cerebellum {
 
@@ -30,6 +42,7 @@ namespace {
 constexpr uid_t nobody = 65534;
 constexpr auto program_in_sandbox = "/tmp/program.py";
 constexpr int program_descriptor = 3;
+constexpr int filter_descriptor = 4;
 /// Python that runs the program: the limit of processes is only set in here, where it counts those of the sandbox. In
 /// front of bubblewrap it would count all that this user runs.
 constexpr auto starter =
@@ -45,56 +58,72 @@ fs::path on_path(const char* name) {
     return {};
 }
 
-/// An anonymous file with the program in it.
-int memory_file(const std::string& content) {
-    const int descriptor = memfd_create("program", MFD_CLOEXEC);
-    if (descriptor < 0) throw Error(fmt::format("no memory file for a program to judge: {}", std::strerror(errno)));
-    for (std::size_t done = 0; done < content.size();) {
-        const auto written = write(descriptor, content.data() + done, content.size() - done);
-        if (written < 0) {
-            close(descriptor);
-            throw Error(fmt::format("no memory for a program to judge: {}", std::strerror(errno)));
-        }
-        done += static_cast<std::size_t>(written);
+/// A descriptor that is closed with the object.
+class Descriptor {
+  public:
+    explicit Descriptor(int number) : number_(number) {}
+    ~Descriptor() {
+        if (number_ >= 0) close(number_);
     }
-    lseek(descriptor, 0, SEEK_SET);
-    return descriptor;
+    Descriptor(Descriptor&& other) noexcept : number_(std::exchange(other.number_, -1)) {}
+    Descriptor& operator=(Descriptor&&) = delete;
+    int number() const { return number_; }
+
+  private:
+    int number_;
+};
+
+/// An anonymous file with this in it.
+Descriptor memory_file(std::string_view content) {
+    Descriptor file(memfd_create("program", MFD_CLOEXEC));
+    if (file.number() < 0) throw Error(fmt::format("no memory file for a program to judge: {}", std::strerror(errno)));
+    while (!content.empty()) {
+        const auto written = write(file.number(), content.data(), content.size());
+        if (written < 0) throw Error(fmt::format("no memory for a program to judge: {}", std::strerror(errno)));
+        content.remove_prefix(static_cast<std::size_t>(written));
+    }
+    lseek(file.number(), 0, SEEK_SET);
+    return file;
 }
 
-std::vector<std::string> sandbox_command(const fs::path& bwrap, const fs::path& python, const SandboxLimits& limits) {
-    std::vector<std::string> command = {
-        bwrap.string(), "--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL",  "--clearenv",
-        "--setenv",     "PATH",          "/usr/bin:/bin",     "--setenv",      "HOME",       "/tmp", "--setenv",
-        "LANG",         "C.UTF-8",       "--ro-bind",         "/usr",          "/usr"};
+using Arguments = std::vector<std::string>;
+
+void append(Arguments& command, std::initializer_list<std::string> more) {
+    command.insert(command.end(), more);
+}
+
+/// /usr and what programs expect beside it. Not one place of it can be written to but /tmp, a file system of a fixed
+/// size; /dev has no zero, which could be mapped as memory that nobody is charged for.
+void append_files(Arguments& command, const SandboxLimits& limits) {
+    append(command, {"--ro-bind", "/usr", "/usr"});
     for (const auto* folder : {"/bin", "/lib", "/lib64", "/lib32", "/sbin"}) {
         std::error_code error;
         if (const auto target = fs::read_symlink(folder, error); !error)
-            command.insert(command.end(), {"--symlink", target.string(), folder});
+            append(command, {"--symlink", target.string(), folder});
         else if (fs::is_directory(folder, error))
-            command.insert(command.end(), {"--ro-bind", folder, folder});
+            append(command, {"--ro-bind", folder, folder});
     }
-    if (fs::exists("/etc/ld.so.cache"))
-        command.insert(command.end(), {"--ro-bind", "/etc/ld.so.cache", "/etc/ld.so.cache"});
-    command.insert(command.end(), {"--proc",
-                                   "/proc",
-                                   "--dev",
-                                   "/dev",
-                                   "--size",
-                                   std::to_string(limits.scratch_bytes),
-                                   "--tmpfs",
-                                   "/tmp",
-                                   "--ro-bind-data",
-                                   std::to_string(program_descriptor),
-                                   program_in_sandbox,
-                                   "--chdir",
-                                   "/tmp",
-                                   "--hostname",
-                                   "sandbox",
-                                   python.string(),
-                                   "-I",
-                                   "-B",
-                                   "-c",
-                                   fmt::format(starter, limits.processes, program_in_sandbox)});
+    if (fs::exists("/etc/ld.so.cache")) append(command, {"--ro-bind", "/etc/ld.so.cache", "/etc/ld.so.cache"});
+    append(command, {"--proc", "/proc", "--dir", "/dev"});
+    for (const auto* device : {"/dev/null", "/dev/random", "/dev/urandom"})
+        append(command, {"--dev-bind", device, device});
+    append(command, {"--symlink", "/proc/self/fd", "/dev/fd", "--symlink", "/proc/self/fd/0", "/dev/stdin"});
+    append(command, {"--symlink", "/proc/self/fd/1", "/dev/stdout", "--symlink", "/proc/self/fd/2", "/dev/stderr"});
+    append(command, {"--symlink", "/tmp", "/dev/shm"});
+    append(command, {"--size", std::to_string(limits.scratch_bytes), "--tmpfs", "/tmp"});
+    append(command, {"--ro-bind-data", std::to_string(program_descriptor), program_in_sandbox, "--remount-ro", "/"});
+}
+
+Arguments sandbox_command(const fs::path& bwrap, const fs::path& python, const SandboxLimits& limits, bool has_filter,
+                          bool nested_namespaces) {
+    Arguments command = {bwrap.string(), "--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL"};
+    append(command, {"--clearenv", "--setenv", "PATH", "/usr/bin:/bin", "--setenv", "HOME", "/tmp"});
+    append(command, {"--setenv", "LANG", "C.UTF-8", "--hostname", "sandbox"});
+    if (!nested_namespaces) append(command, {"--unshare-user", "--disable-userns"});
+    if (has_filter) append(command, {"--seccomp", std::to_string(filter_descriptor)});
+    append_files(command, limits);
+    append(command, {"--chdir", "/tmp", python.string(), "-I", "-B", "-c"});
+    command.push_back(fmt::format(starter, limits.processes, program_in_sandbox));
     return command;
 }
 
@@ -103,14 +132,38 @@ void limit(int resource, rlim_t value) {
     setrlimit(static_cast<__rlimit_resource>(resource), &both);
 }
 
+/// One of the processors that we may run on, another one each time. Processes that are together on one take memory no
+/// faster than their watcher can count it.
+cpu_set_t next_processor() {
+    static std::atomic<unsigned> count{0};
+    cpu_set_t ours, one;
+    CPU_ZERO(&ours);
+    CPU_ZERO(&one);
+    if (sched_getaffinity(0, sizeof(ours), &ours) != 0 || CPU_COUNT(&ours) == 0) return ours;
+    auto skip = count++ % static_cast<unsigned>(CPU_COUNT(&ours));
+    for (int i = 0; i < CPU_SETSIZE; ++i)
+        if (CPU_ISSET(i, &ours) && skip-- == 0) {
+            CPU_SET(i, &one);
+            break;
+        }
+    return one;
+}
+
 /// In the child, between fork and exec: only what is safe there.
-void confine(const SandboxLimits& limits, bool in_sandbox) {
-    setpgid(0, 0);
+void confine(const SandboxLimits& limits, const cpu_set_t& processor, bool in_sandbox) {
     limit(RLIMIT_CPU, static_cast<rlim_t>(limits.cpu_s));
     limit(RLIMIT_AS, limits.memory_bytes);
     limit(RLIMIT_FSIZE, limits.scratch_bytes);
     limit(RLIMIT_CORE, 0);
-    limit(RLIMIT_NOFILE, 256);
+    limit(RLIMIT_NOFILE, 64);
+    limit(RLIMIT_MEMLOCK, 1 << 16);
+    limit(RLIMIT_SIGPENDING, 1024);
+    prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0);  // a touched byte is a page of 4 KiB, not of 2 MiB
+    if (CPU_COUNT(&processor) == 1) sched_setaffinity(0, sizeof(processor), &processor);
+    if (const int adjust = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC); adjust >= 0) {
+        [[maybe_unused]] const auto written = write(adjust, "1000", 4);  // before anything else of this machine
+        close(adjust);
+    }
     if (geteuid() == 0) {  // root is exempt from the limit of processes, and should not run this anyway
         if (setgroups(0, nullptr) != 0 || setresgid(nobody, nobody, nobody) != 0 ||
             setresuid(nobody, nobody, nobody) != 0)
@@ -120,75 +173,157 @@ void confine(const SandboxLimits& limits, bool in_sandbox) {
     if (!in_sandbox) limit(RLIMIT_NPROC, static_cast<rlim_t>(limits.processes));
 }
 
+/// The children of this thread, whatever they were started by. Only what is safe between fork and exec.
+void kill_children() {
+    const int list = open("/proc/thread-self/children", O_RDONLY | O_CLOEXEC);
+    if (list < 0) return;
+    char text[4096];
+    const auto size = read(list, text, sizeof(text));
+    close(list);
+    pid_t process = 0;
+    for (ssize_t i = 0; i < size; ++i) {
+        if (text[i] >= '0' && text[i] <= '9') {
+            process = process * 10 + (text[i] - '0');
+        } else if (process > 0) {
+            kill(process, SIGKILL);
+            process = 0;
+        }
+    }
+}
+
+/// Whoever loses its parent becomes this process' child, and ends with it: bubblewrap ends before the first process of
+/// its namespace does, in whose end the kernel waits for all others there. Ends as the program did.
+[[noreturn]] void supervise(pid_t program) {
+    int status = 0;
+    while (waitpid(program, &status, 0) != program && errno == EINTR) {
+    }
+    for (;;) {
+        kill_children();
+        if (waitpid(-1, nullptr, 0) < 0 && errno == ECHILD) break;
+    }
+    if (WIFSIGNALED(status)) {
+        limit(RLIMIT_CORE, 0);
+        raise(WTERMSIG(status));
+    }
+    _exit(WEXITSTATUS(status));
+}
+
 struct Child {
     pid_t process = -1;
-    int output = -1;
+    Descriptor output;
 };
 
-Child start(const std::vector<std::string>& command, const std::string& program, const SandboxLimits& limits,
-            bool in_sandbox) {
+/// What the child does. Everything that takes memory was done before the fork.
+[[noreturn]] void become(char** argv, char** environment, const SandboxLimits& limits, const cpu_set_t& processor,
+                         bool in_sandbox) {
+    setpgid(0, 0);
+    close_range(filter_descriptor + 1, ~0U, 0);
+    prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    const pid_t program = _Fork();
+    if (program < 0) _exit(126);
+    if (program > 0) supervise(program);
+    confine(limits, processor, in_sandbox);
+    execve(argv[0], argv, environment);
+    _exit(127);
+}
+
+Child start(const Arguments& command, const std::string& program, const std::string& filter,
+            const SandboxLimits& limits, bool in_sandbox) {
     std::vector<char*> argv;
     for (const auto& argument : command) argv.push_back(const_cast<char*>(argument.c_str()));
     argv.push_back(nullptr);
     std::array<std::string, 3> variables = {"PATH=/usr/bin:/bin", "HOME=/tmp", "LANG=C.UTF-8"};
     std::array<char*, 4> environment = {variables[0].data(), variables[1].data(), variables[2].data(), nullptr};
-    const int file = memory_file(program);
+    const auto program_file = memory_file(program), filter_file = memory_file(filter);
+    const auto processor = in_sandbox ? next_processor() : cpu_set_t{};
     int pipe_ends[2];
-    if (pipe2(pipe_ends, O_CLOEXEC) != 0) {
-        close(file);
+    if (pipe2(pipe_ends, O_CLOEXEC) != 0)
         throw Error(fmt::format("cannot start a program to judge: {}", std::strerror(errno)));
-    }
+    Descriptor output(pipe_ends[0]);
+    const Descriptor input(pipe_ends[1]);
     const pid_t process = fork();
     if (process == 0) {
-        const int null = open("/dev/null", O_RDONLY);
+        // First out of the way of the numbers that they are to have.
+        constexpr int above = 16;
+        const int null = fcntl(open("/dev/null", O_RDONLY), F_DUPFD, above);
+        const int out = fcntl(input.number(), F_DUPFD, above);
+        const int code = fcntl(program_file.number(), F_DUPFD, above);
+        const int calls = fcntl(filter_file.number(), F_DUPFD, above);
         dup2(null, STDIN_FILENO);
-        dup2(pipe_ends[1], STDOUT_FILENO);
-        dup2(pipe_ends[1], STDERR_FILENO);
-        if (file == program_descriptor)
-            fcntl(file, F_SETFD, 0);
-        else
-            dup2(file, program_descriptor);
-        close_range(program_descriptor + 1, ~0U, 0);
-        confine(limits, in_sandbox);
-        execve(argv[0], argv.data(), environment.data());
-        _exit(127);
+        dup2(out, STDOUT_FILENO);
+        dup2(out, STDERR_FILENO);
+        dup2(code, program_descriptor);
+        dup2(calls, filter_descriptor);
+        become(argv.data(), environment.data(), limits, processor, in_sandbox);
     }
-    const int problem = errno;
-    close(file);
-    close(pipe_ends[1]);
-    if (process < 0) {
-        close(pipe_ends[0]);
-        throw Error(fmt::format("cannot start a program to judge: {}", std::strerror(problem)));
-    }
-    fcntl(pipe_ends[0], F_SETFL, O_NONBLOCK);
-    return {process, pipe_ends[0]};
+    if (process < 0) throw Error(fmt::format("cannot start a program to judge: {}", std::strerror(errno)));
+    fcntl(output.number(), F_SETFL, O_NONBLOCK);
+    return {process, std::move(output)};
 }
 
-/// The process and everything below it.
+// What it uses
+// -----------------------------------------------------------------------------------------------------------
+
+/// What supervises the process, the process and everything below it, by whichever thread it was started.
 std::vector<pid_t> tree_of(pid_t root) {
     std::vector<pid_t> all = {root};
     for (std::size_t i = 0; i < all.size(); ++i) {
-        std::ifstream children(fmt::format("/proc/{0}/task/{0}/children", all[i]));
-        for (pid_t child; children >> child;) all.push_back(child);
+        std::error_code error;
+        for (const auto& thread : fs::directory_iterator(fmt::format("/proc/{}/task", all[i]), error)) {
+            std::ifstream children(thread.path() / "children");
+            for (pid_t child; children >> child;) all.push_back(child);
+        }
     }
     return all;
 }
 
-std::uint64_t resident_bytes(const std::vector<pid_t>& processes) {
-    const auto page = static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE));
+/// Bytes of a field of /proc/PID/status, 0 where it is not there.
+std::uint64_t field_bytes(std::string_view status, std::string_view name) {
+    const auto at = status.find(name);
+    if (at == std::string_view::npos) return 0;
+    const auto begin = std::min(status.find_first_not_of(" \t", at + name.size()), status.size());
+    std::uint64_t value = 0;
+    std::from_chars(status.data() + begin, status.data() + status.size(), value);
+    return value * 1024;
+}
+
+/// Memory that belongs to the processes: their own and shared pages (those of several count for each), what was swapped
+/// out, page tables; and, where there are many processes, as much as the sockets and pipes of each can hold.
+std::uint64_t process_bytes(std::span<const pid_t> processes) {
+    constexpr std::size_t few = 3, usual_descriptors = 8;
+    constexpr std::uint64_t socket_bytes = 213'000;
     std::uint64_t total = 0;
     for (const pid_t process : processes) {
-        std::ifstream statm(fmt::format("/proc/{}/statm", process));
-        std::uint64_t size = 0, resident = 0, shared = 0;
-        if (statm >> size >> resident >> shared) total += (resident - std::min(resident, shared)) * page;
+        std::ifstream file(fmt::format("/proc/{}/status", process));
+        const std::string status((std::istreambuf_iterator<char>(file)), {});
+        for (const auto* name : {"\nRssAnon:", "\nRssShmem:", "\nVmSwap:", "\nVmPTE:"})
+            total += field_bytes(status, name);
+        if (processes.size() <= few) continue;
+        std::error_code error;
+        const auto open = static_cast<std::size_t>(std::distance(
+            fs::directory_iterator(fmt::format("/proc/{}/fd", process), error), fs::directory_iterator{}));
+        if (open > usual_descriptors) total += (open - usual_descriptors) * socket_bytes;
     }
     return total;
 }
 
-/// Bubblewrap's first process in the new namespace ends with its parent, and everything in it with that.
-void kill_all(pid_t process) {
-    for (const pid_t each : tree_of(process)) kill(each, SIGKILL);
-    kill(-process, SIGKILL);
+/// What lies in the sandbox's /tmp; files take memory even when they are empty.
+std::uint64_t scratch_bytes(std::span<const pid_t> processes, const SandboxLimits& limits) {
+    constexpr std::uint64_t inode_bytes = 2048;
+    struct statvfs facts {};
+    if (processes.empty() || statvfs(fmt::format("/proc/{}/root/tmp", processes[0]).c_str(), &facts) != 0) return 0;
+    const auto size = static_cast<std::uint64_t>(facts.f_blocks) * facts.f_frsize;
+    if (size < limits.scratch_bytes || size > limits.scratch_bytes + facts.f_frsize) return 0;  // not mounted yet
+    return (facts.f_blocks - facts.f_bfree) * facts.f_frsize + (facts.f_files - facts.f_ffree) * inode_bytes;
+}
+
+/// All that is supervised: the supervisor ends behind them, and with `at_once` together with them.
+void kill_all(pid_t process, bool at_once) {
+    auto processes = tree_of(process);
+    if (!at_once) processes.erase(processes.begin());
+    for (const pid_t each : processes) kill(each, SIGKILL);
+    if (at_once) kill(-process, SIGKILL);
 }
 
 }  // namespace
@@ -220,8 +355,17 @@ Sandbox::Sandbox(Isolation isolation, SandboxLimits limits)
         throw Error(
             "generated programs are only run in a sandbox: install bubblewrap, or force it with --no-sandbox in a "
             "machine that has nothing to lose");
-    const auto trial = run("print('ready')");
-    if (trial.end != SandboxResult::End::exited || trial.code != 0 || trial.output != "ready\n")
+    filter_ = syscall_filter();
+    const auto works = [](const SandboxResult& trial) {
+        return trial.end == SandboxResult::End::exited && trial.code == 0 && trial.output == "ready\n";
+    };
+    constexpr auto trial_program = "print('ready')";
+    auto trial = run(trial_program);
+    if (!works(trial)) {  // older versions of bubblewrap, and some containers: the filter refuses namespaces as well
+        nested_namespaces_ = true;
+        trial = run(trial_program);
+    }
+    if (!works(trial))
         throw Error(
             fmt::format("bubblewrap cannot make a sandbox here ({}: {}); allow user namespaces, or force it with "
                         "--no-sandbox in a machine that has nothing to lose",
@@ -230,45 +374,52 @@ Sandbox::Sandbox(Isolation isolation, SandboxLimits limits)
 
 SandboxResult Sandbox::run(const std::string& program) const {
     using Clock = std::chrono::steady_clock;
-    const auto command = isolation_ == Isolation::full
-                             ? sandbox_command(bwrap_, python_, limits_)
-                             : std::vector<std::string>{python_.string(), "-I", "-B",
-                                                        fmt::format("/proc/self/fd/{}", program_descriptor)};
-    const auto child = start(command, program, limits_, isolation_ == Isolation::full);
+    const bool in_sandbox = isolation_ == Isolation::full;
+    const auto command =
+        in_sandbox ? sandbox_command(bwrap_, python_, limits_, !filter_.empty(), nested_namespaces_)
+                   : Arguments{python_.string(), "-I", "-B", fmt::format("/proc/self/fd/{}", program_descriptor)};
+    const auto child = start(command, program, filter_, limits_, in_sandbox);
     const auto deadline = Clock::now() + std::chrono::duration<double>(limits_.wall_s);
     SandboxResult result;
-    bool killed = false;
+    std::optional<Clock::time_point> killed;
+    // A program without a sandbox may have stopped its supervisor.
+    const auto patience = in_sandbox ? std::chrono::milliseconds(5000) : std::chrono::milliseconds(300);
     const auto stop = [&](SandboxResult::End reason) {
         if (!killed) result.end = reason;
-        killed = true;
-        kill_all(child.process);
+        if (!killed) killed = Clock::now();
+        kill_all(child.process, Clock::now() - *killed > patience);
     };
-    int status = 0;
-    for (bool ended = false; !ended;) {
-        pollfd waiting{child.output, POLLIN, 0};
-        constexpr int pause_ms = 10;
-        poll(&waiting, 1, pause_ms);
-        if ((waiting.revents & POLLHUP) != 0 && (waiting.revents & POLLIN) == 0) usleep(1000);
+    const auto take_output = [&] {
         char piece[1 << 16];
-        for (ssize_t size; (size = read(child.output, piece, sizeof(piece))) > 0;) {
+        for (ssize_t size; !killed && (size = read(child.output.number(), piece, sizeof(piece))) > 0;) {
             const auto room = limits_.output_bytes - result.output.size();
             result.output.append(piece, std::min<std::size_t>(static_cast<std::size_t>(size), room));
             if (static_cast<std::size_t>(size) > room) stop(SandboxResult::End::too_much_output);
-            if (killed) break;
         }
+    };
+    int status = 0;
+    for (bool ended = false; !ended;) {
+        pollfd waiting{child.output.number(), POLLIN, 0};
+        constexpr int pause_ms = 3;
+        poll(&waiting, 1, pause_ms);
+        if ((waiting.revents & POLLHUP) != 0 && (waiting.revents & POLLIN) == 0) usleep(1000);
+        take_output();
         if (waitpid(child.process, &status, WNOHANG) == child.process) {
             ended = true;
-        } else if (Clock::now() > deadline) {
+        } else if (killed || Clock::now() > deadline || Progress::stop_requested) {
             stop(SandboxResult::End::out_of_time);
         } else {
-            const auto processes = tree_of(child.process);
-            if (static_cast<int>(processes.size()) > limits_.processes + 2)
+            const auto tree = tree_of(child.process);
+            // Not the supervisor, which shares our memory, nor bubblewrap in front of the namespace.
+            const auto processes = std::span(tree).subspan(std::min<std::size_t>(tree.size(), in_sandbox ? 2 : 1));
+            if (static_cast<int>(processes.size()) > limits_.processes + 1)
                 stop(SandboxResult::End::too_many_processes);
-            if (resident_bytes(processes) > limits_.memory_bytes) stop(SandboxResult::End::out_of_memory);
+            const auto bytes = process_bytes(processes) + (in_sandbox ? scratch_bytes(processes, limits_) : 0);
+            if (bytes > limits_.memory_bytes) stop(SandboxResult::End::out_of_memory);
         }
     }
-    kill(-child.process, SIGKILL);
-    close(child.output);
+    take_output();
+    NoProgress().check();  // what was cut short by the user is not judged
     if (killed) return result;
     result.end = WIFSIGNALED(status) ? SandboxResult::End::signalled : SandboxResult::End::exited;
     result.code = WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status);

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <mutex>
@@ -10,7 +11,8 @@
 #include <thread>
 
 #include "cerebellum/core/error.h"
-#include "cerebellum/httplib.h"
+#include "cerebellum/core/json_text.h"
+#include "cerebellum/evaluate/http_client.h"
 
 namespace cerebellum {
 
@@ -36,35 +38,32 @@ std::string make_prompt(std::mt19937& random, int n_words) {
 ServedRequest serve(const std::string& url, const std::string& prompt, int max_tokens) {
     const nlohmann::json request = {{"prompt", prompt}, {"n_predict", max_tokens}, {"temperature", 0.0},
                                     {"stream", true},   {"ignore_eos", true},      {"cache_prompt", false}};
-    httplib::Client client(url);
-    client.set_read_timeout(3600);
     ServedRequest served;
     std::string rest;
     const auto begun = Clock::now();
-    httplib::Request http;
-    http.method = "POST";
-    http.path = "/completion";
-    http.body = request.dump();
-    http.set_header("Content-Type", "application/json");
-    http.content_receiver = [&](const char* data, std::size_t size, std::uint64_t, std::uint64_t) {
-        rest.append(data, size);
+    const auto receive = [&](std::string_view piece) {
+        rest += piece;
         for (std::size_t end; (end = rest.find("\n\n")) != std::string::npos; rest.erase(0, end + 2)) {
             const auto event = rest.substr(0, end);
             const auto at = event.find("data: ");
             if (at == std::string::npos) continue;
-            const auto json = nlohmann::json::parse(event.substr(at + 6), nullptr, false);
-            if (!json.is_object()) continue;
+            const auto json = try_parse_json(std::string_view(event).substr(at + 6));
+            if (!json || !json->is_object()) continue;
             if (served.first_token_s == 0.0) served.first_token_s = seconds_since(begun);
-            if (json.value("stop", false)) served.tokens = json.value("tokens_predicted", served.tokens);
+            if (bool_field(*json, "stop"))
+                served.tokens = static_cast<int>(std::clamp(number_field(*json, "tokens_predicted"), 0.0, 1e9));
         }
-        return true;
+        constexpr std::size_t longest_event = 1U << 20U;
+        return rest.size() < longest_event;
     };
-    const auto result = client.send(http);
+    HttpLimits limits;
+    limits.seconds = 3600.0;
+    limits.body_bytes = std::size_t{1} << 30U;
+    const auto reply = http_exchange(parse_url(url, "the server"), "/completion", request.dump(), "", limits, receive);
     served.seconds = seconds_since(begun);
-    if (!result || result->status != 200)
-        throw Error(
-            fmt::format("{} did not answer under load: {}", url,
-                        result ? fmt::format("status {}", result->status) : httplib::to_string(result.error())));
+    if (reply.end != HttpReply::End::answered || reply.status != 200)
+        throw Error(fmt::format("{} did not answer under load: {}", url,
+                                reply.problem.empty() ? fmt::format("status {}", reply.status) : reply.problem));
     if (served.tokens <= 0) throw Error(fmt::format("{} streamed no tokens; is it a llama-server?", url));
     return served;
 }

@@ -13,6 +13,7 @@
 #include "cerebellum/evaluate/llama_perplexity.h"
 #include "cerebellum/llama/batch_decoder.h"
 #include "cerebellum/llama/placement.h"
+#include "cerebellum/llama/same_tokenizer.h"
 #include "cerebellum/replay/engine.h"
 #include "cerebellum/replay/score_kernels.h"
 
@@ -185,10 +186,7 @@ std::vector<FileTokenScores> score_group(const std::filesystem::path& reference,
     models.push_back(Model::load_to_run(reference, scoring.place));
     for (const auto& file : candidates) {
         models.push_back(Model::load_to_run(file, scoring.place));
-        if (models.back().n_vocab() != models.front().n_vocab())
-            throw Error(
-                fmt::format("{} has a vocabulary of {} tokens and the source one of {}; they are not the same model",
-                            file.string(), models.back().n_vocab(), models.front().n_vocab()));
+        check_same_tokenizer(models.front(), models.back(), text);
     }
     const auto plan = make_plan(models.front(), text, scoring);
     std::vector<BatchDecoder> decoders;

@@ -10,18 +10,23 @@
 #include <bit>
 #include <cassert>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
+#include <limits>
 #include <mutex>
 #include <nlohmann/json.hpp>
 #include <thread>
 #include <unordered_map>
 #include <utility>
 
+#include "cerebellum/core/digest_memory.h"
 #include "cerebellum/core/error.h"
-#include "cerebellum/core/hash.h"
+#include "cerebellum/core/json_text.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/gguf/gguf_write.h"
 #include "cerebellum/gguf/header_check.h"
+#include "cerebellum/gguf/mapped_files.h"
+#include "cerebellum/gguf/model_digest.h"
 #include "cerebellum/gguf/split_name.h"
 
 namespace cerebellum {
@@ -81,7 +86,8 @@ std::string printable(std::string text) {
 
 /// dump() of a string that is no UTF-8 throws; such strings exist among tokens.
 json json_string(std::string_view text) {
-    return json::parse(json(text).dump(-1, ' ', false, json::error_handler_t::replace));
+    return parse_json(json(text).dump(-1, ' ', false, json::error_handler_t::replace), "a string",
+                      {.bytes = std::numeric_limits<std::size_t>::max()});
 }
 
 template <typename T>
@@ -130,7 +136,10 @@ class Part {
         parse();
     }
     ~Part() {
-        if (mapping_ != nullptr) ::munmap(const_cast<std::byte*>(mapping_), size_);
+        if (mapping_ != nullptr) {
+            forget_mapping(mapping_);
+            ::munmap(const_cast<std::byte*>(mapping_), size_);
+        }
         if (descriptor_ >= 0) ::close(descriptor_);
     }
     Part(const Part&) = delete;
@@ -143,6 +152,13 @@ class Part {
     int descriptor() const { return descriptor_; }
     const std::byte* mapping() const { return mapping_; }
     std::uint64_t size() const { return size_; }
+    const FileState& opened() const { return opened_; }
+    /// Of the file that is open, whatever its name stands for by now.
+    FileState current() const {
+        struct stat info {};
+        if (::fstat(descriptor_, &info) != 0) refuse(std::strerror(errno));
+        return file_state(info);
+    }
     const gguf_context* context() const { return context_.get(); }
     std::uint64_t data_offset() const { return gguf_get_data_offset(context()); }
     std::optional<std::uint64_t> uint_value(const char* key) const { return uint_of(context(), key); }
@@ -159,6 +175,7 @@ class Part {
     int descriptor_ = -1;
     const std::byte* mapping_ = nullptr;
     std::uint64_t size_ = 0;
+    FileState opened_;
     GgufContext context_;
 };
 
@@ -186,10 +203,12 @@ void Part::map() {
     struct stat info {};
     if (::fstat(descriptor_, &info) != 0) refuse(std::strerror(errno));
     size_ = static_cast<std::uint64_t>(info.st_size);
+    opened_ = file_state(info);
     if (size_ == 0) refuse("it is empty; the download may have failed");
     void* address = ::mmap(nullptr, size_, PROT_READ, MAP_SHARED, descriptor_, 0);
     if (address == MAP_FAILED) refuse(fmt::format("it cannot be mapped into memory: {}", std::strerror(errno)));
     mapping_ = static_cast<const std::byte*>(address);
+    remember_mapping(mapping_, size_, path_);
 }
 
 void Part::parse() {
@@ -454,19 +473,48 @@ json GgufFile::metadata_json() const {
 }
 
 std::string GgufFile::fingerprint() const {
+    NoProgress progress;
+    return fingerprint(progress);
+}
+
+std::string GgufFile::fingerprint(Progress& progress) const {
     std::call_once(state_->fingerprint_once, [&] {
-        constexpr std::uint64_t sample = 64 * 1024;
-        Sha256 hash;
-        for (const auto& part : state_->parts) hash.update({part->mapping(), part->data_offset()});
-        for (const auto& tensor : tensors()) {
-            if (!has_data()) break;
-            const auto bytes = data(tensor);
-            hash.update(bytes.first(std::min<std::uint64_t>(sample, bytes.size())));
-            hash.update(bytes.last(std::min<std::uint64_t>(sample, bytes.size())));
+        if (!has_data()) {
+            state_->fingerprint = header_digest(*this);
+            return;
         }
-        state_->fingerprint = hash.finish();
+        std::vector<FileState> states;
+        for (const auto& part : state_->parts) states.push_back(part->opened());
+        state_->fingerprint = remembered_digest(model_digest_kind, states, [&] {
+            bool shown = false;
+            const auto start = std::chrono::steady_clock::now();
+            auto digest = model_digest(*this, [&](std::uint64_t done) {
+                progress.check();
+                // A small file is done before anybody could read of it.
+                if (!shown && std::chrono::steady_clock::now() - start > std::chrono::seconds(1)) {
+                    progress.begin("reading the model for its digest", static_cast<double>(file_size()));
+                    shown = true;
+                }
+                if (shown) progress.advance(static_cast<double>(done), "");
+            });
+            if (shown) progress.end();
+            return digest;
+        });
     });
     return state_->fingerprint;
+}
+
+void GgufFile::check_unchanged() const {
+    for (const auto& part : state_->parts) {
+        const auto now = part->current();
+        if (now == part->opened()) continue;
+        const bool cut = now.size_bytes < part->opened().size_bytes;
+        if (!cut && has_data() && model_digest(*this, [](std::uint64_t) {}) == fingerprint()) continue;
+        throw Error(fmt::format(
+            "{} was {} while it was read, so nothing made of it can be relied on; let nobody write to it and start "
+            "again",
+            part->path().string(), cut ? "cut short" : "changed"));
+    }
 }
 
 }  // namespace cerebellum

@@ -15,6 +15,8 @@
 #include <string_view>
 #include <vector>
 
+#include "cerebellum/core/progress.h"
+
 namespace cerebellum {
 
 /// One tensor as the file describes it. A tensor is n_rows() rows of row_length() weights; tensors of experts stack
@@ -38,8 +40,8 @@ struct TensorInfo {
 /// file's.
 ///
 /// Move-only; const methods may be called from several threads. Spans and pointers live as long as the object (moving
-/// keeps them valid). A file that somebody else shortens while it is mapped ends the program (SIGBUS), as with any
-/// mapping.
+/// keeps them valid). A file that somebody else shortens while it is mapped ends the program; see mapped_files.h for
+/// how it says so.
 class GgufFile {
   public:
     /// Throws Error, one line naming the path, where the file is missing, a directory or otherwise not a regular file,
@@ -99,9 +101,15 @@ class GgufFile {
     /// UTF-8 are replaced.
     nlohmann::json metadata_json() const;
 
-    /// SHA-256 (hexadecimal) over the bytes [0, data_offset) of each file and each tensor's first and last 64 KiB: fast
-    /// for any size, and different for every other model that could be mistaken for this one. Computed once.
+    /// What the model is: model_digest() of it, the same for one file and for the files it was split into. Computed
+    /// once, and remembered between runs as long as the files stay what they are (core/digest_memory.h). Without data,
+    /// a digest of the header alone.
     std::string fingerprint() const;
+    /// The same, and says how far it is: the first time every byte of the model is read. Throws Interrupted.
+    std::string fingerprint(Progress& progress) const;
+    /// Throws Error naming the file where its content is no longer what it was when it was opened: somebody has written
+    /// into it. A look at the files' states, unless these have changed.
+    void check_unchanged() const;
 
   private:
     struct State;

@@ -5,12 +5,17 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <chrono>
+#include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <random>
+#include <set>
+#include <thread>
 
 #include "cerebellum/gguf/gguf_support_test.h"
+#include "cerebellum/gguf/mapped_files.h"
 
 namespace cerebellum {
 namespace {
@@ -20,7 +25,10 @@ using testing::error_of;
 using ::testing::HasSubstr;
 using testing::small_model;
 using testing::TemporaryFolder;
+using testing::TestTensor;
 using testing::write_test_gguf;
+
+namespace fs = std::filesystem;
 
 template <typename T>
 void put(std::string& bytes, std::size_t offset, T value) {
@@ -111,6 +119,85 @@ TEST(GgufFile, fingerprint_changes_with_metadata_and_weights) {
     bytes[original.tensors()[30].file_offset + 5] ^= 1;
     write_file_atomically(copy, bytes);
     EXPECT_NE(GgufFile::open(copy).fingerprint(), original.fingerprint());
+}
+
+TEST(GgufFile, fingerprint_covers_every_byte_of_a_tensor) {
+    const TemporaryFolder folder;
+    std::string bytes = read_file(small_model());
+    const auto original = GgufFile::open(small_model());
+    const auto& largest = *std::ranges::max_element(original.tensors(), {}, &TensorInfo::size_bytes);
+    ASSERT_GT(largest.size_bytes, 3u << 17);
+    std::fill_n(bytes.begin() + static_cast<std::ptrdiff_t>(largest.file_offset + largest.size_bytes / 2), 16, '\0');
+    const auto copy = folder / "hole.gguf";
+    write_file_atomically(copy, bytes);
+    EXPECT_NE(GgufFile::open(copy).fingerprint(), original.fingerprint());
+}
+
+TEST(GgufFile, fingerprint_knows_values_and_types_of_metadata) {
+    const TemporaryFolder folder;
+    const std::vector<TestTensor> tensors = {{"t", GGML_TYPE_F32, {32, 2, 1, 1}}};
+    std::set<std::string> fingerprints;
+    const auto add = [&](auto&& set) {
+        write_test_gguf(folder / "model.gguf", tensors, set);
+        fingerprints.insert(GgufFile::open(folder / "model.gguf").fingerprint());
+    };
+    add([](gguf_context*) {});
+    add([](gguf_context* context) { gguf_set_val_u32(context, "key", 1); });
+    add([](gguf_context* context) { gguf_set_val_i32(context, "key", 1); });
+    add([](gguf_context* context) { gguf_set_val_u32(context, "key", 2); });
+    add([](gguf_context* context) { gguf_set_val_str(context, "key", "1"); });
+    add([](gguf_context* context) {
+        const char* items[] = {"ab", "c"};
+        gguf_set_arr_str(context, "key", items, 2);
+    });
+    add([](gguf_context* context) {
+        const char* items[] = {"a", "bc"};
+        gguf_set_arr_str(context, "key", items, 2);
+    });
+    EXPECT_EQ(fingerprints.size(), 7u);
+    // The order of the keys says nothing.
+    for (const bool turned : {false, true})
+        add([&](gguf_context* context) {
+            gguf_set_val_u32(context, turned ? "b" : "a", turned ? 2 : 1);
+            gguf_set_val_u32(context, turned ? "a" : "b", turned ? 1 : 2);
+        });
+    EXPECT_EQ(fingerprints.size(), 8u);
+}
+
+TEST(GgufFile, notices_that_it_was_written_to) {
+    const TemporaryFolder folder;
+    const auto path = folder / "model.gguf";
+    write_file_atomically(path, read_file(small_model()));
+    const auto model = GgufFile::open(path);
+    const auto& tensor = model.tensors()[30];
+    model.fingerprint();
+    EXPECT_NO_THROW(model.check_unchanged());
+    std::this_thread::sleep_for(std::chrono::milliseconds(30));  // the system's clock for files is a coarse one
+    // Touched is not changed.
+    fs::last_write_time(path, fs::file_time_type::clock::now());
+    EXPECT_NO_THROW(model.check_unchanged());
+    {
+        std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
+        file.seekp(static_cast<std::streamoff>(tensor.file_offset + 3));
+        file.put('x').put('y');
+    }
+    EXPECT_THAT(error_of([&] { model.check_unchanged(); }), AllOf(HasSubstr(path.string()), HasSubstr("was changed")));
+    fs::resize_file(path, tensor.file_offset);
+    EXPECT_THAT(error_of([&] { model.check_unchanged(); }), HasSubstr("cut short"));
+}
+
+TEST(GgufFileDeathTest, pages_that_are_gone_are_explained) {
+    const TemporaryFolder folder;
+    const auto path = folder / "model.gguf";
+    write_file_atomically(path, read_file(small_model()));
+    const auto read_cut = [&] {
+        explain_lost_pages();
+        const auto model = GgufFile::open(path);
+        fs::resize_file(path, 4096);
+        const auto data = model.data(model.tensors().back());
+        std::exit(data.back() == std::byte{1} ? 3 : 4);
+    };
+    EXPECT_EXIT(read_cut(), ::testing::ExitedWithCode(1), "model.gguf was cut short while it was read");
 }
 
 TEST(GgufFile, moves) {
@@ -210,6 +297,26 @@ TEST_F(SplitModel, is_opened_by_its_first_file) {
     const auto before = model.fingerprint();
     write(2, 2, 3, "blk.3.weight", 3);
     EXPECT_NE(GgufFile::open(path(0)).fingerprint(), before);
+}
+
+TEST_F(SplitModel, is_the_same_model_in_one_file) {
+    const std::vector<TestTensor> tensors = {{"a", GGML_TYPE_F32, {32, 4, 1, 1}}, {"b", GGML_TYPE_F32, {32, 2, 1, 1}}};
+    write_test_gguf(folder_ / "whole.gguf", tensors, [](gguf_context*) {});
+    const auto whole = GgufFile::open(folder_ / "whole.gguf");
+    const auto part_path = [&](int i) { return folder_ / fmt::format("parts-{:05}-of-00002.gguf", i + 1); };
+    for (int i = 0; i < 2; ++i) {
+        const auto& tensor = whole.tensors()[static_cast<std::size_t>(i)];
+        write_test_gguf(part_path(i), {tensors[static_cast<std::size_t>(i)]}, [&](gguf_context* context) {
+            gguf_set_val_u16(context, "split.no", static_cast<std::uint16_t>(i));
+            gguf_set_val_u16(context, "split.count", 2);
+            gguf_set_val_i32(context, "split.tensors.count", 2);
+        });
+        auto bytes = read_file(part_path(i));
+        const auto data = whole.data(tensor);
+        std::memcpy(bytes.data() + bytes.size() - data.size(), data.data(), data.size());
+        write_file_atomically(part_path(i), bytes);
+    }
+    EXPECT_EQ(GgufFile::open(part_path(0)).fingerprint(), whole.fingerprint());
 }
 
 TEST_F(SplitModel, says_what_does_not_fit) {

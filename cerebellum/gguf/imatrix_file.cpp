@@ -7,6 +7,9 @@
 #include <cmath>
 #include <cstring>
 #include <fstream>
+#include <limits>
+#include <numeric>
+#include <span>
 #include <string_view>
 #include <utility>
 
@@ -211,6 +214,45 @@ void write_legacy_imatrix(const std::filesystem::path& path, const Imatrix& imat
     std::string header(sizeof n_entries, '\0');
     std::memcpy(header.data(), &n_entries, sizeof n_entries);
     write_file_atomically(path, header + bytes);
+}
+
+std::vector<std::string> fill_gaps(Imatrix& imatrix) {
+    constexpr std::size_t group = 16;
+    constexpr float share = 1e-3f;
+    std::vector<std::string> names;
+    for (auto& [name, entry] : imatrix.entries) {
+        const auto n_cols = static_cast<std::size_t>(entry.n_cols);
+        bool filled = false;
+        for (std::size_t matrix = 0; matrix < entry.counts.size(); ++matrix) {
+            if (std::lround(entry.counts[matrix]) <= 0) continue;  // equal weights already
+            const auto row = std::span(entry.in_sum2).subspan(matrix * n_cols, n_cols);
+            const double sum = std::accumulate(row.begin(), row.end(), 0.0);
+            const auto mean = static_cast<float>(sum / static_cast<double>(n_cols));
+            const float least =
+                mean > 0.0f ? std::max(share * mean, std::numeric_limits<float>::min()) : entry.counts[matrix];
+            for (std::size_t begin = 0; begin < n_cols; begin += group) {
+                const auto part = row.subspan(begin, std::min(group, n_cols - begin));
+                if (std::ranges::any_of(part, [](float value) { return value > 0.0f; })) continue;
+                std::ranges::fill(part, least);
+                filled = true;
+            }
+        }
+        if (filled) names.push_back(name);
+    }
+    return names;
+}
+
+std::string describe_gaps(const std::vector<std::string>& names) {
+    if (names.empty()) return "";
+    constexpr std::size_t shown = 3;
+    std::string list;
+    for (std::size_t i = 0; i < std::min(shown, names.size()); ++i) list += (i > 0 ? ", " : "") + names[i];
+    if (names.size() > shown) list += fmt::format(" and {} more", names.size() - shown);
+    return fmt::format(
+        "the importance matrix is zero over whole blocks of columns of {}: weights would be rounded to 0 there, so "
+        "equal "
+        "importance is used",
+        list);
 }
 
 std::vector<float> quantization_weights(const ImatrixEntry& entry) {

@@ -41,6 +41,14 @@ void write_imatrix(const std::filesystem::path& path, const Imatrix& imatrix);
 /// out, experts that no token reached get ones. Throws Error as write_imatrix does.
 void write_legacy_imatrix(const std::filesystem::path& path, const Imatrix& imatrix);
 
+/// Where a matrix has no importance at all over 16 columns or more (columns that are 0 on the text that it was computed
+/// from), quantizers round every weight of them to 0. They get the same small importance there: a thousandth of the
+/// matrix's mean, and where nothing of it has any, 1. Returns the names of the entries that were changed. Files are
+/// then no longer those of llama-quantize to the byte.
+std::vector<std::string> fill_gaps(Imatrix& imatrix);
+/// One line for the user about these entries; empty without any.
+std::string describe_gaps(const std::vector<std::string>& names);
+
 /// The values that llama-quantize hands to the quantizer (tools/quantize/quantize.cpp, load_imatrix), same shape as
 /// in_sum2: in_sum2 / count, and 1 for every column of a matrix that no token reached.
 std::vector<float> quantization_weights(const ImatrixEntry& entry);

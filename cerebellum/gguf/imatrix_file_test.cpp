@@ -55,6 +55,33 @@ TEST(ImatrixFile, weights_are_means_and_one_where_nothing_was_seen) {
                 ElementsAre(1.0f, 2.0f, 1.0f, 1.0f, 2.0f, 3.0f));
 }
 
+TEST(ImatrixFile, gaps_get_equal_importance) {
+    const auto entry_of = [](float counts, auto&& value) {
+        ImatrixEntry entry;
+        entry.n_cols = 64;
+        entry.counts = {counts};
+        for (int i = 0; i < 64; ++i) entry.in_sum2.push_back(value(i));
+        return entry;
+    };
+    Imatrix imatrix;
+    imatrix.entries["whole"] =
+        entry_of(10, [](int i) { return i % 16 == 3 ? 1.0f : 0.0f; });  // something in each block
+    imatrix.entries["gap"] = entry_of(10, [](int i) { return i >= 16 && i < 32 ? 0.0f : 2.0f; });
+    imatrix.entries["nothing"] = entry_of(10, [](int) { return 0.0f; });
+    imatrix.entries["unseen"] = entry_of(0, [](int) { return 0.0f; });
+    const auto before = imatrix;
+    EXPECT_THAT(fill_gaps(imatrix), ElementsAre("gap", "nothing"));
+    EXPECT_EQ(imatrix.entries["whole"].in_sum2, before.entries.at("whole").in_sum2);
+    EXPECT_EQ(imatrix.entries["unseen"].in_sum2, before.entries.at("unseen").in_sum2);
+    const auto weights = quantization_weights(imatrix.entries["gap"]);
+    for (int i = 0; i < 64; ++i)
+        EXPECT_FLOAT_EQ(weights[static_cast<std::size_t>(i)], i >= 16 && i < 32 ? 0.00015f : 0.2f) << i;
+    for (const float weight : quantization_weights(imatrix.entries["nothing"])) EXPECT_FLOAT_EQ(weight, 1.0f);
+    EXPECT_THAT(describe_gaps({"gap", "nothing"}), HasSubstr("gap, nothing"));
+    // Once is enough.
+    EXPECT_TRUE(fill_gaps(imatrix).empty());
+}
+
 TEST(ImatrixFile, weights_of_a_tensor) {
     const Imatrix imatrix = example();
     TensorInfo tensor;

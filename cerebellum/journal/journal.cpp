@@ -14,6 +14,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <initializer_list>
 #include <set>
 #include <span>
 #include <system_error>
@@ -171,11 +172,37 @@ std::vector<double> from_blob(const fs::path& path, const std::string& bytes) {
     return values;
 }
 
+Tier read_tier(const fs::path& path, const std::string& name) {
+    if (name != tier_name(Tier::fast) && name != tier_name(Tier::full))
+        fail(path, SQLITE_CORRUPT, "a measurement is of an unknown tier");
+    return name == tier_name(Tier::fast) ? Tier::fast : Tier::full;
+}
+
+/// A journal may come from anywhere, and code that reads these lists goes by the number of the counts. Figures that are
+/// no numbers are another matter: see is_finite().
+void check_sums(const fs::path& path, const std::vector<double>& counts,
+                std::initializer_list<const std::vector<double>*> sums, bool may_be_empty) {
+    constexpr double most = 1e9;  // positions in a window
+    if (!std::ranges::all_of(counts, [](double count) { return count >= 0.0 && count <= most; }))
+        fail(path, SQLITE_CORRUPT, "a measurement has windows of an impossible number of positions");
+    for (const auto* list : sums)
+        if (list->size() != counts.size() && !(may_be_empty && list->empty()))
+            fail(path, SQLITE_CORRUPT, "a measurement has lists of different lengths");
+}
+
+/// How many positions agree, of those that there are. Sums of floats may be a little off.
+void check_shares(const fs::path& path, const std::vector<double>& counts, const std::vector<double>& agree) {
+    constexpr double slack = 1e-6;
+    for (std::size_t w = 0; w < agree.size(); ++w)
+        if (agree[w] < -slack || agree[w] > counts[w] * (1.0 + slack))
+            fail(path, SQLITE_CORRUPT, "a measurement has more positions that agree than it has positions");
+}
+
 Measurement read_measurement(const fs::path& path, const Query& row) {
     Measurement m;
     m.tensor = row.bytes(0);
     m.type = row.bytes(1);
-    m.tier = row.bytes(2) == "fast" ? Tier::fast : Tier::full;
+    m.tier = read_tier(path, row.bytes(2));
     m.counts = from_blob(path, row.bytes(3));
     m.kld = from_blob(path, row.bytes(4));
     m.delta_nll = from_blob(path, row.bytes(5));
@@ -183,11 +210,15 @@ Measurement read_measurement(const fs::path& path, const Query& row) {
     m.local_energy = from_blob(path, row.bytes(7));
     m.local_counts = from_blob(path, row.bytes(8));
     m.wall_s = row.number(9);
+    check_sums(path, m.counts, {&m.kld, &m.delta_nll, &m.top1_agree}, true);
+    check_sums(path, m.local_counts, {&m.local_energy}, true);
+    check_shares(path, m.counts, m.top1_agree);
+    if (!parse_encoding(m.type)) fail(path, SQLITE_CORRUPT, "a measurement is of an unknown type");
     return m;
 }
 
-UnusableFigure read_unusable(const Query& row) {
-    return {row.bytes(0), row.bytes(1), row.bytes(2) == "fast" ? Tier::fast : Tier::full, row.bytes(3)};
+UnusableFigure read_unusable(const fs::path& path, const Query& row) {
+    return {row.bytes(0), row.bytes(1), read_tier(path, row.bytes(2)), row.bytes(3)};
 }
 
 /// One "name=type" per line, sorted by name.
@@ -222,6 +253,11 @@ MixMeasurement read_mix(const fs::path& path, const Query& row) {
     m.reference_nll = from_blob(path, row.bytes(6));
     m.top1_agree = from_blob(path, row.bytes(7));
     m.wall_s = row.number(8);
+    check_sums(path, m.counts, {&m.kld, &m.nll, &m.reference_nll, &m.top1_agree}, false);
+    check_shares(path, m.counts, m.top1_agree);
+    for (const auto* sums : {&m.kld, &m.nll, &m.reference_nll, &m.top1_agree})
+        if (!std::ranges::all_of(*sums, [](double sum) { return std::isfinite(sum); }))
+            fail(path, SQLITE_CORRUPT, "a mix has figures that are no numbers");
     return m;
 }
 
@@ -323,6 +359,7 @@ struct Journal::State {
     fs::path path;
     bool writable = false;
     JournalIdentity identity;
+    std::function<void()> check;
     // Members go in reverse order: statements before their database, the lock last.
     std::unique_ptr<WriterLock> lock;
     Database database;
@@ -370,6 +407,11 @@ struct Journal::State {
         database.reset(handle);
         if (code != SQLITE_OK) fail(path, code, handle ? sqlite3_errmsg(handle) : "out of memory");
         sqlite3_extended_result_codes(handle, 1);
+        // The file may come from anybody: what it brings of triggers, views and functions is not run.
+        for (const auto& [option, value] :
+             {std::pair{SQLITE_DBCONFIG_DEFENSIVE, 1}, std::pair{SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0},
+              std::pair{SQLITE_DBCONFIG_ENABLE_TRIGGER, 0}, std::pair{SQLITE_DBCONFIG_ENABLE_VIEW, 0}})
+            sqlite3_db_config(handle, option, value, nullptr);
         // Readers and the writer meet only for moments (a checkpoint, the recovery after a crash).
         sqlite3_busy_timeout(handle, 5000);
     }
@@ -513,8 +555,13 @@ const JournalIdentity& Journal::identity() const {
     return state_->identity;
 }
 
+void Journal::check_before_recording(std::function<void()> check) {
+    state_->check = std::move(check);
+}
+
 void Journal::record(const Measurement& m) {
     state_->expect_writable();
+    if (state_->check) state_->check();
     for ([[maybe_unused]] const auto* sums : {&m.kld, &m.delta_nll, &m.top1_agree})
         assert(sums->empty() || sums->size() == m.counts.size());
     assert(m.local_energy.empty() || m.local_energy.size() == m.local_counts.size());
@@ -548,6 +595,7 @@ std::vector<Measurement> Journal::measurements() const {
 
 void Journal::record(const UnusableFigure& figure) {
     state_->expect_writable();
+    if (state_->check) state_->check();
     state_->query(state_->record_unusable)
         .text(figure.tensor)
         .text(figure.type)
@@ -560,13 +608,13 @@ std::optional<UnusableFigure> Journal::find_unusable(std::string_view tensor, st
     if (!state_->find_unusable) return std::nullopt;
     Query row = state_->query(state_->find_unusable);
     if (!row.text(tensor).text(type).step()) return std::nullopt;
-    return read_unusable(row);
+    return read_unusable(state_->path, row);
 }
 
 std::vector<UnusableFigure> Journal::unusable() const {
     std::vector<UnusableFigure> all;
     if (!state_->all_unusable) return all;
-    for (Query row = state_->query(state_->all_unusable); row.step();) all.push_back(read_unusable(row));
+    for (Query row = state_->query(state_->all_unusable); row.step();) all.push_back(read_unusable(state_->path, row));
     return all;
 }
 
@@ -595,6 +643,7 @@ void Journal::in_one_step(const std::function<void()>& writes) {
 
 void Journal::record(const MixMeasurement& m) {
     state_->expect_writable();
+    if (state_->check) state_->check();
     for ([[maybe_unused]] const auto* sums : {&m.kld, &m.nll, &m.reference_nll, &m.top1_agree})
         assert(sums->size() == m.counts.size());
     const std::string blobs[] = {to_blob(m.counts), to_blob(m.kld), to_blob(m.nll), to_blob(m.reference_nll),

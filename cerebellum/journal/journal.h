@@ -115,6 +115,8 @@ class Journal {
     /// Stores a measurement, in the place of an earlier one of the same tensor, type and tier. Throws Error where a
     /// figure of it is no number.
     void record(const Measurement& measurement);
+    /// `check` is called before every figure that is recorded; what it throws keeps the figure out.
+    void check_before_recording(std::function<void()> check);
     bool has(std::string_view tensor, std::string_view type, Tier tier) const {
         return find(tensor, type, tier).has_value();
     }

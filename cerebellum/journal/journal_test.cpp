@@ -54,7 +54,7 @@ Measurement sample(int number) {
     m.tensor = fmt::format("blk.{}.ffn_down.weight", number);
     m.type = "q4_K";
     m.tier = Tier::full;
-    m.counts = {255.0, 255.0, static_cast<double>(number)};
+    m.counts = {255.0, 255.0, static_cast<double>(number + 1)};
     m.kld = {1e-9, 0.1, 3.0};
     m.delta_nll = {-1e-9, 0.0, -0.0};
     m.top1_agree = {250.0, 251.0, 1.0};
@@ -261,6 +261,59 @@ MixMeasurement sample_mix() {
     return m;
 }
 
+TEST_F(JournalTest, refuses_figures_that_do_not_belong_together) {
+    MixMeasurement mix;
+    mix.part = "measured";
+    mix.kind = "recipe";
+    mix.types = {{"t", Encoding(GGML_TYPE_Q4_K)}};
+    mix.counts = mix.kld = mix.nll = mix.reference_nll = mix.top1_agree = {2.0, 3.0};
+    const auto read = [&] {
+        const auto journal = Journal::open_existing(path_);
+        journal.measurements();
+        journal.not_numbers();
+        journal.unusable();
+        journal.mixes();
+    };
+    // Little-endian doubles: −3, 100, infinity.
+    const std::string negative = "00000000000008c0", hundred = "0000000000005940", infinite = "000000000000f07f";
+    for (const std::string& sql : std::vector<std::string>{
+             "UPDATE measurement SET kld = zeroblob(16)",
+             "UPDATE measurement SET delta_nll = zeroblob(16)",
+             "UPDATE measurement SET top1_agree = zeroblob(16)",
+             "UPDATE measurement SET local_energy = zeroblob(16)",
+             "UPDATE measurement SET counts = zeroblob(7)",
+             "UPDATE measurement SET type = 'q4_Z'",
+             "UPDATE measurement SET counts = x'" + negative + negative + negative + "'",
+             "UPDATE measurement SET top1_agree = x'" + hundred + hundred + hundred + "'",
+             "UPDATE mix SET kld = zeroblob(8)",
+             "UPDATE mix SET nll = x'" + infinite + infinite + "'",
+             "UPDATE mix SET types = 'no sign of equality'",
+             "UPDATE mix SET top1_agree = x'" + hundred + hundred + "'",
+         }) {
+        fs::remove(path_);
+        {
+            auto journal = Journal::open(path_, identity_);
+            journal.record(sample(0));
+            journal.record(mix);
+        }
+        EXPECT_NO_THROW(read());
+        execute(path_, sql);
+        EXPECT_THAT(message_of(read), AllOf(HasSubstr(path_.string()), HasSubstr("damaged"))) << sql;
+    }
+}
+
+TEST_F(JournalTest, runs_nothing_that_a_file_brings_along) {
+    { Journal::open(path_, identity_).record(sample(0)); }
+    execute(path_,
+            "CREATE TRIGGER trap AFTER INSERT ON measurement BEGIN DELETE FROM identity; DELETE FROM measurement; END");
+    {
+        auto journal = Journal::open(path_, identity_);
+        journal.record(sample(1));
+        EXPECT_EQ(journal.measurements().size(), 2u);
+    }
+    EXPECT_EQ(Journal::open_existing(path_).identity(), identity_);
+}
+
 TEST_F(JournalTest, keeps_mixes_by_part_and_types) {
     const auto first = sample_mix();
     auto elsewhere = first, other = first;
@@ -344,7 +397,7 @@ TEST_F(JournalTest, a_killed_writer_loses_nothing_it_reported) {
         // One more may have been recorded without being reported.
         ASSERT_GE(rows.size(), static_cast<std::size_t>(reported));
         ASSERT_LE(rows.size(), static_cast<std::size_t>(reported) + 1);
-        for (const Measurement& row : rows) ASSERT_EQ(row, sample(static_cast<int>(row.counts[2])));
+        for (const Measurement& row : rows) ASSERT_EQ(row, sample(static_cast<int>(row.counts[2]) - 1));
         ASSERT_EQ(integrity(path_), "ok");
     }
     EXPECT_GT(reported, 400);

@@ -9,6 +9,7 @@
 
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/hash.h"
+#include "cerebellum/core/json_text.h"
 
 namespace cerebellum {
 
@@ -55,7 +56,7 @@ MomentFile::MomentFile(Journal file) : file_(std::move(file)) {
     const auto stored = file_.get_meta("inputs");
     if (!stored) return;
     try {
-        const auto json = nlohmann::json::parse(*stored);
+        const auto json = parse_json(*stored, fmt::format("the second moments in {}", file_.path().string()));
         for (const auto& [weight, value] : json.items())
             inputs_[weight] = {value.at(0).get<std::string>(), value.at(1).get<std::int64_t>(),
                                value.at(2).get<std::int64_t>()};

@@ -130,6 +130,18 @@ bool Model::is_recurrent() const {
     return llama_model_is_recurrent(handle()) || llama_model_is_hybrid(handle());
 }
 
+std::vector<std::string> Model::special_tokens_in(std::string_view text) const {
+    constexpr std::size_t shortest = 3;  // less is found in any text
+    std::vector<std::string> found;
+    const auto* vocab = llama_model_get_vocab(handle());
+    for (Token token = 0; token < n_vocab(); ++token) {
+        if (!llama_vocab_is_control(vocab, token)) continue;
+        const std::string_view name = llama_vocab_get_text(vocab, token);
+        if (name.size() >= shortest && text.find(name) != std::string_view::npos) found.emplace_back(name);
+    }
+    return found;
+}
+
 std::vector<Token> Model::tokenize(std::string_view text) const {
     const auto* vocab = llama_model_get_vocab(handle());
     if (llama_vocab_type(vocab) == LLAMA_VOCAB_TYPE_NONE)

@@ -68,6 +68,9 @@ class Model {
     /// A token that ends a text (EOS, end of turn, …): self-sampled sequences restart there.
     bool ends_text(Token token) const;
 
+    /// Texts of the special tokens (ends of turns, roles, …) that stand in a text, in the order of the vocabulary. They
+    /// are not parsed by tokenize().
+    std::vector<std::string> special_tokens_in(std::string_view text) const;
     /// Tokens of a text, without BOS, special tokens not parsed. llama-perplexity tokenizes the same way.
     std::vector<Token> tokenize(std::string_view text) const;
     /// The same behind BOS, where the model wants one.

@@ -111,7 +111,8 @@ QuantizeOutcome dry_run(const std::filesystem::path& model, const QuantizeReques
     std::istringstream lines(log.text());
     for (std::string line; std::getline(lines, line);) {
         std::smatch match;
-        if (!std::regex_search(line, match, line_pattern)) continue;
+        constexpr std::size_t longest_line = 1000;  // std::regex takes stack for each character
+        if (line.size() > longest_line || !std::regex_search(line, match, line_pattern)) continue;
         const auto type = parse_type(match[3].matched ? match[3].str() : match[2].str());
         if (!type) throw Error(fmt::format("llama.cpp's dry run names an unknown type: {}", line));
         outcome.order.push_back(match[1].str());

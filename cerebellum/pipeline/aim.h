@@ -17,6 +17,8 @@ struct Aim {
     Objective objective = Objective::kld;
     std::string profile;  // as parse_profile takes it
     RoundingChoice rounding = RoundingChoice::automatic;
+    /// Only these may be chosen, whatever else a journal has figures of; empty: all. The source's own always may.
+    std::vector<ggml_type> types = {};
 };
 
 /// Labels of the windows that single damages and whole mixes were measured on; empty where the text is not labelled.

@@ -71,7 +71,16 @@ AllocationProblem make_problem(const GgufFile& source, const Journal& journal,
     const auto measurements = weighed_measurements(journal, aim);
     if (measurements.empty())
         throw Error(fmt::format("{} holds no measurements; run 'cerebellum ablate' first", journal.path().string()));
-    return make_problem(source, measurements, imatrix, budget_bytes, aim.objective, aim.rounding);
+    auto problem = make_problem(source, measurements, imatrix, budget_bytes, aim.objective, aim.rounding);
+    // Only now: figures of other types may be what those of the wanted ones were carried over from.
+    if (!aim.types.empty())
+        for (auto& tensor : problem.tensors) {
+            const auto own = tensor.choices.front().type;
+            std::erase_if(tensor.choices, [&](const TypeChoice& choice) {
+                return choice.type != own && std::ranges::find(aim.types, choice.type.type) == aim.types.end();
+            });
+        }
+    return problem;
 }
 
 AllocationProblem make_problem(const GgufFile& source, std::span<const Measurement> measurements,

@@ -11,12 +11,15 @@
 
 #include "cerebellum/build/recipe.h"
 #include "cerebellum/core/error.h"
+#include "cerebellum/core/file.h"
 #include "cerebellum/core/hash.h"
+#include "cerebellum/core/json_text.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/core/tensor_name.h"
 #include "cerebellum/gguf/gguf_file.h"
 #include "cerebellum/journal/digest.h"
 #include "cerebellum/pipeline/allocation.h"
+#include "cerebellum/pipeline/file_records.h"
 #include "cerebellum/pipeline/interactions.h"
 #include "cerebellum/pipeline/quantize.h"
 #include "cerebellum/pipeline/session.h"
@@ -31,12 +34,17 @@ using nlohmann::json;
 
 namespace {
 
-json hashed(const fs::path& path, Progress& progress) {
-    std::error_code error;
-    const auto bytes = fs::file_size(path, error);
-    if (error) throw Error(fmt::format("cannot read {}: {}", path.string(), error.message()));
+/// Of all files of a split model one behind the other, called as the first one is.
+json hashed(std::span<const fs::path> paths, Progress& progress) {
+    const auto& path = paths.front();
+    std::uint64_t bytes = 0;
+    for (const auto& part : paths) {
+        std::error_code error;
+        bytes += fs::file_size(part, error);
+        if (error) throw Error(fmt::format("cannot read {}: {}", part.string(), error.message()));
+    }
     progress.begin("hashing", static_cast<double>(bytes));
-    auto hash = sha256_of_files({&path, 1}, [&](std::uint64_t done) {
+    auto hash = sha256_of_files(paths, [&](std::uint64_t done) {
         progress.check();
         progress.advance(static_cast<double>(done), path.filename().string());
     });
@@ -107,7 +115,14 @@ json settings_of(const GgufFile& file, const CardSettings& settings) {
     put("quantized_by", settings.quantized_by, "general.quantized_by");
     card["language"] = settings.languages.empty() ? file.string_array("general.languages") : settings.languages;
     card["base_model"] = settings.base_models.empty() ? base_models_of(file) : settings.base_models;
-    std::vector<std::string> tags = {"gguf", "quantized", "mixed-precision", "cerebellum"};
+    std::vector<std::string> tags = {"gguf"};
+    std::set<ggml_type> quantized;
+    for (const auto& tensor : file.tensors())
+        if (ggml_is_quantized(tensor.type)) quantized.insert(tensor.type);
+    if (!quantized.empty()) tags.emplace_back("quantized");
+    if (quantized.size() > 1) tags.emplace_back("mixed-precision");
+    if (file.string_value("cerebellum.version")) tags.emplace_back("cerebellum");
+    if (!quantized.empty()) card["base_model_relation"] = "quantized";
     for (const auto& more : {file.string_array("general.tags"), settings.tags})
         for (const auto& tag : more)
             if (std::ranges::find(tags, tag) == tags.end()) tags.push_back(tag);
@@ -147,6 +162,20 @@ json interactions_of(const Journal& journal, std::span<const TensorInfo> tensors
     return result;
 }
 
+/// Results, recipe and serving figures beside the file are to be about it. The recipe knows the source's name.
+void check_companions(const fs::path& path, json& facts) {
+    json results;
+    if (const auto beside = results_path(path); fs::exists(beside)) {
+        results = try_parse_json(read_file(beside), limits_of_long_json).value_or(json());
+        check_record(results, beside.string(), facts);
+    }
+    if (const auto beside = recipe_path(path); fs::exists(beside)) {
+        const auto recipe = read_recipe(beside);
+        check_recipe_record(recipe, beside.string(), facts, results);
+        facts["source"] = {{"name", recipe.source_name}, {"fingerprint", recipe.source_fingerprint}};
+    }
+}
+
 }  // namespace
 
 json card_facts(const fs::path& path, const CardSettings& settings, const std::vector<fs::path>& companions,
@@ -163,16 +192,21 @@ json card_facts(const fs::path& path, const CardSettings& settings, const std::v
                   {"commands", settings.commands},
                   {"cerebellum", CEREBELLUM_VERSION},
                   {"llama.cpp", CEREBELLUM_LLAMA_VERSION}};
-    facts["file"] = hashed(path, progress);
-    facts["files"] = json::array({facts["file"]});
+    facts["file"] = hashed(file.paths(), progress);
+    facts["files"] = json::array();
+    if (file.paths().size() == 1)
+        facts["files"].push_back(facts["file"]);
+    else
+        for (const auto& part : file.paths()) facts["files"].push_back(hashed({&part, 1}, progress));
     for (const auto& companion : companions)
-        if (fs::exists(companion)) facts["files"].push_back(hashed(companion, progress));
+        if (fs::exists(companion)) facts["files"].push_back(hashed({&companion, 1}, progress));
+    facts["fingerprint"] = file.fingerprint();
+    for (const auto& [fact, key] :
+         {std::pair{"recipe_sha256", "cerebellum.recipe_sha256"}, std::pair{"written_by", "cerebellum.version"}})
+        if (const auto value = file.string_value(key)) facts[fact] = *value;
     facts["source"] = {{"name", file.string_value("general.name").value_or(path.stem().string())},
                        {"fingerprint", file.string_value("cerebellum.source_fingerprint").value_or("unknown")}};
-    if (const auto beside = recipe_path(path); fs::exists(beside)) {
-        const auto recipe = read_recipe(beside);
-        facts["source"] = {{"name", recipe.source_name}, {"fingerprint", recipe.source_fingerprint}};
-    }
+    check_companions(path, facts);
     return facts;
 }
 
@@ -213,6 +247,8 @@ json card_findings(const Journal& journal) {
     return {{"format", "cerebellum-findings"},
             {"version", 1},
             {"journal_sha256", measurements_sha256(journal)},
+            {"source_fingerprint",
+             journal.identity().fields.contains("model") ? json(journal.identity().fields.at("model")) : json()},
             {"measured", {{"tensors", measured.size()}, {"pairs", pairs.size()}, {"full", full.size()}}},
             {"classes", counts},
             {"most_sensitive", rows(true)},

@@ -20,6 +20,7 @@ struct CardSettings {
 /// What a card says of the file itself: size, hash, types and what they are used for, where it comes from, what its
 /// metadata says of licence and languages. `companions` are other files beside it whose hashes belong in the card;
 /// those that are missing are left out. The recipe beside the file, if there is one, says what source it was made from.
+/// Throws Error where recipe or results beside the file are about another one.
 nlohmann::json card_facts(const std::filesystem::path& file, const CardSettings& settings,
                           const std::vector<std::filesystem::path>& companions, Progress& progress);
 

@@ -8,14 +8,17 @@
 #include <cerrno>
 #include <charconv>
 #include <cstring>
+#include <map>
 #include <optional>
 #include <string_view>
 
 #include "cerebellum/core/child_process.h"
 #include "cerebellum/core/data_folder.h"
+#include "cerebellum/core/digest_memory.h"
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/file.h"
 #include "cerebellum/core/hash.h"
+#include "cerebellum/core/json_text.h"
 #include "cerebellum/core/temporary_name.h"
 #include "cerebellum/gguf/gguf_file.h"
 
@@ -137,12 +140,42 @@ void check_folder(const fs::path& folder) {
         fmt::format("{} has no weights (*.safetensors or *.bin) in it; download the whole model", folder.string()));
 }
 
-/// Of everything in the folder itself.
-fs::file_time_type newest_in(const fs::path& folder) {
-    auto newest = fs::file_time_type::min();
-    for (const auto& entry : fs::directory_iterator(folder)) newest = std::max(newest, entry.last_write_time());
-    return newest;
+/// What the converter may read: names and contents of the folder's files, links followed. What lies in folders in it is
+/// no part of the model.
+std::string folder_digest(const fs::path& folder, Progress& progress) {
+    std::map<std::string, fs::path> files;
+    for (const auto& entry : fs::directory_iterator(folder))
+        if (entry.is_regular_file()) files[entry.path().filename().string()] = entry.path();
+    Sha256 hash;
+    for (const auto& [name, path] : files) {
+        hash.update(fmt::format("{}:{} ", name.size(), name));
+        hash.update(content_sha256(path, progress));
+    }
+    return hash.finish();
 }
+
+/// Beside a converted file: what it was made of and what it was then, so that neither its name nor its time is
+/// believed.
+class ConversionRecord {
+  public:
+    explicit ConversionRecord(const fs::path& gguf) : gguf_(gguf), path_(gguf) { path_ += ".converted.json"; }
+
+    bool speaks_of(const std::string& folder, Progress& progress) const {
+        std::error_code code;
+        if (!fs::exists(gguf_, code) || !fs::exists(path_, code)) return false;
+        const auto record = try_parse_json(read_file(path_));
+        return record && text_field(*record, "folder_sha256") == folder &&
+               text_field(*record, "fingerprint") == GgufFile::open(gguf_).fingerprint(progress);
+    }
+    void write(const std::string& folder, Progress& progress) const {
+        const nlohmann::json record = {{"folder_sha256", folder},
+                                       {"fingerprint", GgufFile::open(gguf_).fingerprint(progress)}};
+        write_file_atomically(path_, record.dump(2) + "\n");
+    }
+
+  private:
+    fs::path gguf_, path_;
+};
 
 }  // namespace
 
@@ -224,22 +257,24 @@ std::uint64_t convert_model(const ConvertOptions& options, Progress& progress) {
 
 fs::path gguf_of(const fs::path& model, const fs::path& folder, Progress& progress) {
     if (!is_hugging_face_folder(model)) return model;
-    // "model/" and "." have no file name.
-    const auto name = fs::canonical(model).filename();
-    auto file = folder / name;
-    file += ".gguf";
-    std::error_code code;
-    if (!fs::exists(file, code)) {
-        ConvertOptions options;
-        options.folder = model;
-        options.output = file;
-        convert_model(options, progress);
-    } else if (fs::last_write_time(file) < newest_in(model)) {
-        throw Error(fmt::format("{} is older than the model in {}; remove it to have that converted again",
-                                file.string(), model.string()));
-    } else {
+    check_folder(model);
+    const auto digest = folder_digest(model, progress);
+    // Models in folders of the same name are other files. ("model/" and "." have no file name.)
+    constexpr std::size_t shown = 12;
+    const auto file =
+        folder / fmt::format("{}-{}.gguf", fs::canonical(model).filename().string(), digest.substr(0, shown));
+    const ConversionRecord record(file);
+    if (record.speaks_of(digest, progress)) {
         progress.info(fmt::format("Using {}, which was converted before.", file.string()));
+        return file;
     }
+    ConvertOptions options;
+    options.folder = model;
+    options.output = file;
+    // Nobody else gives a file this name: it is what an interrupted conversion left, or was changed since.
+    options.overwrite = true;
+    convert_model(options, progress);
+    record.write(digest, progress);
     return file;
 }
 

@@ -31,8 +31,9 @@ std::uint64_t convert_model(const ConvertOptions& options, Progress& progress);
 /// several GB and some minutes; later calls find it. Throws Error where it cannot be made.
 std::filesystem::path converter_python(const std::filesystem::path& converter, Progress& progress);
 
-/// The model that stands for `model` where a GGUF file is needed: itself, or, for a Hugging Face folder, a file of its
-/// name in `folder`, which is converted unless it is there already and no older than the model.
+/// The model that stands for `model` where a GGUF file is needed: itself, or, for a Hugging Face folder, a file in
+/// `folder` named after it and after the digest of what is in it. It is converted unless that file is there, is what it
+/// was when it was converted, and was converted from the same contents.
 std::filesystem::path gguf_of(const std::filesystem::path& model, const std::filesystem::path& folder,
                               Progress& progress);
 

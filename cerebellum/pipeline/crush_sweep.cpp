@@ -9,10 +9,14 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <string_view>
+#include <tuple>
+#include <utility>
 
 #include "cerebellum/build/build_gguf.h"
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/file.h"
+#include "cerebellum/core/json_text.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/evaluate/built_file.h"
 #include "cerebellum/evaluate/recipe_replay.h"
@@ -37,6 +41,7 @@ struct FromSource {
 };
 
 bool is_gguf(const fs::path& path) {
+    check_regular(path);
     std::ifstream stream(path, std::ios::binary);
     char magic[4] = {};
     stream.read(magic, sizeof magic);
@@ -65,11 +70,23 @@ fs::path baseline_file(Session& session, const RunOptions& run, const std::strin
     return path;
 }
 
+/// Two numbers that a journal holds; an infinite or undefined one is null in JSON.
+std::pair<double, double> pair_of(const json& value, std::string_view where) {
+    const auto number = [&](std::size_t index) {
+        const auto& one = value[index];
+        if (!one.is_number() && !one.is_null()) throw Error(fmt::format("{} is no number", where));
+        return one.is_null() ? std::nan("") : one.get<double>();
+    };
+    if (!value.is_array() || value.size() != 2) throw Error(fmt::format("{} is no pair of numbers", where));
+    return {number(0), number(1)};
+}
+
 Estimate baseline_kld(Session& session, const fs::path& file, Progress& progress) {
     const auto key = "baseline_kld:" + GgufFile::open(file).fingerprint();
     if (const auto stored = session.journal().get_artifact(key)) {
-        const auto pair = json::parse(*stored);
-        return {pair.at(0).get<double>(), pair.at(1).is_null() ? std::nan("") : pair.at(1).get<double>()};
+        constexpr std::string_view where = "the divergence of the baseline in the journal";
+        const auto [kld, error] = pair_of(parse_json(*stored, where), where);
+        return {kld, error};
     }
     const std::vector<fs::path> files = {file};
     const auto scores =
@@ -207,10 +224,11 @@ class Crusher {
     Figures baseline_nll() {
         std::vector<WindowScore> scores;
         if (const auto stored = session_.journal().get_artifact("baseline_nll")) {
-            for (const auto& pair : json::parse(*stored)) {
+            constexpr std::string_view where = "the likelihood of the baseline in the journal";
+            for (const auto& value : parse_json(*stored, where)) {
                 WindowScore score;
-                score.count = pair.at(0).get<double>();
-                score.nll = score.reference_nll = pair.at(1).get<double>();
+                std::tie(score.count, score.nll) = pair_of(value, where);
+                score.reference_nll = score.nll;
                 scores.push_back(score);
             }
             return summarize(scores);

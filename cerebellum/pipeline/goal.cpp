@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cmath>
 #include <filesystem>
 
 #include "cerebellum/allocate/placement.h"
@@ -223,6 +224,37 @@ SolvedGoal solve_goal(const GgufFile& source, AllocationProblem problem, const A
     if (request.constraints.max_types > 0)
         solved.provenance["max_types"] = std::to_string(request.constraints.max_types);
     return solved;
+}
+
+SolvedGoal solve_calibrated_goal(const GgufFile& source, const AllocationProblem& problem, AllocationRequest request,
+                                 const Calibration& calibration) {
+    if (request.goal.kind != AllocationGoal::Kind::max_kld) return solve_goal(source, problem, request);
+    const double wanted = request.goal.max_kld;
+    if (calibration.empty()) {
+        auto solved = solve_goal(source, problem, request);
+        solved.remarks.emplace_back(
+            "the damage is the sum of what tensors do alone: no whole recipe of this journal was measured, and the "
+            "file "
+            "may do more damage; 'quantize' measures it, 'interactions' measures recipes");
+        return solved;
+    }
+    constexpr int most_rounds = 8;
+    constexpr double margin = 0.99;
+    for (int round = 0; round < most_rounds; ++round) {
+        auto solved = solve_goal(source, problem, request);
+        const auto predicted = calibration.predict(solved.allocation.predicted_kld);
+        const double upper = predicted.mean + (std::isfinite(predicted.error) ? predicted.error : 0.0);
+        if (upper <= wanted) {
+            solved.remarks.push_back(
+                fmt::format("damage of the whole file, calibrated by measured recipes: {:.5g} + {:.2g} "
+                            "(one standard error) where at most {:g} is wanted",
+                            predicted.mean, upper - predicted.mean, wanted));
+            return solved;
+        }
+        request.goal.max_kld *= margin * wanted / upper;
+    }
+    throw Error(fmt::format("no file is predicted to stay under a KLD of {:g} with its error; ask for a --size instead",
+                            wanted));
 }
 
 bool reaches_goal(const GgufFile& source, const TypeMap& types, const AllocationGoal& goal) {

@@ -13,6 +13,7 @@
 #include "cerebellum/journal/journal.h"
 #include "cerebellum/llama/memory.h"
 #include "cerebellum/pipeline/aim.h"
+#include "cerebellum/predict/calibration.h"
 
 namespace cerebellum {
 
@@ -52,6 +53,11 @@ struct SolvedGoal {
 /// Solves the problem, which offers all choices there are (its budget is not looked at), under the request's
 /// constraints for the request's goal. Throws Error where it cannot be reached, naming what is in the way.
 SolvedGoal solve_goal(const GgufFile& source, AllocationProblem problem, const AllocationRequest& request);
+
+/// The same, but a largest damage holds for the whole file as measured recipes calibrate it, one standard error on top.
+/// Without such recipes it holds for the sum of single damages, which a remark says. `problem` is in KLD.
+SolvedGoal solve_calibrated_goal(const GgufFile& source, const AllocationProblem& problem, AllocationRequest request,
+                                 const Calibration& calibration);
 
 /// Whether a file with these types, already known to be small enough, serves the goal as well: for memory by
 /// llama.cpp's account. Never for a split goal, whose tensors are placed for one file alone.

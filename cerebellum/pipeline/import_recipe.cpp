@@ -9,8 +9,9 @@
 
 #include "cerebellum/build/build_gguf.h"
 #include "cerebellum/build/source_identity.h"
+#include "cerebellum/core/compressed_file.h"
 #include "cerebellum/core/error.h"
-#include "cerebellum/core/file.h"
+#include "cerebellum/core/list_lines.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/llama/presets.h"
 #include "cerebellum/version.h"
@@ -61,10 +62,9 @@ Recipe recipe_from_type_file(const GgufFile& source, const std::filesystem::path
     const auto preset = find_base(base);
     if (!preset) throw UsageError(fmt::format("--base {}: llama-quantize has no such type; try Q4_K_M", base));
     QuantizeRequest request{.file_type = preset->file_type, .has_imatrix = true};
-    // As parse_tensor_type_file in tools/quantize/quantize.cpp reads it: words, split at their first '='.
-    std::istringstream lines(read_file(file));
-    std::string line;
-    for (int number = 1; std::getline(lines, line); ++number) {
+    // As parse_tensor_type_file in tools/quantize/quantize.cpp reads it: words, split at their first '='. Remarks are
+    // ours, and so is the refusal of patterns without a tensor: llama-quantize passes them over in silence.
+    for (const auto& [number, line] : list_lines(read_unpacked(file))) {
         std::istringstream words(line);
         for (std::string word; words >> word;) {
             const auto sign = word.find('=');
@@ -75,7 +75,14 @@ Recipe recipe_from_type_file(const GgufFile& source, const std::filesystem::path
             std::ranges::transform(pattern, pattern.begin(),
                                    [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
             try {
-                const std::regex check(pattern);
+                constexpr std::size_t longest_pattern = 1000;  // std::regex takes stack for each bracket
+                if (pattern.size() > longest_pattern) throw std::regex_error(std::regex_constants::error_stack);
+                const std::regex regex(pattern);
+                if (std::ranges::none_of(source.tensors(), [&](const TensorInfo& tensor) {
+                        return std::regex_search(tensor.name, regex);
+                    }))
+                    throw Error(fmt::format("{}:{}: '{}' matches no tensor of {}; mend it or remove it", file.string(),
+                                            number, pattern, source.path().string()));
             } catch (const std::regex_error&) {
                 throw Error(fmt::format("{}:{}: '{}' is no regular expression", file.string(), number, pattern));
             }

@@ -265,11 +265,12 @@ class Planner {
         neighbours_ = std::min<std::size_t>(2, mixes.size());
         plan_.scratch_bytes = request_.budget_bytes;
         for (std::size_t i = mixes.size() - neighbours_; i < mixes.size(); ++i) plan_.scratch_bytes += mixes[i].bytes;
-        above_ = 0.0;
+        above_ = above_s_ = 0.0;
         if (!mixes.empty() && mixes.back().bytes > request_.budget_bytes) {
             WeightsOfMixes above(source);
             above.add(mixes.back().types);
             above_ = above.weights();
+            above_s_ = above.seconds(rates_);
             if (!request_.compare_all) mixes.pop_back();
         }
         if (!request_.compare_all && !mixes.empty()) mixes.erase(mixes.begin(), mixes.end() - 1);
@@ -294,7 +295,7 @@ class Planner {
         built.quantized_weights = request_.compare_all ? 0.0 : above_;
         built.read_bytes = files * static_cast<double>(source.file_size());
         built.seconds =
-            built.quantized_weights * rate_at_budget() + static_cast<double>(plan_.scratch_bytes) * rates_.write_s;
+            (request_.compare_all ? 0.0 : above_s_) + static_cast<double>(plan_.scratch_bytes) * rates_.write_s;
         auto& verified = add("verifying");
         const double windows = (files + 1.0) * windows_of(session_.text().test);
         verified.replay_flops = windows * (body_flops_ + head_flops_);
@@ -316,7 +317,7 @@ class Planner {
     bool overlaps_;
     double body_flops_ = 0.0, head_flops_ = 0.0;
     std::set<Encoding> types_;
-    double above_ = 0.0;  // weights of the stock mix above the budget
+    double above_ = 0.0, above_s_ = 0.0;  // the stock mix above the budget: weights, and the time to quantize them
     std::size_t neighbours_ = 0;
     JobPlan plan_;
 };

@@ -13,12 +13,12 @@ MeasuredModel open_measured(const std::filesystem::path& model, const std::files
     auto source = GgufFile::open(model);
     auto journal = Journal::open_existing(path);
     const auto& fields = journal.identity().fields;
-    if (fields.at("model") != source.fingerprint())
-        throw Error(fmt::format("{} was measured on another model than {}; name the right journal or measure again",
-                                path.string(), model.string()));
     if (!fields.contains("measuring") || fields.at("measuring") != measuring_version)
         throw Error(fmt::format(
             "{} was measured in another way by another version; measure again with another --journal", path.string()));
+    if (fields.at("model") != source.fingerprint())
+        throw Error(fmt::format("{} was measured on another model than {}; name the right journal or measure again",
+                                path.string(), model.string()));
     auto imatrix = imatrix_from_journal(journal);
     const auto info =
         imatrix ? std::optional(imatrix_info(*imatrix, journal.get_meta("imatrix_name").value_or(""))) : std::nullopt;

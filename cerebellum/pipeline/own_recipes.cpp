@@ -23,7 +23,7 @@ class Maker {
           name_(name),
           progress_(progress),
           imatrix_(imatrix_info(session.imatrix(), session.imatrix_name())),
-          in_kld_{Objective::kld, options.aim.profile, options.aim.rounding} {
+          in_kld_{Objective::kld, options.aim.profile, options.aim.rounding, options.aim.types} {
         own_.goal = options.request.goal;
     }
 

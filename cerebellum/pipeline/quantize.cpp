@@ -10,7 +10,11 @@
 #include "cerebellum/build/build_gguf.h"
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/file.h"
+#include "cerebellum/core/hash.h"
+#include "cerebellum/core/output_lock.h"
 #include "cerebellum/core/quant_type.h"
+#include "cerebellum/core/size.h"
+#include "cerebellum/core/temporary_name.h"
 #include "cerebellum/evaluate/built_file.h"
 #include "cerebellum/pipeline/allocation.h"
 #include "cerebellum/pipeline/competition.h"
@@ -32,15 +36,27 @@ fs::path beside(const fs::path& output, std::string_view ending) {
     return path;
 }
 
+/// Where this process builds a file that is not the output, or not yet. What a killed run has left of that kind goes:
+/// the output is ours alone.
+fs::path scratch_path(fs::path output, std::string_view what) {
+    output += what;
+    const auto stem = output.filename().string() + '.';
+    std::error_code code;
+    for (const auto& entry : fs::directory_iterator(fs::absolute(output).parent_path(), code))
+        if (entry.path().filename().string().starts_with(stem)) fs::remove(entry.path(), code);
+    return temporary_name(output);
+}
+
 /// A budget below the smallest possible file is refused before anything is measured.
 void check_budget(Session& session, std::uint64_t budget_bytes) {
     const auto& source = session.source();
     std::map<std::string, std::vector<Encoding>> candidates;
     for (const auto& entry : session.plan())
         if (session.is_measurable(entry.name)) candidates[entry.name] = entry.types;
-    for (const auto& measured :
-         session.journal().measurements())  // by an earlier run, which may have allowed more types
-        if (const auto type = parse_encoding(measured.type)) candidates[measured.tensor].push_back(*type);
+    // An earlier run may have measured more; what was asked for holds.
+    if (session.options().types.empty())
+        for (const auto& measured : session.journal().measurements())
+            if (const auto type = parse_encoding(measured.type)) candidates[measured.tensor].push_back(*type);
     AllocationProblem problem;
     problem.fixed_bytes = fixed_bytes(source, imatrix_info(session.imatrix(), session.imatrix_name()));
     problem.budget_bytes = budget_bytes;
@@ -78,6 +94,20 @@ void announce(Session& session, const QuantizeOptions& options) {
         const double stage_s = name == "measuring" || stage == plan.stages.end() ? 0.0 : stage->seconds.value_or(0.0);
         if (stage != plan.stages.end()) expect(stage_s, plan.seconds_after(name));
     };
+}
+
+/// What makes the result less than what was hoped for, and is known before hours of work.
+void warn_of_source(Session& session, std::uint64_t budget_bytes, bool sized, Progress& progress) {
+    const auto& source = session.source();
+    TypeMap types;
+    for (const auto& entry : session.plan()) types[entry.name] = entry.types.front();
+    if (const auto warning = requantization_warning(source, types); !warning.empty()) progress.warn(warning);
+    if (sized && budget_bytes >= source.file_size())
+        progress.warn(fmt::format(
+            "the size asked for, {}, is no less than {}'s own {}: nothing needs to be quantized to reach it; look "
+            "whether "
+            "it was meant in another unit",
+            format_bytes(budget_bytes), source.path().filename().string(), format_bytes(source.file_size())));
 }
 
 std::vector<Contender*> pointers(std::vector<Contender>& contenders) {
@@ -139,6 +169,7 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
     parse_profile(options.aim.profile, session.text().calibration_domains);
     if (options.search_seconds > 0.0) check_search_text(session);
 
+    warn_of_source(session, result.budget_bytes, sized, progress);
     announce(session, options);
     if (options.scaling) {
         const StageTimer searching(session.times(), "searching scales");
@@ -233,8 +264,6 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
     note_moments(measured.journal(), result.recipe);
     if (result.reference != "the source") result.recipe.provenance["reference"] = result.reference;
 
-    if (const auto warning = requantization_warning(source, result.recipe.types); !warning.empty())
-        progress.warn(warning);
     const auto build = [&](Session& with, const Recipe& recipe, const fs::path& path, Provenance keys) {
         BuildOptions build_options;
         build_options.threads = session.threads();
@@ -250,7 +279,7 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
     };
     timer.next("building");
     // The delivered file is built under a scratch name too, so that the output appears only when it is verified.
-    const ScratchFile built(beside(options.output, ".unverified.gguf"));
+    const ScratchFile built(scratch_path(options.output, ".unverified"));
     if (const auto bytes = build(measured, result.recipe, built.path(), provenance);
         bytes > result.budget_bytes || bytes != result.recipe.file_bytes)
         throw Error(fmt::format("the built file has {} bytes where {} were predicted (budget {}); please report this",
@@ -272,7 +301,7 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
     for (auto* other : {below, above}) {
         if (other == nullptr) continue;
         scratch.push_back(
-            std::make_unique<ScratchFile>(beside(options.output, fmt::format(".preset-{}.gguf", scratch.size()))));
+            std::make_unique<ScratchFile>(scratch_path(options.output, fmt::format(".preset-{}", scratch.size()))));
         Recipe recipe;
         recipe.types = other->types;
         build(session, recipe, scratch.back()->path(), Provenance::none);
@@ -303,6 +332,8 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
     std::stable_sort(result.contenders.begin() + 1, result.contenders.end(),
                      [](const Contender& a, const Contender& b) { return a.bytes < b.bytes; });
 
+    result.sha256 = sha256_of_files({&built.path(), 1}, [&](std::uint64_t) { progress.check(); });
+    if (options.lock != nullptr) options.lock->finishing();
     write_recipe(recipe_path(options.output), result.recipe);
     write_file_atomically(type_file_path(options.output),
                           tensor_type_file(complete_types(source, result.recipe.types)));
@@ -378,7 +409,10 @@ nlohmann::json to_json(const QuantizeResult& result) {
     nlohmann::json json = {
         {"cerebellum", CEREBELLUM_VERSION},
         {"llama.cpp", CEREBELLUM_LLAMA_VERSION},
-        {"output", result.output.string()},
+        {"output", result.output.filename().string()},
+        {"sha256", result.sha256},
+        {"recipe_sha256", recipe_sha256(result.recipe)},
+        {"source_fingerprint", result.recipe.source_fingerprint},
         {"budget_bytes", result.budget_bytes},
         {"file_bytes", result.recipe.file_bytes},
         {"budget_used", static_cast<double>(result.recipe.file_bytes) / static_cast<double>(result.budget_bytes)},

@@ -20,6 +20,8 @@
 
 namespace cerebellum {
 
+class OutputLock;
+
 /// Which file was chosen, and how clearly.
 struct Choice {
     std::string next_best;  // the best of the others that might have been delivered; empty where there was none
@@ -37,6 +39,7 @@ struct QuantizeResult {
     std::uint64_t budget_bytes = 0;  // given, or what the goal comes to
     std::uint64_t n_weights = 0;
     Recipe recipe;                              // of the delivered file
+    std::string sha256;                         // of the delivered file
     std::optional<WholePrediction> prediction;  // of the delivered file; empty where a type was not measured
     std::vector<std::string> remarks;           // on how the goal was reached
     std::string delivered;                      // name of the contender that was delivered
@@ -63,6 +66,7 @@ struct QuantizeOptions : OwnRecipesOptions {
     bool compare_all = false;           // measure every stock mix, not only those that may turn out to be the best
     /// Told, at the begin of a stage, how many seconds it and all behind it are expected to take.
     std::function<void(double stage_s, double later_s)> expect;
+    OutputLock* lock = nullptr;  // on the output; told when the files get their names
 };
 
 /// What of the job takes time, for plan_ahead(). Where the size follows from another goal it is a guess.

@@ -11,7 +11,9 @@
 #include "cerebellum/build/build_gguf.h"
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/file.h"
+#include "cerebellum/core/json_text.h"
 #include "cerebellum/core/quant_type.h"
+#include "cerebellum/core/quoting.h"
 #include "cerebellum/core/tensor_name.h"
 #include "cerebellum/gguf/gguf_file.h"
 #include "cerebellum/journal/digest.h"
@@ -19,6 +21,7 @@
 #include "cerebellum/llama/presets.h"
 #include "cerebellum/pipeline/allocation.h"
 #include "cerebellum/pipeline/effort.h"
+#include "cerebellum/pipeline/file_records.h"
 #include "cerebellum/pipeline/frontier_report.h"
 #include "cerebellum/pipeline/interactions.h"
 #include "cerebellum/pipeline/measured_model.h"
@@ -255,8 +258,12 @@ json allocation(const AllocationProblem& problem, const ReportSources& sources, 
         groups.push_back({{"tensors", std::move(members)}, {"choices", std::move(choices)}});
     }
     std::string constraints;
-    for (const auto& constraint : sources.constraints.all)
-        constraints += (constraints.empty() ? "" : " ") + constraint.text;
+    for (const auto& constraint : sources.constraints.all) {
+        // Of "--pin blk.*=q8_0" the page makes a command line.
+        const auto value = constraint.text.find(' ') + 1;
+        constraints += (constraints.empty() ? "" : " ") + constraint.text.substr(0, value);
+        constraints += shell_word(constraint.text.substr(value));
+    }
     return {{"fixed_bytes", problem.fixed_bytes},   {"exact_bytes", exact_bytes},
             {"groups", std::move(groups)},          {"objective", objective_name(sources.aim.objective)},
             {"profile", sources.aim.profile},       {"max_types", sources.constraints.max_types},
@@ -368,19 +375,26 @@ void drop_folders(json& value) {
         for (auto& entry : value) drop_folders(entry);
 }
 
-json results_json(std::span<const std::filesystem::path> paths) {
+json results_json(std::span<const std::filesystem::path> paths, const std::string& fingerprint) {
     auto list = json::array();
     for (const auto& path : paths) {
-        auto content = json::parse(read_file(path), nullptr, false);
+        auto content = try_parse_json(read_file(path), limits_of_long_json).value_or(json());
         if (!content.is_object())
             throw Error(fmt::format(
                 "cannot use {}: it is no result of Cerebellum; give what quantize, verify or an evaluation stored",
                 path.string()));
+        check_source(content, path.string(), fingerprint);
         content.erase("groups");
         drop_folders(content);
         list.push_back({{"file", path.filename().string()}, {"content", std::move(content)}});
     }
     return list;
+}
+
+/// Of the model that was measured; empty where the journal does not say.
+std::string fingerprint_of(const Journal& journal) {
+    const auto& identity = journal.identity().fields;
+    return identity.contains("model") ? identity.at("model") : "";
 }
 
 json model_json(const Opened& opened) {
@@ -435,7 +449,7 @@ json report_document(const ReportSources& sources) {
         {"unusable", describe_unusable(journal)},
         {"presets", opened.measured ? presets_json(*opened.measured, constraints) : json::array()},
         {"recipe", opened.recipe ? recipe_json(*opened.recipe, opened.tensors, numbering) : json(nullptr)},
-        {"results", results_json(sources.results)}};
+        {"results", results_json(sources.results, fingerprint_of(journal))}};
     document["journal"] = {{"file", sources.journal.filename().string()},
                            {"sha256", measurements_sha256(journal)},
                            {"identity", journal.identity().fields},

@@ -11,6 +11,7 @@
 #include <span>
 
 #include "cerebellum/core/error.h"
+#include "cerebellum/core/json_text.h"
 #include "cerebellum/core/stats.h"
 #include "cerebellum/quantize/quantize_tensor.h"
 #include "cerebellum/quantize/scale_rows.h"
@@ -276,7 +277,7 @@ nlohmann::json to_json(const ScalingSearch& search) {
 ScalingSearch scaling_search_from_json(std::string_view text) {
     ScalingSearch search;
     try {
-        const auto document = nlohmann::json::parse(text);
+        const auto document = parse_json(text, "the scales in the journal", limits_of_long_json);
         for (const auto& value : document.at("scalings")) search.scalings.push_back(channel_scaling_from_json(value));
         for (const auto& value : document.at("findings")) {
             auto& finding = search.findings.emplace_back();

@@ -8,6 +8,7 @@
 
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/quant_type.h"
+#include "cerebellum/core/quoting.h"
 
 namespace cerebellum {
 
@@ -59,7 +60,8 @@ std::vector<std::string> stops_of(const GgufFile& file) {
 
 std::string ServingPlan::llama_server(const std::string& file) const {
     const auto& setup = choice().setup;
-    auto text = fmt::format("llama-server --model {} --ctx-size {} --parallel {}", file, setup.context, setup.parallel);
+    auto text = fmt::format("llama-server --model {} --ctx-size {} --parallel {}", shell_path(file), setup.context,
+                            setup.parallel);
     if (setup.cache_type != GGML_TYPE_F16)
         text += fmt::format(" --cache-type-k {0} --cache-type-v {0}", type_name(setup.cache_type));
     return text + fmt::format(" --n-gpu-layers {} --threads {}", setup.device == cpu ? "0" : "all", threads);
@@ -93,6 +95,7 @@ ModelfileParts modelfile_parts(const GgufFile& file, int context) {
         parts.chat = ollama_template([&](std::span<const ChatMessage> chat, bool reply) {
             return apply_chat_template(*chat_template, chat, reply);
         });
+        if (parts.chat) parts.prose = prose_of(*chat_template, *parts.chat);
     }
     parts.stops = stops_of(file);
     parts.parameters.emplace_back("num_ctx", std::to_string(context));
@@ -132,7 +135,7 @@ nlohmann::json to_json(const ServingPlan& plan, const ModelfileParts& parts) {
         add(tried.setup.device, tried.memory.device);
         if (tried.setup.device != cpu) add("host", tried.memory.host);
     }
-    const auto name = parts.file.substr(0, parts.file.rfind('.'));
+    const auto name = ollama_name(parts.file);
     return {{"format", "cerebellum-serving"},
             {"version", 1},
             {"template", !parts.has_chat_template ? "none"

@@ -14,13 +14,16 @@
 
 #include "cerebellum/build/build_gguf.h"
 #include "cerebellum/calibrate/imatrix.h"
+#include "cerebellum/core/compressed_file.h"
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/file.h"
 #include "cerebellum/core/hash.h"
+#include "cerebellum/core/json_text.h"
 #include "cerebellum/core/mapped_memory.h"
 #include "cerebellum/core/parallel.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/core/size.h"
+#include "cerebellum/core/visible_text.h"
 #include "cerebellum/llama/placement.h"
 #include "cerebellum/llama/presets.h"
 #include "cerebellum/llama/recorder.h"
@@ -48,15 +51,26 @@ std::string serialize(const Imatrix& imatrix) {
     return {bytes.begin(), bytes.end()};
 }
 
+/// As read_imatrix() checks what comes from a file.
+void check_entry(const std::string& name, const ImatrixEntry& entry) {
+    const auto is_usable = [](float value) { return std::isfinite(value) && value >= 0.0f; };
+    if (entry.n_cols <= 0 || entry.counts.empty() || entry.in_sum2.size() % entry.counts.size() != 0 ||
+        static_cast<std::int64_t>(entry.in_sum2.size() / entry.counts.size()) != entry.n_cols ||
+        !std::ranges::all_of(entry.in_sum2, is_usable) || !std::ranges::all_of(entry.counts, is_usable))
+        throw Error(fmt::format("the importance matrix in the journal is damaged: its entry for {} cannot be used",
+                                visible(name)));
+}
+
 Imatrix deserialize_imatrix(std::string_view bytes) {
     try {
-        const auto json = nlohmann::json::from_cbor(bytes.begin(), bytes.end());
+        const auto json = parse_cbor(bytes, "the importance matrix in the journal");
         Imatrix imatrix;
         for (const auto& [name, value] : json.at("entries").items()) {
             auto& entry = imatrix.entries[name];
             value.at(0).get_to(entry.in_sum2);
             value.at(1).get_to(entry.counts);
             value.at(2).get_to(entry.n_cols);
+            check_entry(name, entry);
         }
         json.at("datasets").get_to(imatrix.datasets);
         json.at("chunk_count").get_to(imatrix.chunk_count);
@@ -152,6 +166,23 @@ std::string serialize(std::span<const TensorInfo> tensors) {
     return list.dump();
 }
 
+namespace {
+
+/// Sizes above zero whose product is no more than any file can hold, and as many bytes as the type takes for them.
+bool has_possible_shape(const TensorInfo& tensor) {
+    constexpr std::int64_t most_weights = std::int64_t{1} << 48;
+    std::int64_t weights = 1;
+    for (const auto size : tensor.shape) {
+        if (size <= 0 || size > most_weights / weights) return false;
+        weights *= size;
+    }
+    return tensor.n_dims >= 1 && tensor.n_dims <= static_cast<int>(tensor.shape.size()) &&
+           type_fits_row(tensor.type, tensor.row_length()) &&
+           tensor.size_bytes == type_size_bytes(tensor.type, tensor.row_length(), tensor.n_rows());
+}
+
+}  // namespace
+
 std::vector<TensorInfo> tensors_from_journal(const Journal& journal) {
     const auto bytes = journal.get_artifact("tensors");
     if (!bytes)
@@ -159,7 +190,8 @@ std::vector<TensorInfo> tensors_from_journal(const Journal& journal) {
                                 journal.path().string()));
     std::vector<TensorInfo> tensors;
     try {
-        for (const auto& value : nlohmann::json::parse(*bytes)) {
+        for (const auto& value :
+             parse_json(*bytes, journal.path().string() + ": the model's tensors", limits_of_long_json)) {
             auto& tensor = tensors.emplace_back();
             value.at("name").get_to(tensor.name);
             value.at("shape").get_to(tensor.shape);
@@ -168,6 +200,9 @@ std::vector<TensorInfo> tensors_from_journal(const Journal& journal) {
             const auto type = parse_type(value.at("type").get<std::string>());
             if (!type) throw Error(fmt::format("{}: {} has an unknown type", journal.path().string(), tensor.name));
             tensor.type = *type;
+            if (!has_possible_shape(tensor))
+                throw Error(fmt::format("{}: the model's tensors are damaged: {} cannot have this shape",
+                                        journal.path().string(), visible(tensor.name)));
         }
     } catch (const nlohmann::json::exception& error) {
         throw Error(fmt::format("{}: the model's tensors are damaged: {}", journal.path().string(), error.what()));
@@ -198,10 +233,15 @@ Session::Session(RunOptions options, Progress& progress)
         throw UsageError(fmt::format("--tokens {} is less than one window of {} tokens; raise it or lower --ctx",
                                      options_.tokens, options_.context));
     // What cannot be used is refused before there is a journal that would belong to it.
-    if (options_.imatrix) imatrix_ = read_imatrix(*options_.imatrix);
+    if (options_.imatrix) {
+        imatrix_ = read_imatrix(*options_.imatrix);
+        fill_imatrix();
+    }
     if (!options_.texts.empty() && !std::filesystem::exists(options_.journal))
         text_ = windows_from_files(model_, options_.texts, options_.context, demand(), options_.domains);
+    source_.fingerprint(progress);
     journal_ = std::make_unique<Journal>(Journal::open(options_.journal, identity()));
+    journal_->check_before_recording([this] { source_.check_unchanged(); });
     if (imatrix_ && !journal_->get_artifact("imatrix")) journal_->put_artifact("imatrix", serialize(*imatrix_));
     if (text_) keep_text();
     journal_->put_meta("imatrix_name", imatrix_name());
@@ -272,7 +312,24 @@ TextDemand Session::demand() const {
     return {calibration_factor * windows, std::max(1, windows / 2), windows};
 }
 
+/// What a text means by special tokens is lost on a model that reads them as words; nobody should find that out later.
+void Session::warn_of_special_tokens() {
+    constexpr std::size_t shown = 3;
+    for (const auto& file : options_.texts) {
+        auto tokens = model_.special_tokens_in(read_text(file));
+        if (tokens.empty()) continue;
+        const auto more = tokens.size() > shown ? fmt::format(" and {} more", tokens.size() - shown) : std::string();
+        tokens.resize(std::min(tokens.size(), shown));
+        for (auto& token : tokens) token = visible(token);
+        progress_.warn(
+            fmt::format("{} holds the model's special tokens {}{}: they are read as plain text, as llama-perplexity "
+                        "reads them; give conversations without such marks, or as the words that they are",
+                        file.string(), fmt::join(tokens, ", "), more));
+    }
+}
+
 void Session::keep_text() {
+    warn_of_special_tokens();
     if (static_cast<int>(text_->test.size()) < demand().test)
         progress_.warn(fmt::format(
             "the text is shorter than asked for: {} windows to measure on instead of {}; error bars will be wider",
@@ -301,7 +358,9 @@ auto Session::on_place(Use use) const {
 const TextParts& Session::text() {
     if (text_) return *text_;
     if (const auto stored = journal_->get_artifact("text")) {
-        text_ = deserialize_text_parts(*stored);
+        auto parts = deserialize_text_parts(*stored);
+        check_windows(parts, options_.context, model_.n_vocab());
+        text_ = std::move(parts);
         return *text_;
     }
     if (options_.texts.empty() && options_.limits.host_bytes > 0 && source_.file_size() > options_.limits.host_bytes)
@@ -421,6 +480,10 @@ double Session::null_floor_kld() const {
     return stored ? std::stod(*stored) : 0.0;
 }
 
+void Session::fill_imatrix() {
+    if (const auto gaps = describe_gaps(fill_gaps(*imatrix_)); !gaps.empty()) progress_.warn(gaps);
+}
+
 const Imatrix& Session::imatrix() {
     if (imatrix_) return *imatrix_;
     if (auto stored = imatrix_from_journal(*journal_)) {
@@ -435,6 +498,7 @@ const Imatrix& Session::imatrix() {
                               return compute_imatrix(model, text().calibration, options_.threads, text().description,
                                                      progress_);
                           });
+    fill_imatrix();
     journal_->put_artifact("imatrix", serialize(*imatrix_));
     return *imatrix_;
 }
@@ -802,7 +866,7 @@ void Session::distribute(GroupExecutor& executor) {
 
 void Session::take_part(Group& group) {
     const auto bytes = receive(group, progress_);
-    const auto of_rank_0 = nlohmann::json::from_cbor(bytes.begin(), bytes.end());
+    const auto of_rank_0 = parse_cbor(bytes, "what rank 0 hands out");
     JournalIdentity theirs;
     of_rank_0.at("identity").get_to(theirs.fields);
     if (const auto differs = difference(theirs, journal_->identity()))

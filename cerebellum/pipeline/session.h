@@ -96,6 +96,7 @@ class Session {
 
     const TextParts& text();
     /// How many windows are asked for; a short text gives fewer.
+    void fill_imatrix();
     TextDemand demand() const;
     /// Whether the model is measured by replaying it. Where it cannot be replayed exactly, which is found out at the
     /// first call and warned of, everything is measured through whole files.
@@ -178,6 +179,7 @@ class Session {
     /// Of the recorded graph, which need not be replayable; null where there is none.
     const Topology* topology();
     void keep_text();
+    void warn_of_special_tokens();
     /// Calls use(model) with the reference where place() is, loaded there for as long as it takes.
     template <typename Use>
     auto on_place(Use use) const;
@@ -216,7 +218,7 @@ class Session {
 
 /// Version of the measuring procedure: changes whenever a figure would come out differently. Part of a journal's
 /// identity.
-inline constexpr const char* measuring_version = "6";
+inline constexpr const char* measuring_version = "7";
 
 /// An importance matrix as the journal keeps it.
 std::optional<Imatrix> imatrix_from_journal(const Journal& journal);

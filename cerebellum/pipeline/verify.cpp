@@ -3,6 +3,7 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
+#include "cerebellum/core/hash.h"
 #include "cerebellum/evaluate/built_file.h"
 #include "cerebellum/gguf/inspection.h"
 #include "cerebellum/pipeline/allocation.h"
@@ -35,6 +36,8 @@ std::vector<VerifiedFile> verify_files(Session& session, const std::vector<std::
         verified.push_back({files[i],
                             opened[i].file_size(),
                             bits_per_weight(opened[i].file_size(), opened[i].n_weights()),
+                            sha256_of_files(opened[i].paths(), [&](std::uint64_t) { progress.check(); }),
+                            session.source().fingerprint(),
                             summarize(scores[i]),
                             {}});
     predict(session, opened, verified);
@@ -47,6 +50,8 @@ nlohmann::json to_json(const std::vector<VerifiedFile>& files) {
         const auto& f = file.figures;
         json.push_back({{"file", file.path.string()},
                         {"bytes", file.bytes},
+                        {"sha256", file.sha256},
+                        {"source_fingerprint", file.source_fingerprint},
                         {"bpw", file.bpw},
                         {"kld", f.kld.mean},
                         {"kld_error", f.kld.error},

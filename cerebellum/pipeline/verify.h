@@ -17,6 +17,8 @@ struct VerifiedFile {
     std::filesystem::path path;
     std::uint64_t bytes = 0;
     double bpw = 0.0;
+    std::string sha256;
+    std::string source_fingerprint;
     Figures figures;
     std::optional<WholePrediction> prediction;  // empty where the journal does not know some type of the file
 };

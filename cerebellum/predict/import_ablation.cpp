@@ -5,11 +5,11 @@
 #include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
-#include <regex>
 #include <set>
 
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/file.h"
+#include "cerebellum/core/json_text.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/predict/foreign_type.h"
 
@@ -21,21 +21,33 @@ namespace {
 
 /// The name of the innermost object that begins in front of a place: Python's json writes NaN, which is no JSON, and
 /// the row it stands in is what the user has to know.
-std::string object_before(const std::string& text, std::size_t place) {
-    static const std::regex opening(R"re("([^"\\]*)"\s*:\s*\{)re");
+std::string object_before(std::string_view text, std::size_t place) {
     constexpr std::size_t reach = 4096;
+    constexpr std::string_view blanks = " \t\r\n";
     place = std::min(place, text.size());
     const auto before = text.substr(place - std::min(place, reach), std::min(place, reach));
-    std::string name;
-    for (std::sregex_iterator it(before.begin(), before.end(), opening), none; it != none; ++it) name = (*it)[1];
-    return name;
+    // "NAME" : {  read from its end.
+    for (auto brace = before.rfind('{'); brace != std::string_view::npos && brace > 0;
+         brace = before.rfind('{', brace - 1)) {
+        const auto colon = before.find_last_not_of(blanks, brace - 1);
+        if (colon == std::string_view::npos || colon == 0 || before[colon] != ':') continue;
+        const auto quote = before.find_last_not_of(blanks, colon - 1);
+        if (quote == std::string_view::npos || quote == 0 || before[quote] != '"') continue;
+        const auto name = before.find_last_of("\"\\", quote - 1);
+        if (name != std::string_view::npos && before[name] == '"')
+            return std::string(before.substr(name + 1, quote - name - 1));
+    }
+    return "";
 }
 
 /// Refuses keys that occur twice, which the parser would pass over.
 class UniqueKeys {
   public:
     explicit UniqueKeys(std::string origin) : origin_(std::move(origin)) {}
-    bool operator()(int /*depth*/, json::parse_event_t event, json& parsed) {
+    bool operator()(int depth, json::parse_event_t event, json& parsed) {
+        if (depth > JsonLimits().depth)
+            throw Error(
+                fmt::format("cannot use {}: its JSON is nested more than {} deep", origin_, JsonLimits().depth));
         if (event == json::parse_event_t::object_start) keys_.emplace_back();
         if (event == json::parse_event_t::object_end) keys_.pop_back();
         if (event == json::parse_event_t::key && !keys_.back().insert(parsed.get<std::string>()).second)

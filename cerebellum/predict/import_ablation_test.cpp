@@ -76,6 +76,15 @@ TEST_F(Ablation, with_nan_is_refused_by_line_and_test) {
     EXPECT_THAT(line, AllOf(HasSubstr("line 3"), HasSubstr("'t2'")));
 }
 
+TEST_F(Ablation, nested_too_deeply_is_refused) {
+    std::string deep;
+    for (int i = 0; i < 200'000; ++i) deep += "{\"a\":[";
+    EXPECT_THAT(refused(deep), HasSubstr("nested more than 200 deep"));
+    // The name is looked for in any text in front of the problem.
+    EXPECT_THAT(refused("{\"t9\": {" + std::string(30'000, ' ') + "\"x"), HasSubstr("line 1: "));
+    EXPECT_THAT(refused("{\"t9\"\n :\n {" + std::string(3'000, ' ') + "\"x"), HasSubstr("'t9'"));
+}
+
 TEST_F(Ablation, with_a_test_or_a_tensor_twice_is_refused) {
     EXPECT_THAT(refused(R"({"baseline_ppl": 8, "tests": {"t": {"ppl": 9, "gguf_tensor": "a"},
                                                          "t": {"ppl": 9, "gguf_tensor": "b"}}})"),

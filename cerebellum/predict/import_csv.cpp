@@ -9,6 +9,7 @@
 
 #include "cerebellum/core/compressed_file.h"
 #include "cerebellum/core/error.h"
+#include "cerebellum/core/list_lines.h"
 #include "cerebellum/predict/foreign_type.h"
 
 namespace cerebellum {
@@ -61,15 +62,7 @@ class CsvReader {
     }
 
     void read_lines(std::string_view text) {
-        int number = 0;
-        while (!text.empty()) {
-            const auto end = text.find('\n');
-            auto line = text.substr(0, end);
-            ++number;
-            if (!line.empty() && line.back() == '\r') line.remove_suffix(1);
-            if (!line.empty()) lines_.push_back({number, cells_of(line)});
-            text.remove_prefix(end == std::string_view::npos ? text.size() : end + 1);
-        }
+        for (const auto& line : list_lines(text)) lines_.push_back({line.number, cells_of(line.text)});
     }
 
     void read_header() {

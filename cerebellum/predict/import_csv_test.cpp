@@ -33,6 +33,12 @@ TEST_F(DamageCsv, has_a_figure_for_every_type_and_tensor) {
     EXPECT_FALSE(table.is_crush_sweep);
 }
 
+TEST_F(DamageCsv, may_begin_with_a_byte_order_mark_and_hold_remarks) {
+    const auto table = read("\xEF\xBB\xBF# measured in May\nQTYPE,a.weight\n\n # again\nq2_K,0.5 # once\n");
+    ASSERT_EQ(table.rows.size(), 1U);
+    EXPECT_EQ(table.rows[0].kld, 0.5);
+}
+
 TEST_F(DamageCsv, marks_failed_and_unread_ones) {
     const auto table = read("QTYPE,a,b,c,d,e\niq2_xxs,404,,404%,0.000000,0.1\n");
     EXPECT_THAT(table.missing, ElementsAre(HasSubstr("a in"), HasSubstr("b in"), HasSubstr("c in")));

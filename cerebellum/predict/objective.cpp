@@ -161,6 +161,11 @@ std::vector<double> window_weights(const Profile& profile, std::span<const std::
 }
 
 void weigh(std::vector<double>& sums, std::span<const double> weights) {
+    if (sums.size() < weights.size())
+        throw Error(
+            fmt::format("the journal has figures of {} windows where its text has {}; measure again in another "
+                        "journal",
+                        sums.size(), weights.size()));
     std::vector<double> counted;
     for (std::size_t w = 0; w < weights.size(); ++w)
         if (weights[w] > 0.0) counted.push_back(weights[w] * sums.at(w));

@@ -11,6 +11,7 @@
 
 #include "cerebellum/core/compressed_file.h"
 #include "cerebellum/core/error.h"
+#include "cerebellum/core/list_lines.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/gguf/gguf_write.h"
 
@@ -72,13 +73,8 @@ TensorInfo parse_map_line(const std::string& line) {
 TensorList read_tensor_map(const std::filesystem::path& path) {
     TensorList list;
     list.origin = path.string();
-    std::istringstream lines(read_unpacked(path));
     std::vector<std::string> names;
-    int number = 0;
-    for (std::string line; std::getline(lines, line);) {
-        ++number;
-        if (!line.empty() && line.back() == '\r') line.pop_back();
-        if (line.empty()) continue;
+    for (const auto& [number, line] : list_lines(read_unpacked(path))) {
         try {
             list.tensors.push_back(parse_map_line(line));
         } catch (const Error& reason) {
@@ -153,12 +149,7 @@ TensorList read_tensor_maps(std::span<const std::filesystem::path> paths) {
 NameList NameList::read(const std::filesystem::path& path) {
     NameList list;
     list.origin_ = path.string();
-    std::istringstream lines(read_unpacked(path));
-    int number = 0;
-    for (std::string line; std::getline(lines, line);) {
-        ++number;
-        while (!line.empty() && (line.back() == '\r' || line.back() == ' ')) line.pop_back();
-        if (line.empty() || line.front() == '#') continue;
+    for (const auto& [number, line] : list_lines(read_unpacked(path))) {
         const auto equals = line.find('=');
         if (equals == std::string::npos || equals == 0)
             throw Error(fmt::format("cannot use the tensor list {}: line {} is no NAME=TYPE", path.string(), number));
@@ -171,6 +162,8 @@ NameList NameList::read(const std::filesystem::path& path) {
             continue;
         }
         try {
+            constexpr std::size_t longest_pattern = 1000;  // std::regex takes stack for each bracket
+            if (pattern.size() > longest_pattern) throw std::regex_error(std::regex_constants::error_stack);
             list.patterns_.emplace_back(pattern);
         } catch (const std::regex_error&) {
             throw Error(fmt::format("cannot use the tensor list {}: line {}: '{}' is no regular expression",

@@ -39,6 +39,16 @@ TEST_F(TensorMap, lists_shapes_and_types) {
     EXPECT_EQ(read_tensor_maps(padded).tensors.front().size_bytes, 4U);
 }
 
+TEST_F(TensorMap, and_lists_may_begin_with_a_byte_order_mark_and_hold_remarks) {
+    const std::vector<std::filesystem::path> paths = {
+        write("t.map", std::string("\xEF\xBB\xBF# a map\n") + embedding + "\n\t# more\n" + norm)};
+    EXPECT_EQ(read_tensor_maps(paths).tensors.size(), 2U);
+    const auto names =
+        NameList::read(write("list.txt", "\xEF\xBB\xBFtoken_embd.weight=q8_0 # kept\n\t\n  # no more\n"));
+    EXPECT_TRUE(names.contains("token_embd.weight"));
+    EXPECT_FALSE(names.contains("output.weight"));
+}
+
 TEST_F(TensorMap, of_several_types_gives_the_largest) {
     const std::string small = "f:a:token_embd.weight:shape=(256, 100):dtype=q8_0:elements=25600:bytes=27200\n";
     std::vector<std::filesystem::path> paths = {write("a.map", small), write("b.map", embedding)};

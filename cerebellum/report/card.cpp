@@ -32,16 +32,28 @@ CardText estimate(const StoredResult& result, const std::string& pointer, Figure
     return result.has(pointer + "/mean") ? with_error(result, pointer, kind) : CardText();
 }
 
+/// How the file came to its types, as far as its own records say.
+CardText origin_of(const CardSources& sources) {
+    if (sources.results && sources.results->is("/delivered_kind", "ours"))
+        return CardText(
+            ", made with Cerebellum: what tensors lose in quantization types was measured inside the running model, "
+            "and the bytes were spent where the damage is largest.");
+    if (sources.results)
+        return CardText(", made with Cerebellum in the types of the stock mix ")
+            .name(sources.results->at("/delivered"))
+            .add(", which did the least damage of all that were compared.");
+    if (const auto version = sources.facts.find("/written_by"))
+        return CardText(", written by Cerebellum ").name(*version).add(".");
+    return CardText(".");
+}
+
 void write_summary(CardDocument& card, const CardSources& sources) {
     const auto& facts = sources.facts;
     card.title(name_of(facts, "/name"));
-    CardText text("A mixed-precision GGUF of ");
+    CardText text("A GGUF of ");
     text.add(facts.at("/file/bytes"), Figure::bytes).add(" (").add(facts.at("/bpw"), Figure::two_digits);
-    text.add(" bits per weight) of ").name(facts.at("/source/name"));
-    text.add(
-        ", made with Cerebellum: the damage of every tensor in every quantization type was measured inside the "
-        "running model, and the bytes were spent where the damage is largest. It is a standard file for llama.cpp "
-        "and everything that is built on it.");
+    text.add(" bits per weight) of ").name(facts.at("/source/name")).add(origin_of(sources));
+    text.add(" It is a standard file for llama.cpp and everything that is built on it.");
     card.paragraph(text);
     if (const auto page = facts.find("/report"))
         card.paragraph(CardText("Everything that was measured, as a page that opens in a browser: ")
@@ -350,7 +362,10 @@ void write_findings(CardDocument& card, const StoredResult& findings) {
     list("least_sensitive", "least sensitive");
     card.paragraph(
         "A class says what is shown against the share of the damage that a tensor's bytes would have if all "
-        "cost the same: sacred is above it, demotable and safe are below, sensitive is not decided.");
+        "cost the same: sacred is above it, demotable and safe are below, sensitive is not decided. The lists go by "
+        "the "
+        "damage itself, so that a large tensor may stand high in one and be called safe: it does much damage, and less "
+        "than its bytes would make one expect.");
 }
 
 void write_reproduction(CardDocument& card, const CardSources& sources) {

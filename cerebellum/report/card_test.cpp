@@ -25,7 +25,7 @@ const char* const facts_json = R"({
   "source": {"name": "tiny-f16.gguf", "fingerprint": "ab12"},
   "types": [{"type": "q4_K", "tensors": 12, "bytes": 400123, "roles": {"attn_q": 5, "ffn_down": 7}},
             {"type": "q8_0", "tensors": 1, "bytes": 99877, "roles": {"token_embd": 1}}],
-  "card": {"license": "Apache-2.0", "base_model": ["org/tiny"], "quantized_by": "me", "tags": ["gguf", "x:y"],
+  "card": {"license": "Apache-2.0", "base_model": ["org/tiny"], "base_model_relation": "quantized", "quantized_by": "me", "tags": ["gguf", "x:y"],
            "language": ["en"], "pipeline_tag": "text-generation"},
   "commands": ["cerebellum publish tiny-f16.gguf --size 4.5bpw -o out"],
   "files": [{"name": "tiny-4.5bpw.gguf", "bytes": 500000, "sha256": "00ff"}],
@@ -33,7 +33,7 @@ const char* const facts_json = R"({
               "devices": [{"kind": "CPU"}, {"kind": "GPU", "description": "Some GPU 5", "total_bytes": 12000000000}]}})";
 
 const char* const results_json = R"({
-  "delivered": "cerebellum", "text": "self-sampled, seed 1", "reference": "the source", "goal": "--size 4.5bpw",
+  "delivered": "cerebellum", "delivered_kind": "ours", "text": "self-sampled, seed 1", "reference": "the source", "goal": "--size 4.5bpw",
   "file_bytes": 500000, "budget_bytes": 500100, "budget_used": 0.9998, "predicted_kld": 0.012345,
   "calibrated_kld": {"mean": 0.0131, "error": 0.0004}, "null_floor_kld": 1.5e-9, "remarks": ["3 tensors stay"],
   "cerebellum": "0.1.0", "llama.cpp": "0.5.0",
@@ -270,6 +270,59 @@ TEST_F(Card, text_from_files_cannot_break_out_of_its_place) {
     const auto yaml = YAML::Load(front_matter(sources));
     EXPECT_EQ(yaml["license"].as<std::string>(), "apache-2.0");
     EXPECT_EQ(yaml["quantized_by"].as<std::string>(), "me\n---\nlicense: none");
+}
+
+TEST_F(Card, words_numbers_and_dates_of_older_yaml_stay_text) {
+    auto facts = json::parse(facts_json);
+    const std::vector<std::string> words = {
+        "no",    "On", "NULL", "~",  "y",   "1e3", "0o14",  "0x1F", "012",  "1:30", "2020-01-02", ".inf",
+        "1_000", "=",  "<<",   "-",  "",    " a",  "a ",    "a: b", "a #b", "{a}",  "&a",         "*a",
+        "!a",    "|",  "%a",   "@a", "`a`", "'a'", "\"a\"", "a\tb", "[a]",  "true", "no way"};
+    facts["card"]["tags"] = words;
+    facts["card"]["language"] = {"no"};
+    auto sources = everything();
+    sources.facts = result("tiny.facts.json", facts.dump());
+    const auto text = front_matter(sources);
+    EXPECT_EQ(YAML::Load(text)["tags"].as<std::vector<std::string>>(), words);
+    EXPECT_THAT(text, HasSubstr("  - \"no\"\n"));
+    EXPECT_THAT(text, HasSubstr("  - no way\n"));
+    for (std::size_t i = 0; i + 1 < words.size(); ++i) EXPECT_THAT(text, Not(HasSubstr("  - " + words[i] + "\n")));
+}
+
+TEST_F(Card, a_small_number_is_one_in_older_yaml_too) {
+    auto results = json::parse(results_json);
+    results["files"][2]["kld"]["mean"] = 1e-5;
+    auto sources = everything();
+    sources.results = result("tiny.results.json", results.dump());
+    EXPECT_THAT(front_matter(sources), HasSubstr("value: 1.0e-05\n"));
+}
+
+TEST_F(Card, links_lead_to_files_of_any_name) {
+    auto sources = everything();
+    const std::string name = "50% of (it) #1.json";
+    write_file_atomically(folder_ / name, results_json);
+    sources.results = StoredResult::read(folder_ / name, name);
+    const auto card = write_card(sources);
+    EXPECT_THAT(card, HasSubstr("](50%25%20of%20%28it%29%20%231.json#/files/2/kld/mean)"));
+    EXPECT_THAT(card, HasSubstr("url: \"50%25%20of%20%28it%29%20%231.json#/files/2/kld/mean\"\n"));
+    EXPECT_THAT(card, Not(HasSubstr("](50% of")));
+}
+
+TEST_F(Card, claims_only_what_the_records_of_the_file_show) {
+    auto sources = everything();
+    const auto measured = HasSubstr("was measured inside the running model");
+    EXPECT_THAT(write_card(sources), measured);
+    auto results = json::parse(results_json);
+    results["delivered"] = "Q4_K_M";
+    results["delivered_kind"] = "preset";
+    sources.results = result("tiny.results.json", results.dump());
+    EXPECT_THAT(write_card(sources), ::testing::AllOf(Not(measured), HasSubstr("types of the stock mix `Q4_K_M`")));
+    sources.results.reset();
+    EXPECT_THAT(write_card(sources), ::testing::AllOf(Not(measured), Not(HasSubstr("made with Cerebellum"))));
+    auto facts = json::parse(facts_json);
+    facts["written_by"] = "0.1.0";
+    sources.facts = result("tiny.facts.json", facts.dump());
+    EXPECT_THAT(write_card(sources), ::testing::AllOf(Not(measured), HasSubstr("written by Cerebellum `0.1.0`")));
 }
 
 TEST_F(Card, what_is_no_stored_result_is_refused) {

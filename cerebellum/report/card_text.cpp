@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "cerebellum/core/quoting.h"
 #include "cerebellum/core/size.h"
 
 namespace cerebellum {
@@ -50,16 +51,6 @@ std::string one_line(std::string text) {
     return result;
 }
 
-std::string link_of(const std::string& target) {
-    std::string result;
-    for (const char c : target)
-        if (c == ' ' || c == '(' || c == ')' || c == '<' || c == '>')
-            result += fmt::format("%{:02X}", static_cast<unsigned char>(c));
-        else
-            result += c;
-    return result;
-}
-
 }  // namespace
 
 CardText& CardText::add(Prose prose) {
@@ -68,7 +59,7 @@ CardText& CardText::add(Prose prose) {
 }
 
 CardText& CardText::add(const Stored& number, Figure figure) {
-    pieces_.push_back({written(number.number(), figure), number.link(), false});
+    pieces_.push_back({written(number.number(), figure), number.url(), false});
     return *this;
 }
 
@@ -84,12 +75,12 @@ CardText& CardText::key(const Stored& value) {
 }
 
 CardText& CardText::file(const StoredResult& result) {
-    pieces_.push_back({result.link(), result.link(), true});
+    pieces_.push_back({result.link(), result.url(), true});
     return *this;
 }
 
 CardText& CardText::file(const Stored& name) {
-    pieces_.push_back({name.text(), name.text(), true});
+    pieces_.push_back({name.text(), percent_encoded(name.text()), true});
     return *this;
 }
 
@@ -102,7 +93,7 @@ std::string CardText::markdown() const {
     std::string text;
     for (const auto& piece : pieces_) {
         const auto shown = piece.code ? as_code(one_line(piece.plain)) : piece.plain;
-        text += piece.link.empty() ? shown : fmt::format("[{}]({})", shown, link_of(piece.link));
+        text += piece.link.empty() ? shown : fmt::format("[{}]({})", shown, piece.link);
     }
     return text;
 }

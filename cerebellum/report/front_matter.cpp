@@ -33,6 +33,33 @@ std::string lower(std::string text) {
     return text;
 }
 
+/// A string that every reader of YAML takes for that string. YAML 1.1, which Python and Ruby read, has words, dates and
+/// numbers that 1.2 does not have; so only what begins with a letter, is no such word and has no character of the
+/// syntax stands without quotes.
+void put_text(YAML::Emitter& yaml, const std::string& text) {
+    constexpr std::string_view words = " y n yes no on off true false null ";
+    constexpr std::string_view harmless = "abcdefghijklmnopqrstuvwxyz0123456789 _-./+,()";
+    const auto small = lower(text);
+    const bool plain = !text.empty() && std::isalpha(static_cast<unsigned char>(small.front())) != 0 &&
+                       small.back() != ' ' && small.find_first_not_of(harmless) == std::string::npos &&
+                       words.find(" " + small + " ") == std::string_view::npos;
+    if (!plain) yaml << YAML::DoubleQuoted;
+    yaml << text;
+}
+
+void put_text(YAML::Emitter& yaml, const char* key, const std::string& text) {
+    yaml << YAML::Key << key << YAML::Value;
+    put_text(yaml, text);
+}
+
+/// YAML 1.1 has no numbers with an exponent and without a point.
+std::string yaml_number(double value) {
+    auto text = fmt::format("{:.12g}", value);
+    if (const auto exponent = text.find('e'); exponent != std::string::npos && text.find('.') == std::string::npos)
+        text.insert(exponent, ".0");
+    return text;
+}
+
 /// Letters, digits and dashes, as identifiers have them.
 std::string slug(const std::string& text) {
     std::string result;
@@ -138,7 +165,8 @@ std::vector<Metric> all_metrics(const CardSources& sources) {
 void add_strings(YAML::Emitter& yaml, const char* key, const StoredResult& facts, const std::string& pointer) {
     if (facts.size(pointer) == 0) return;
     yaml << YAML::Key << key << YAML::Value << YAML::BeginSeq;
-    for (std::size_t i = 0; i < facts.size(pointer); ++i) yaml << facts.at(fmt::format("{}/{}", pointer, i)).text();
+    for (std::size_t i = 0; i < facts.size(pointer); ++i)
+        put_text(yaml, facts.at(fmt::format("{}/{}", pointer, i)).text());
     yaml << YAML::EndSeq;
 }
 
@@ -147,10 +175,26 @@ void add_licence(YAML::Emitter& yaml, const StoredResult& facts) {
     if (!stored) return;
     const auto licence = lower(stored->text());
     const bool known = licences.find(" " + licence + " ") != std::string_view::npos;
-    yaml << YAML::Key << "license" << YAML::Value << (known ? licence : "other");
-    if (!known) yaml << YAML::Key << "license_name" << YAML::Value << slug(licence);
+    put_text(yaml, "license", known ? licence : "other");
+    if (!known) put_text(yaml, "license_name", slug(licence));
     if (const auto link = facts.find("/card/license_link"); link && !known)
-        yaml << YAML::Key << "license_link" << YAML::Value << link->text();
+        put_text(yaml, "license_link", link->text());
+}
+
+void add_metric(YAML::Emitter& yaml, const Metric& metric, const std::string& task) {
+    yaml << YAML::BeginMap << YAML::Key << "task" << YAML::Value << YAML::BeginMap;
+    put_text(yaml, "type", task);
+    yaml << YAML::EndMap << YAML::Key << "dataset" << YAML::Value << YAML::BeginMap;
+    put_text(yaml, "type", metric.dataset.type);
+    put_text(yaml, "name", metric.dataset.name);
+    yaml << YAML::EndMap << YAML::Key << "metrics" << YAML::Value << YAML::BeginSeq << YAML::BeginMap;
+    put_text(yaml, "type", metric.type);
+    yaml << YAML::Key << "value" << YAML::Value << yaml_number(metric.value.number());
+    put_text(yaml, "name", metric.name);
+    yaml << YAML::EndMap << YAML::EndSeq << YAML::Key << "source" << YAML::Value << YAML::BeginMap;
+    put_text(yaml, "name", "stored result");
+    put_text(yaml, "url", metric.value.url());
+    yaml << YAML::EndMap << YAML::EndMap;
 }
 
 }  // namespace
@@ -158,36 +202,22 @@ void add_licence(YAML::Emitter& yaml, const StoredResult& facts) {
 std::string front_matter(const CardSources& sources) {
     const auto& facts = sources.facts;
     YAML::Emitter yaml;
-    yaml.SetDoublePrecision(12);
     yaml << YAML::BeginMap;
     add_strings(yaml, "language", facts, "/card/language");
     add_licence(yaml, facts);
-    yaml << YAML::Key << "library_name" << YAML::Value << "gguf";
-    yaml << YAML::Key << "pipeline_tag" << YAML::Value << facts.at("/card/pipeline_tag").text();
+    put_text(yaml, "library_name", "gguf");
+    put_text(yaml, "pipeline_tag", facts.at("/card/pipeline_tag").text());
     add_strings(yaml, "base_model", facts, "/card/base_model");
-    if (facts.size("/card/base_model") > 0) yaml << YAML::Key << "base_model_relation" << YAML::Value << "quantized";
-    if (const auto name = facts.find("/card/quantized_by"))
-        yaml << YAML::Key << "quantized_by" << YAML::Value << name->text();
+    if (const auto relation = facts.find("/card/base_model_relation"); relation && facts.size("/card/base_model") > 0)
+        put_text(yaml, "base_model_relation", relation->text());
+    if (const auto name = facts.find("/card/quantized_by")) put_text(yaml, "quantized_by", name->text());
     add_strings(yaml, "tags", facts, "/card/tags");
     const auto metrics = all_metrics(sources);
     if (!metrics.empty()) {
         yaml << YAML::Key << "model-index" << YAML::Value << YAML::BeginSeq << YAML::BeginMap;
-        yaml << YAML::Key << "name" << YAML::Value << facts.at("/name").text();
+        put_text(yaml, "name", facts.at("/name").text());
         yaml << YAML::Key << "results" << YAML::Value << YAML::BeginSeq;
-        for (const auto& metric : metrics) {
-            yaml << YAML::BeginMap << YAML::Key << "task" << YAML::Value << YAML::BeginMap;
-            yaml << YAML::Key << "type" << YAML::Value << facts.at("/card/pipeline_tag").text() << YAML::EndMap;
-            yaml << YAML::Key << "dataset" << YAML::Value << YAML::BeginMap;
-            yaml << YAML::Key << "type" << YAML::Value << metric.dataset.type;
-            yaml << YAML::Key << "name" << YAML::Value << metric.dataset.name << YAML::EndMap;
-            yaml << YAML::Key << "metrics" << YAML::Value << YAML::BeginSeq << YAML::BeginMap;
-            yaml << YAML::Key << "type" << YAML::Value << metric.type;
-            yaml << YAML::Key << "value" << YAML::Value << metric.value.number();
-            yaml << YAML::Key << "name" << YAML::Value << metric.name << YAML::EndMap << YAML::EndSeq;
-            yaml << YAML::Key << "source" << YAML::Value << YAML::BeginMap;
-            yaml << YAML::Key << "name" << YAML::Value << "stored result";
-            yaml << YAML::Key << "url" << YAML::Value << metric.value.link() << YAML::EndMap << YAML::EndMap;
-        }
+        for (const auto& metric : metrics) add_metric(yaml, metric, facts.at("/card/pipeline_tag").text());
         yaml << YAML::EndSeq << YAML::EndMap << YAML::EndSeq;
     }
     yaml << YAML::EndMap;

@@ -96,8 +96,59 @@ TEST(Modelfile, without_a_known_template_ollama_chooses) {
 }
 
 TEST(Modelfile, strings_are_escaped) {
+    // Ollama knows no escapes.
     EXPECT_THAT(write_modelfile({"small.gguf", {}, true, {"a\"\n\\"}, {}, ""}),
-                HasSubstr("PARAMETER stop \"a\\\"\\n\\\\\""));
+                HasSubstr("PARAMETER stop \"\"\"a\"\n\\\"\"\"\n"));
+    EXPECT_THAT(write_modelfile({"small.gguf", {}, true, {"a\n"}, {}, ""}), HasSubstr("PARAMETER stop \"a\n\"\n"));
+}
+
+TEST(Modelfile, names_and_paths_are_what_ollama_reads) {
+    EXPECT_THAT(write_modelfile({"../my model\n#1.gguf", {}, true, {}, {}, ""}),
+                ::testing::StartsWith("# ollama create my-model--1 -f Modelfile\nFROM \"../my model\n#1.gguf\"\n"));
+    EXPECT_EQ(ollama_name("-x.gguf"), "model-x");
+    EXPECT_EQ(ollama_name(".gguf"), "model");
+}
+
+constexpr const char* smollm2 =
+    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\\nYou "
+    "are "
+    "a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\\n' }}{% endif %}{{'<|im_start|>' + "
+    "message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n'}}{% endfor %}{% if add_generation_prompt %}{{ "
+    "'<|im_start|>assistant\\n' }}{% endif %}";
+
+TEST(Ollama, a_default_system_message_is_kept) {
+    const std::string text = smollm2;
+    const auto found = ollama_template(builtin(text));
+    ASSERT_TRUE(found);
+    const auto prose = prose_of(text, *found);
+    EXPECT_EQ(prose.system, "You are a helpful AI assistant named SmolLM, trained by Hugging Face");
+    EXPECT_EQ(prose.left_out, "");
+    const auto file = write_modelfile({"small.gguf", found, true, {}, {}, "", prose});
+    EXPECT_THAT(file, HasSubstr("\nSYSTEM \"You are a helpful AI assistant named SmolLM, trained by Hugging Face\"\n"));
+    // With it, a chat without a system message comes to what the model's own template makes of it.
+    EXPECT_EQ(turn(found->text, prose.system, "Hello", ""),
+              "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
+              "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n");
+}
+
+TEST(Ollama, a_default_that_is_set_as_a_variable_is_kept_and_other_text_is_named) {
+    const auto found = ollama_template(builtin("chatml"));
+    ASSERT_TRUE(found);
+    const auto set = prose_of("{%- set default_system_message = 'You answer in one word.' -%}{{ x }}", *found);
+    EXPECT_EQ(set.system, "You answer in one word.");
+    const auto built = prose_of("{% set system = 'You are the assistant of ' + name %}", *found);
+    EXPECT_EQ(built.system, "");
+    EXPECT_EQ(built.left_out, "You are the assistant of ");
+    const auto tools = prose_of(
+        "{% if tools %}You may call one of\nthese functions{% endif %}{# a long remark of no "
+        "interest #}",
+        *found);
+    EXPECT_EQ(tools.system, "");
+    EXPECT_EQ(tools.left_out, "You may call one of these functions");
+    EXPECT_THAT(write_modelfile({"small.gguf", found, true, {}, {}, "", tools}),
+                HasSubstr("leaves out, such as: You may call one of these functions\nTEMPLATE"));
+    EXPECT_EQ(prose_of("{% for m in messages %}{{ '<|im_start|>' + m['role'] }}{% endfor %}", *found).left_out, "");
+    for (const auto* broken : {"{{ 'never ends and goes on", "{%", "{{", "{# no end", "'"}) prose_of(broken, *found);
 }
 
 }  // namespace

@@ -4,6 +4,8 @@
 
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/file.h"
+#include "cerebellum/core/json_text.h"
+#include "cerebellum/core/quoting.h"
 
 namespace cerebellum {
 
@@ -24,6 +26,10 @@ Stored::Stored(std::shared_ptr<const json> whole, std::shared_ptr<const std::str
       pointer_(std::move(pointer)),
       value_(&whole_->at(json::json_pointer(pointer_))) {}
 
+std::string Stored::url() const {
+    return percent_encoded(*link_) + "#" + percent_encoded(pointer_);
+}
+
 double Stored::number() const {
     if (!value_->is_number()) throw Error(fmt::format("{} is no number but {}", link(), value_->dump()));
     return value_->get<double>();
@@ -35,13 +41,17 @@ std::string Stored::text() const {
 }
 
 StoredResult StoredResult::read(const std::filesystem::path& path, std::string link) {
-    auto whole = json::parse(read_file(path), nullptr, false);
+    auto whole = try_parse_json(read_file(path), limits_of_long_json).value_or(json());
     if (!whole.is_object() && !whole.is_array())
         throw Error(fmt::format("{} is no stored result: it holds no JSON", path.string()));
     StoredResult result;
     result.whole_ = std::make_shared<const json>(std::move(whole));
     result.link_ = std::make_shared<const std::string>(std::move(link));
     return result;
+}
+
+std::string StoredResult::url() const {
+    return percent_encoded(*link_);
 }
 
 Stored StoredResult::at(const std::string& pointer) const {

@@ -15,6 +15,8 @@ class Stored {
   public:
     /// "model.results.json#/files/3/kld/mean"
     std::string link() const { return *link_ + "#" + pointer_; }
+    /// The same as a link that a browser follows.
+    std::string url() const;
     const std::string& pointer() const { return pointer_; }
     /// Throws Error where it is no number.
     double number() const;
@@ -38,6 +40,7 @@ class StoredResult {
     static StoredResult read(const std::filesystem::path& path, std::string link);
 
     const std::string& link() const { return *link_; }
+    std::string url() const;
     /// Throws Error naming file and pointer where there is no such value.
     Stored at(const std::string& pointer) const;
     /// Empty where there is no such value, or null.

@@ -3,6 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
+
+#include "cerebellum/core/visible_text.h"
 
 namespace cerebellum {
 
@@ -17,13 +20,16 @@ std::size_t width_of(const std::string& text) {
 }  // namespace
 
 std::string format_table(const std::vector<std::string>& header, const std::vector<std::vector<std::string>>& rows) {
-    std::vector<std::size_t> widths;
-    for (std::size_t c = 0; c < header.size(); ++c) {
-        widths.push_back(width_of(header[c]));
-        for (const auto& row : rows) widths[c] = std::max(widths[c], width_of(row[c]));
-    }
+    std::vector<std::vector<std::string>> cells = {header};
+    cells.insert(cells.end(), rows.begin(), rows.end());
+    std::vector<std::size_t> widths(header.size());
+    for (auto& row : cells)
+        for (std::size_t c = 0; c < header.size(); ++c) {
+            row[c] = visible(row[c]);
+            widths[c] = std::max(widths[c], width_of(row[c]));
+        }
     std::string text;
-    const auto add = [&](const std::vector<std::string>& row) {
+    for (const auto& row : cells) {
         std::string line;
         for (std::size_t c = 0; c < row.size(); ++c) {
             const std::string padding(widths[c] - width_of(row[c]), ' ');
@@ -31,10 +37,13 @@ std::string format_table(const std::vector<std::string>& header, const std::vect
         }
         while (line.ends_with(' ')) line.pop_back();
         text += line + "\n";
-    };
-    add(header);
-    for (const auto& row : rows) add(row);
+    }
     return text;
+}
+
+std::string with_error(const std::string& figure, double error, std::string_view spec) {
+    if (!std::isfinite(error)) return figure;
+    return figure + " ± " + fmt::format(fmt::runtime(spec), error);
 }
 
 }  // namespace cerebellum

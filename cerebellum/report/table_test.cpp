@@ -12,5 +12,11 @@ TEST(Table, aligns_columns_and_counts_characters_not_bytes) {
               "longer name          1\n");
 }
 
+TEST(Table, shows_what_a_terminal_would_obey) {
+    EXPECT_EQ(format_table({"a\033[2J", "b"}, {{"x\n\xff", "\xE2\x80\xAE 1"}}),
+              "a\\u001b[2J         b\n"
+              "x\\n\\xff     \\u202e 1\n");
+}
+
 }  // namespace
 }  // namespace cerebellum

@@ -153,7 +153,7 @@ TEST_F(Allocating, the_frontier_agrees_with_allocate_and_is_stored) {
     std::set<std::string> presets;
     for (const auto& preset : frontier.at("presets")) presets.insert(preset.at("name").get<std::string>());
     EXPECT_TRUE(presets.contains("Q4_K_M"));
-    const auto table = run({"frontier", small_model().string(), "--journal", journal(), "-o", file});
+    const auto table = run({"frontier", small_model().string(), "--journal", journal(), "-o", file, "--force"});
     EXPECT_THAT(table.output, AllOf(HasSubstr("predicted KLD"), HasSubstr("Q6_K")));
 }
 
@@ -230,6 +230,17 @@ TEST_F(Allocating, recipes_are_compared_and_imported) {
     EXPECT_EQ(types.at("blk.1.ffn_down.weight"), GGML_TYPE_Q4_K);
     EXPECT_EQ(types.at("blk.1.ffn_up.weight"), GGML_TYPE_Q2_K);
     EXPECT_EQ(types.at("blk.1.attn_k.weight"), GGML_TYPE_Q5_K);
+    // Remarks and a byte order mark are none of it; a pattern that does nothing is a mistake.
+    write_file_atomically(path("types-2.txt"), "\xEF\xBB\xBF# mine\n\nattn_v=Q6_K # more\nFFN_DOWN=q4_K ffn=q2_K\n");
+    const auto remarks = run({"recipe", "from-type-file", small_model().string(), path("types-2.txt").string(),
+                              "--base", "Q5_K_M", "-o", path("t3.json").string()});
+    ASSERT_EQ(remarks.code, 0) << remarks.errors;
+    EXPECT_EQ(read_recipe(path("t3.json")).types, read_recipe(path("t2.json")).types);
+    write_file_atomically(path("types-3.txt"), "attn_v=q6_K\nblk.77.attn_v=q8_0\n");
+    const auto nothing = run({"recipe", "from-type-file", small_model().string(), path("types-3.txt").string(), "-o",
+                              path("t4.json").string()});
+    EXPECT_EQ(nothing.code, 1);
+    EXPECT_THAT(nothing.errors, AllOf(HasSubstr("types-3.txt:2"), HasSubstr("blk.77.attn_v"), HasSubstr("no tensor")));
     if (!testing::have_referees()) return;
     ASSERT_TRUE(testing::run_referee("llama-quantize",
                                      "--allow-requantize --imatrix " + testing::quoted(beside("imatrix.gguf")) +

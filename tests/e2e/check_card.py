@@ -14,7 +14,7 @@ from huggingface_hub import EvalResult, ModelCard
 def stored_value(folder, url):
     """The value that a link of the card points to."""
     file, pointer = url.split("#", 1)
-    value = json.loads((folder / file).read_text())
+    value = json.loads((folder / urllib.parse.unquote(file)).read_text())
     for part in urllib.parse.unquote(pointer).split("/")[1:]:
         part = part.replace("~1", "/").replace("~0", "~")
         value = value[int(part)] if isinstance(value, list) else value[part]

@@ -168,13 +168,38 @@ TEST_F(Convert, QuantizeTakesAFolderAndConvertsItOnce) {
     auto result = run_program(arguments, work_.path());
     EXPECT_EQ(result.code, 1);
     EXPECT_THAT(result.errors, HasSubstr("missing"));
-    EXPECT_TRUE(fs::exists(work_ / "model.gguf"));
+    const auto converted = [&] {
+        std::vector<fs::path> files;
+        for (const auto& entry : fs::directory_iterator(work_.path()))
+            if (const auto name = entry.path().filename().string();
+                name.starts_with("model-") && name.ends_with(".gguf"))
+                files.push_back(entry.path());
+        return files;
+    };
+    ASSERT_EQ(converted().size(), 1u);
+    const auto first = converted().front();
     result = run_program(arguments, work_.path());
-    EXPECT_THAT(result.errors, HasSubstr("model.gguf, which was converted before"));
+    EXPECT_THAT(result.errors, HasSubstr("which was converted before"));
+    // Another time is not another model; a file that was changed is made again.
     fs::last_write_time(model() / "config.json", fs::file_time_type::clock::now() + std::chrono::hours(1));
+    const auto content = read_file(first);
+    auto damaged = content;
+    damaged.back() = static_cast<char>(damaged.back() ^ 1);
+    write_file_atomically(first, damaged);
     result = run_program(arguments, work_.path());
-    EXPECT_EQ(result.code, 1);
-    EXPECT_THAT(result.errors, HasSubstr("is older than the model"));
+    EXPECT_THAT(result.errors, Not(HasSubstr("which was converted before")));
+    EXPECT_EQ(read_file(first), content);
+    // A folder of the same name with another model in it is another model.
+    const auto other = work_ / "other" / "model";
+    fs::create_directories(other.parent_path());
+    fs::copy(model(), other);
+    auto config = read_file(other / "config.json");
+    write_file_atomically(other / "config.json", config + "\n");
+    auto again = arguments;
+    again[1] = other.string();
+    result = run_program(again, work_.path());
+    EXPECT_THAT(result.errors, Not(HasSubstr("which was converted before")));
+    EXPECT_EQ(converted().size(), 2u);
 }
 
 using ConvertSlow = Convert;

@@ -92,6 +92,26 @@ TEST_F(PublishSlow, one_command_makes_the_whole_folder_and_goes_on_where_it_stop
                   .code,
               0);
 
+    // What it was made of is said, and holds: from the source it comes out the same again.
+    const auto statement = (folder() / (name + ".derivation.json")).string();
+    EXPECT_THAT(read(name + ".derivation.json"), Not(HasSubstr(work_.path().string())));
+    const auto derived = run({"verify-derivation", statement, "--source", small_model().string(), "--threads", "1"});
+    EXPECT_EQ(derived.code, 0) << derived.output << derived.errors;
+    EXPECT_THAT(derived.output, HasSubstr("made again, with the same bytes"));
+
+    // A damaged output is noticed, by the checker and by the next run, which makes it again.
+    const auto whole = read(name + ".gguf");
+    auto damaged = whole;
+    damaged[damaged.size() / 2] = static_cast<char>(damaged[damaged.size() / 2] ^ 1);
+    write_file_atomically(folder() / (name + ".gguf"), damaged);
+    const auto checked = run({"verify-derivation", statement});
+    EXPECT_EQ(checked.code, 1);
+    EXPECT_THAT(checked.output, HasSubstr("DIFFERS"));
+    const auto mended = publish("3MB");
+    EXPECT_EQ(mended.code, 0) << mended.errors;
+    EXPECT_TRUE(read(name + ".gguf") == whole);
+    const auto mended_card = read("README.md");
+
     // Done is done; what is missing is made again.
     const auto written = fs::last_write_time(folder() / (name + ".gguf"));
     const auto again = publish("3MB");
@@ -103,7 +123,7 @@ TEST_F(PublishSlow, one_command_makes_the_whole_folder_and_goes_on_where_it_stop
     const auto other = publish("4MB");
     EXPECT_EQ(other.code, 1);
     EXPECT_THAT(other.errors, HasSubstr("--force"));
-    EXPECT_EQ(read("README.md"), card);
+    EXPECT_EQ(read("README.md"), mended_card);
     ASSERT_EQ(publish("4MB", {"--force", "--json"}).code, 0);
     EXPECT_TRUE(fs::exists(folder() / "wikicode-6.8M-4MB.gguf"));
     EXPECT_THAT(read("README.md"), HasSubstr("wikicode-6.8M-4MB"));
@@ -173,6 +193,112 @@ TEST_F(Publish, a_card_of_a_file_alone) {
     EXPECT_EQ(run({"card", file, "--force", "--results", (folder() / "alone.facts.json").string()}).code, 1);
     EXPECT_EQ(run({"card", file, "--force", "--journal", text().string()}).code, 1);
     EXPECT_EQ(read("README.md"), card);
+}
+
+TEST_F(Publish, a_card_quotes_figures_of_its_own_file_only) {
+    fs::create_directories(folder());
+    const auto file = (folder() / "o.gguf").string(), journal = (folder() / "j.db").string();
+    const std::vector<std::string> small = {"--text",  text().string(), "--ctx",     "64", "--tokens", "64",
+                                            "--types", "q2_K,q8_0",     "--threads", "1",  "-q"};
+    auto quantize =
+        std::vector<std::string>{"quantize", small_model().string(), "--size", "3MB", "-o", file, "--journal", journal};
+    quantize.insert(quantize.end(), small.begin(), small.end());
+    const auto made = run(quantize);
+    ASSERT_EQ(made.code, 0) << made.errors;
+    const auto results = nlohmann::json::parse(read("o.results.json"));
+    EXPECT_EQ(results["output"], "o.gguf");
+    EXPECT_EQ(results["sha256"].get<std::string>().size(), 64U);
+    ASSERT_EQ(run({"card", file, "--journal", journal}).code, 0);
+    EXPECT_THAT(read("README.md"), HasSubstr("Its KL divergence from the source is"));
+
+    // Figures of the same name, of another file.
+    const auto speed = (folder() / "speed.json").string();
+    write_file_atomically(speed, R"({"prompt_tokens": 1, "files": [{"file": "o.gguf", "sha256": "00"}]})");
+    EXPECT_THAT(run({"card", file, "--force", "--results", speed}).errors,
+                HasSubstr("speed.json is about another file"));
+    write_file_atomically(speed, R"({"prompt_tokens": 1, "files": [{"file": "o.gguf"}]})");
+    EXPECT_THAT(run({"card", file, "--force", "--results", speed}).errors, HasSubstr("does not say by a digest"));
+
+    // A journal and results of another model: one weight differs.
+    auto content = read_file(small_model());
+    content[content.size() - 1000] = static_cast<char>(content[content.size() - 1000] ^ 1);
+    const auto other_model = (folder() / "other.gguf").string(), other = (folder() / "other.db").string();
+    write_file_atomically(other_model, content);
+    auto ablate =
+        std::vector<std::string>{"ablate", other_model, "--journal", other, "--tensors", "blk.0.attn_q.weight"};
+    ablate.insert(ablate.end(), small.begin(), small.end());
+    ASSERT_EQ(run(ablate).code, 0);
+    const auto card = read("README.md"), findings = read("o.findings.json");
+    EXPECT_THAT(run({"card", file, "--force", "--journal", other}).errors, HasSubstr("measured on another model"));
+    EXPECT_EQ(read("README.md"), card);
+    EXPECT_EQ(read("o.findings.json"), findings);
+    const auto page = run({"report", "--journal", other, "--results", (folder() / "o.results.json").string(), "-o",
+                           (folder() / "page.html").string()});
+    EXPECT_EQ(page.code, 1);
+    EXPECT_THAT(page.errors, HasSubstr("o.results.json is about files of another model"));
+
+    // The file is built again in other types: what lies beside it is about the old one.
+    ASSERT_EQ(run({"build", small_model().string(), "--preset", "Q4_0", "-o", file, "--force", "--threads", "1"}).code,
+              0);
+    const auto stale = run({"card", file, "--force"});
+    EXPECT_EQ(stale.code, 1);
+    EXPECT_THAT(stale.errors, HasSubstr("o.results.json is about another file than o.gguf"));
+    fs::remove(folder() / "o.results.json");
+    EXPECT_THAT(run({"card", file, "--force"}).errors, HasSubstr("o.recipe.json is about another file"));
+    fs::remove(folder() / "o.recipe.json");
+    fs::remove(folder() / "o.findings.json");
+    const auto plain = run({"card", file, "--force"});
+    ASSERT_EQ(plain.code, 0) << plain.errors;
+    EXPECT_THAT(read("README.md"), Not(HasSubstr("measured")));
+    // The journal is of its source; a stock file does not say what it was made from.
+    EXPECT_EQ(run({"card", file, "--force", "--journal", journal}).code, 0);
+    ASSERT_EQ(run({"build", small_model().string(), "--preset", "Q4_0", "--no-provenance", "-o", file, "--force",
+                   "--threads", "1"})
+                  .code,
+              0);
+    EXPECT_THAT(run({"card", file, "--force", "--journal", journal}).errors,
+                HasSubstr("does not say what it was made from"));
+}
+
+TEST_F(Publish, the_front_matter_is_text_for_every_reader_of_yaml) {
+    const auto check = [&](const std::string& line) { return Program({"python3", "-c", line}, work_.path()).wait(); };
+    if (check("import yaml").code != 0) GTEST_SKIP() << "python3 has no yaml here";
+    fs::create_directories(folder());
+    fs::copy_file(small_model(), folder() / "1e3 100%.gguf");
+    ASSERT_EQ(run({"card", (folder() / "1e3 100%.gguf").string(), "--tag", "no", "--tag", "2020-01-02", "--tag", "012",
+                   "--language", "no", "--quantized-by", "1e3", "--license", "null", "--license-link", "~",
+                   "--base-model", "on"})
+                  .code,
+              0);
+    const auto read_back = check(fmt::format(
+        "import yaml, json; card = open({}).read(); print(json.dumps(yaml.safe_load(card.split('---\\n')[1]), "
+        "default=str))",
+        testing::quoted(folder() / "README.md")));
+    ASSERT_EQ(read_back.code, 0) << read_back.errors;
+    const auto front = nlohmann::json::parse(read_back.output);
+    EXPECT_EQ(front["tags"], nlohmann::json({"gguf", "no", "2020-01-02", "012"}));
+    EXPECT_EQ(front["language"], nlohmann::json({"no"}));
+    EXPECT_EQ(front["quantized_by"], "1e3");
+    EXPECT_EQ(front["license"], "other");
+    EXPECT_EQ(front["license_name"], "null");
+    EXPECT_EQ(front["license_link"], "~");
+    EXPECT_EQ(front["base_model"], nlohmann::json({"on"}));
+    EXPECT_FALSE(front.contains("base_model_relation"));  // nothing is quantized in it
+}
+
+TEST_F(Publish, a_modelfile_names_the_file_from_its_own_folder) {
+    fs::create_directories(folder() / "deep");
+    fs::copy_file(small_model(), folder() / "my model.gguf");
+    const auto file = (folder() / "my model.gguf").string();
+    ASSERT_EQ(run({"modelfile", file, "-o", (folder() / "deep" / "Modelfile").string()}).code, 0);
+    EXPECT_THAT(read("deep/Modelfile"),
+                ::testing::StartsWith("# ollama create my-model -f Modelfile\nFROM \"../my model.gguf\"\n"));
+    fs::create_directory_symlink(folder() / "deep", work_ / "link");
+    ASSERT_EQ(run({"modelfile", file, "-o", (work_ / "link" / "Modelfile").string(), "--force"}).code, 0);
+    EXPECT_THAT(read("deep/Modelfile"), HasSubstr("FROM \"../my model.gguf\"\n"));
+    const auto json = nlohmann::json::parse(run({"modelfile", file, "--json"}).output);
+    EXPECT_THAT(json["llama_server"].get<std::string>(), HasSubstr("--model 'my model.gguf' "));
+    EXPECT_EQ(json["sha256"].get<std::string>().size(), 64U);
 }
 
 class SlowHub : public Publish {};

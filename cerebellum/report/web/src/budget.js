@@ -1,7 +1,7 @@
 // The budget slider: allocates in the page what `cerebellum allocate` would.
 import { bitsStyle } from "./colours.js";
 import { announce, el, select, tile } from "./dom.js";
-import { formatBytes, formatCount, formatDamage, formatPercent, formatWithError, parseSize, plural } from "./format.js";
+import { formatBytes, formatCount, formatDamage, formatPercent, formatWithError, parseSize, plural, shellWord } from "./format.js";
 
 const STEPS = 1000;
 
@@ -144,12 +144,13 @@ export function recipePanel(report, budget) {
     changes.hidden = differing.length === 0;
     changes.replaceChildren(el("summary", {}, `${plural(differing.length, "tensor")} differ${differing.length === 1 ? "s" : ""} from the delivered file`), el("ul", { class: "changes" }, differing.map((i) => el("li", {}, report.tensors[i].name, el("span", { class: "soft" }, ` ${report.typeName(report.delivered.types[i])} → ${report.typeName(mix.types[i])}`)))));
     text.value = report.typeFile(mix.types);
-    const aim = [report.json.allocation.constraints, report.inKld ? "" : `--objective ${report.json.allocation.objective}`, report.json.allocation.profile ? `--profile ${report.json.allocation.profile}` : ""].filter(Boolean).join(" ");
+    const aim = [report.json.allocation.constraints, report.inKld ? "" : `--objective ${report.json.allocation.objective}`, report.json.allocation.profile ? `--profile ${shellWord(report.json.allocation.profile)}` : ""].filter(Boolean).join(" ");
+    const model = shellWord(source), named = (ending) => shellWord(`${stem()}${ending}`);
     commands.textContent =
-      `cerebellum allocate ${source} --journal ${report.json.journal.file} --size ${budget.bytes}${aim ? ` ${aim}` : ""} -o ${stem()}.recipe.json\n` +
-      `cerebellum build ${source} --recipe ${stem()}.recipe.json --imatrix ${stem()}.recipe.imatrix.gguf -o ${stem()}.gguf\n` +
+      `cerebellum allocate ${model} --journal ${shellWord(report.json.journal.file)} --size ${budget.bytes}${aim ? ` ${aim}` : ""} -o ${named(".recipe.json")}\n` +
+      `cerebellum build ${model} --recipe ${named(".recipe.json")} --imatrix ${named(".recipe.imatrix.gguf")} -o ${named(".gguf")}\n` +
       `# or with llama.cpp alone:\n` +
-      `llama-quantize --imatrix ${stem()}.recipe.imatrix.gguf --tensor-type-file ${stem()}.tensor-types.txt ${source} ${stem()}.gguf Q8_0\n`;
+      `llama-quantize --imatrix ${named(".recipe.imatrix.gguf")} --tensor-type-file ${named(".tensor-types.txt")} ${model} ${named(".gguf")} Q8_0\n`;
   };
   budget.listeners.push(update);
   update();

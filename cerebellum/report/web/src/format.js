@@ -36,6 +36,12 @@ export const formatCount = (value) => Math.round(value).toLocaleString("en-US").
 export const formatPercent = (share, digits = 1) => `${minus((100 * share).toFixed(digits))} %`;
 export const plural = (n, one, many = `${one}s`) => `${formatCount(n)} ${n === 1 ? one : many}`;
 
+/** A word as a POSIX shell reads it; what begins with a dash would be an option. */
+export function shellWord(text) {
+  const word = text.startsWith("-") ? `./${text}` : text;
+  return /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
+}
+
 /** Bytes of what --size takes ("12GB", "11.5GiB", "4.25bpw", a number of bytes); null where it is none. */
 export function parseSize(text, nWeights) {
   const match = text.trim().replace(/,/g, "").match(/^([0-9]*\.?[0-9]+)\s*([a-z]*)$/i);
