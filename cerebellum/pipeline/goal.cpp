@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
+#include <optional>
 
 #include "cerebellum/allocate/placement.h"
 #include "cerebellum/build/build_gguf.h"
@@ -238,21 +239,24 @@ SolvedGoal solve_calibrated_goal(const GgufFile& source, const AllocationProblem
             "may do more damage; 'quantize' measures it, 'interactions' measures recipes");
         return solved;
     }
-    constexpr int most_rounds = 8;
-    constexpr double margin = 0.99;
+    constexpr int most_rounds = 10;
+    constexpr double close_enough = 0.98, margin = 0.995;
+    std::optional<SolvedGoal> best;
     for (int round = 0; round < most_rounds; ++round) {
         auto solved = solve_goal(source, problem, request);
         const auto predicted = calibration.predict(solved.allocation.predicted_kld);
         const double upper = predicted.mean + (std::isfinite(predicted.error) ? predicted.error : 0.0);
-        if (upper <= wanted) {
-            solved.remarks.push_back(
-                fmt::format("damage of the whole file, calibrated by measured recipes: {:.5g} + {:.2g} "
-                            "(one standard error) where at most {:g} is wanted",
-                            predicted.mean, upper - predicted.mean, wanted));
-            return solved;
+        if (upper <= wanted && (!best || solved.allocation.file_bytes < best->allocation.file_bytes)) {
+            solved.remarks.push_back(fmt::format(
+                "damage of the whole file, calibrated by measured recipes: {:.5g} + {:.2g} (one standard error) "
+                "where at most {:g} is wanted",
+                predicted.mean, upper - predicted.mean, wanted));
+            best = std::move(solved);
         }
+        if (!(upper > 0.0) || (upper <= wanted && upper >= close_enough * wanted)) break;
         request.goal.max_kld *= margin * wanted / upper;
     }
+    if (best) return *best;
     throw Error(fmt::format("no file is predicted to stay under a KLD of {:g} with its error; ask for a --size instead",
                             wanted));
 }

@@ -107,11 +107,18 @@ TEST_F(Allocating, constraints_hold_in_the_recipe) {
 
 TEST_F(Allocating, the_smallest_file_under_a_kld_is_what_a_size_would_have_given) {
     const auto sized = allocated({"--size", std::to_string(budget)});
-    const auto under = allocated({"--max-kld", fmt::format("{:.12g}", sized.predicted_kld * (1.0 + 1e-9))});
-    EXPECT_LE(under.file_bytes, sized.file_bytes);
-    EXPECT_LE(under.predicted_kld, sized.predicted_kld * (1.0 + 2e-9));
-    const auto tighter = allocated({"--size", std::to_string(under.file_bytes - 1)});
-    EXPECT_GT(tighter.predicted_kld, sized.predicted_kld * (1.0 + 1e-9));
+    // What is promised is the damage of the whole file, as measured recipes calibrate it, with its error.
+    const auto upper = [](const Recipe& recipe) {
+        return std::stod(recipe.provenance.at("calibrated_kld")) +
+               std::stod(recipe.provenance.at("calibrated_kld_error"));
+    };
+    const double wanted = upper(sized) * 1.001;
+    const auto under = allocated({"--max-kld", fmt::format("{:.12g}", wanted)});
+    EXPECT_LE(upper(under), wanted);
+    EXPECT_LE(static_cast<double>(under.file_bytes), 1.01 * static_cast<double>(sized.file_bytes));
+    const auto smaller =
+        allocated({"--size", std::to_string(static_cast<std::uint64_t>(0.98 * static_cast<double>(under.file_bytes)))});
+    EXPECT_GT(upper(smaller), wanted);
 }
 
 TEST_F(Allocating, memory_is_filled_and_not_exceeded) {
