@@ -9,8 +9,8 @@
 #include <string_view>
 
 #include "cerebellum/cli/terminal_style.h"
+#include "cerebellum/core/lost_pages.h"
 #include "cerebellum/core/visible_text.h"
-#include "cerebellum/gguf/mapped_files.h"
 
 namespace cerebellum::cli {
 

@@ -25,7 +25,6 @@
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/gguf/gguf_write.h"
 #include "cerebellum/gguf/header_check.h"
-#include "cerebellum/gguf/mapped_files.h"
 #include "cerebellum/gguf/model_digest.h"
 #include "cerebellum/gguf/split_name.h"
 
@@ -136,10 +135,7 @@ class Part {
         parse();
     }
     ~Part() {
-        if (mapping_ != nullptr) {
-            forget_mapping(mapping_);
-            ::munmap(const_cast<std::byte*>(mapping_), size_);
-        }
+        if (mapping_ != nullptr) ::munmap(const_cast<std::byte*>(mapping_), size_);
         if (descriptor_ >= 0) ::close(descriptor_);
     }
     Part(const Part&) = delete;
@@ -208,7 +204,6 @@ void Part::map() {
     void* address = ::mmap(nullptr, size_, PROT_READ, MAP_SHARED, descriptor_, 0);
     if (address == MAP_FAILED) refuse(fmt::format("it cannot be mapped into memory: {}", std::strerror(errno)));
     mapping_ = static_cast<const std::byte*>(address);
-    remember_mapping(mapping_, size_, path_);
 }
 
 void Part::parse() {

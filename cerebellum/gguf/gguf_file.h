@@ -40,7 +40,7 @@ struct TensorInfo {
 /// file's.
 ///
 /// Move-only; const methods may be called from several threads. Spans and pointers live as long as the object (moving
-/// keeps them valid). A file that somebody else shortens while it is mapped ends the program; see mapped_files.h for
+/// keeps them valid). A file that somebody else shortens while it is mapped ends the program; see core/lost_pages.h for
 /// how it says so.
 class GgufFile {
   public:

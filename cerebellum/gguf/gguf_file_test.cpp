@@ -14,8 +14,8 @@
 #include <set>
 #include <thread>
 
+#include "cerebellum/core/lost_pages.h"
 #include "cerebellum/gguf/gguf_support_test.h"
-#include "cerebellum/gguf/mapped_files.h"
 
 namespace cerebellum {
 namespace {
