@@ -97,11 +97,6 @@ class Walk {
         return text;
     }
 
-    static std::uint64_t size_of(std::int32_t type) {
-        static constexpr std::array<std::uint64_t, GGUF_TYPE_COUNT> sizes = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8};
-        return sizes[static_cast<std::size_t>(type)];
-    }
-
     std::int32_t value_type(const std::string& what) {
         const auto type = number<std::int32_t>(what);
         if (type < 0 || type >= GGUF_TYPE_COUNT) damaged(fmt::format("{} has the unknown type {}", what, type));
@@ -122,7 +117,7 @@ class Walk {
         } else if (type == GGUF_TYPE_ARRAY) {
             array(what);
         } else {
-            take(size_of(type), what);
+            take(gguf_value_bytes(static_cast<gguf_type>(type)), what);
         }
     }
 
@@ -130,7 +125,8 @@ class Walk {
         const auto type = value_type(what);
         if (type == GGUF_TYPE_ARRAY) damaged(fmt::format("{} is an array of arrays, which no model has", what));
         const auto count = number<std::uint64_t>(what);
-        const std::uint64_t least = type == GGUF_TYPE_STRING ? sizeof(std::uint64_t) : size_of(type);
+        const std::uint64_t least =
+            type == GGUF_TYPE_STRING ? sizeof(std::uint64_t) : gguf_value_bytes(static_cast<gguf_type>(type));
         if (count > remaining() / least) {
             if (count > plausible_bytes / least) damaged(fmt::format("{} has {} items", what, count));
             cut_short(what);
@@ -192,6 +188,11 @@ class Walk {
 };
 
 }  // namespace
+
+std::uint64_t gguf_value_bytes(gguf_type type) {
+    static constexpr std::array<std::uint64_t, GGUF_TYPE_COUNT> sizes = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8};
+    return sizes[static_cast<std::size_t>(type)];
+}
 
 std::optional<HeaderProblem> check_header(std::span<const std::byte> file) {
     try {

@@ -1,6 +1,9 @@
 #pragma once
 
+#include <gguf.h>
+
 #include <cstddef>
+#include <cstdint>
 #include <optional>
 #include <span>
 #include <string>
@@ -19,5 +22,8 @@ struct HeaderProblem {
 /// gaps or are not aligned. `file` is the whole file, of GGUF version 2 or 3 in this machine's byte order. Empty where
 /// all is well; the data of the last tensors may still be missing.
 std::optional<HeaderProblem> check_header(std::span<const std::byte> file);
+
+/// Bytes of one value of this type in a file; 0 for strings and arrays, whose lengths stand in the file.
+std::uint64_t gguf_value_bytes(gguf_type type);
 
 }  // namespace cerebellum

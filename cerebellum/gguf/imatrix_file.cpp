@@ -15,6 +15,7 @@
 
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/file.h"
+#include "cerebellum/core/listing.h"
 #include "cerebellum/gguf/gguf_write.h"
 
 namespace cerebellum {
@@ -244,15 +245,11 @@ std::vector<std::string> fill_gaps(Imatrix& imatrix) {
 
 std::string describe_gaps(const std::vector<std::string>& names) {
     if (names.empty()) return "";
-    constexpr std::size_t shown = 3;
-    std::string list;
-    for (std::size_t i = 0; i < std::min(shown, names.size()); ++i) list += (i > 0 ? ", " : "") + names[i];
-    if (names.size() > shown) list += fmt::format(" and {} more", names.size() - shown);
     return fmt::format(
         "the importance matrix is zero over whole blocks of columns of {}: weights would be rounded to 0 there, so "
         "equal "
         "importance is used",
-        list);
+        first_few(names));
 }
 
 std::vector<float> quantization_weights(const ImatrixEntry& entry) {

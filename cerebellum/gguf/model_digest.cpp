@@ -9,6 +9,7 @@
 
 #include "cerebellum/core/hash.h"
 #include "cerebellum/core/parallel.h"
+#include "cerebellum/gguf/header_check.h"
 
 namespace cerebellum {
 
@@ -20,24 +21,6 @@ void add_field(Sha256& hash, std::string_view text) {
     hash.update(text);
 }
 
-std::size_t scalar_size(gguf_type type) {
-    switch (type) {
-        case GGUF_TYPE_UINT8:
-        case GGUF_TYPE_INT8:
-        case GGUF_TYPE_BOOL:
-            return 1;
-        case GGUF_TYPE_UINT16:
-        case GGUF_TYPE_INT16:
-            return 2;
-        case GGUF_TYPE_UINT64:
-        case GGUF_TYPE_INT64:
-        case GGUF_TYPE_FLOAT64:
-            return 8;
-        default:
-            return 4;
-    }
-}
-
 std::string_view raw(const void* data, std::size_t size) {
     return {static_cast<const char*>(data), size};
 }
@@ -46,14 +29,14 @@ void add_value(Sha256& hash, const gguf_context* context, std::int64_t id) {
     const auto type = gguf_get_kv_type(context, id);
     hash.update(fmt::format("{} ", static_cast<int>(type)));
     if (type == GGUF_TYPE_STRING) return add_field(hash, gguf_get_val_str(context, id));
-    if (type != GGUF_TYPE_ARRAY) return add_field(hash, raw(gguf_get_val_data(context, id), scalar_size(type)));
+    if (type != GGUF_TYPE_ARRAY) return add_field(hash, raw(gguf_get_val_data(context, id), gguf_value_bytes(type)));
     const auto items = gguf_get_arr_type(context, id);
     const auto count = gguf_get_arr_n(context, id);
     hash.update(fmt::format("{} {} ", static_cast<int>(items), count));
     if (items == GGUF_TYPE_STRING)
         for (std::size_t i = 0; i < count; ++i) add_field(hash, gguf_get_arr_str(context, id, i));
     else if (count > 0)
-        add_field(hash, raw(gguf_get_arr_data(context, id), count * scalar_size(items)));
+        add_field(hash, raw(gguf_get_arr_data(context, id), count * gguf_value_bytes(items)));
 }
 
 void add_metadata(Sha256& hash, const GgufFile& file) {

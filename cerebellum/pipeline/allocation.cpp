@@ -113,11 +113,9 @@ AllocationProblem make_problem(std::span<const TensorInfo> tensors, std::uint64_
 
 void note_moments(const Journal& journal, Recipe& recipe) {
     constexpr auto key = "moments_sha256";
-    const bool feedback = std::ranges::any_of(
-        recipe.types, [](const auto& entry) { return entry.second.rounding == Rounding::feedback; });
     const auto digest = journal.get_meta(key);
     recipe.provenance.erase(key);
-    if (feedback && digest) recipe.provenance[key] = *digest;
+    if (digest && needs_moments(recipe.types)) recipe.provenance[key] = *digest;
 }
 
 std::optional<double> predicted_kld(const AllocationProblem& problem, const TypeMap& types) {

@@ -219,14 +219,13 @@ const Estimate* MixPredictor::at_least(const std::string& tensor, const Encoding
     // A source may lie on the grid of a type without a codebook, which then does no damage at all.
     if (known == damages_.end() || takes_feedback(type.type)) return nullptr;
     const Estimate* least = nullptr;
-    double bits = 0.0;
+    std::pair<double, double> nearest;  // bits, and of equally many the least damage
     for (const auto& [other, damage] : known->second) {
-        const double other_bits = bits_per_weight(other.type);
-        if (other_bits < surely_better * bits_per_weight(type.type)) continue;
-        const bool is_nearer = least == nullptr || other_bits < bits;
-        if (!is_nearer && (other_bits > bits || damage.mean >= least->mean)) continue;
+        const std::pair found(bits_per_weight(other.type), damage.mean);
+        if (found.first < surely_better * bits_per_weight(type.type) || (least != nullptr && found >= nearest))
+            continue;
         least = &damage;
-        bits = other_bits;
+        nearest = found;
     }
     return least;
 }

@@ -13,6 +13,7 @@
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/file.h"
 #include "cerebellum/core/json_text.h"
+#include "cerebellum/core/temporary_name.h"
 #include "cerebellum/core/visible_text.h"
 #include "cerebellum/gguf/imatrix_file.h"
 #include "cerebellum/journal/moment_file.h"
@@ -28,11 +29,6 @@ namespace {
 
 constexpr const char* statement_type = "https://in-toto.io/Statement/v1";
 constexpr const char* predicate_type = "urn:cerebellum:derivation:1";
-
-bool rounds_with_feedback(const Recipe& recipe) {
-    return std::ranges::any_of(recipe.types,
-                               [](const auto& entry) { return entry.second.rounding == Rounding::feedback; });
-}
 
 json file_entry(const char* role, const fs::path& path, Progress& progress) {
     return {
@@ -101,13 +97,13 @@ class Verifier {
         options.overwrite = true;
         obey_recipe(recipe, source_path, imatrix_path, options, progress_);
         std::optional<MomentFile> moments;
-        if (rounds_with_feedback(recipe)) {
+        if (needs_moments(recipe.types)) {
             moments = MomentFile::open_existing(need("second moments"));
             options.moments = [&](const std::string& weight, std::int64_t matrix) {
                 return moments->read(weight, matrix);
             };
         }
-        const ScratchFile again(scratch / fmt::format(".{}.again.gguf", subject_.name));
+        const ScratchFile again(temporary_name(scratch / (subject_.name + ".again")));
         build_gguf(source, recipe, &imatrix, again.path(), options, progress_);
         report_.rebuilt = true;
         report_.files.push_back({"made again", subject_.name,
@@ -156,7 +152,7 @@ void write_derivation(const fs::path& path, const DerivationInputs& inputs, Prog
     const auto recipe = read_recipe(recipe_path(inputs.file));
     auto files = json::array({file_entry("recipe", recipe_path(inputs.file), progress),
                               file_entry("importance matrix", imatrix_path(inputs.file), progress)});
-    if (rounds_with_feedback(recipe))
+    if (needs_moments(recipe.types))
         files.push_back(file_entry("second moments", MomentFile::beside(inputs.journal), progress));
     for (const auto& text : inputs.texts) files.push_back(file_entry("text", text, progress));
     const json predicate = {

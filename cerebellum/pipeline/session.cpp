@@ -19,6 +19,7 @@
 #include "cerebellum/core/file.h"
 #include "cerebellum/core/hash.h"
 #include "cerebellum/core/json_text.h"
+#include "cerebellum/core/listing.h"
 #include "cerebellum/core/mapped_memory.h"
 #include "cerebellum/core/parallel.h"
 #include "cerebellum/core/quant_type.h"
@@ -268,10 +269,7 @@ std::string describe_bad_tensors(const GgufFile& source) {
         }
     }
     if (bad.empty()) return "";
-    constexpr std::size_t shown = 3;
-    const auto more = bad.size() > shown ? fmt::format(" and {} more", bad.size() - shown) : "";
-    bad.resize(std::min(bad.size(), shown));
-    return fmt::format(": weights of {}{} are not finite", fmt::join(bad, ", "), more);
+    return fmt::format(": weights of {} are not finite", first_few(bad));
 }
 
 }  // namespace
@@ -314,17 +312,14 @@ TextDemand Session::demand() const {
 
 /// What a text means by special tokens is lost on a model that reads them as words; nobody should find that out later.
 void Session::warn_of_special_tokens() {
-    constexpr std::size_t shown = 3;
     for (const auto& file : options_.texts) {
         auto tokens = model_.special_tokens_in(read_text(file));
         if (tokens.empty()) continue;
-        const auto more = tokens.size() > shown ? fmt::format(" and {} more", tokens.size() - shown) : std::string();
-        tokens.resize(std::min(tokens.size(), shown));
         for (auto& token : tokens) token = visible(token);
         progress_.warn(
-            fmt::format("{} holds the model's special tokens {}{}: they are read as plain text, as llama-perplexity "
+            fmt::format("{} holds the model's special tokens {}: they are read as plain text, as llama-perplexity "
                         "reads them; give conversations without such marks, or as the words that they are",
-                        file.string(), fmt::join(tokens, ", "), more));
+                        file.string(), first_few(tokens)));
     }
 }
 

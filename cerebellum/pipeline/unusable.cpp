@@ -1,27 +1,14 @@
 #include "cerebellum/pipeline/unusable.h"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <map>
 #include <set>
 #include <utility>
 
+#include "cerebellum/core/listing.h"
+
 namespace cerebellum {
-
-namespace {
-
-/// "blk.0.attn_v.weight, blk.1.attn_v.weight and 26 more"
-std::string listed(const std::set<std::string>& names) {
-    constexpr std::size_t shown = 3;
-    std::vector<std::string> first;
-    for (const auto& name : names)
-        if (first.size() < shown) first.push_back(name);
-    return names.size() <= shown ? fmt::format("{}", fmt::join(first, ", "))
-                                 : fmt::format("{} and {} more", fmt::join(first, ", "), names.size() - shown);
-}
-
-}  // namespace
 
 std::vector<std::string> describe_unusable(const Journal& journal) {
     std::map<std::pair<std::string, std::string>, std::set<std::string>> recorded;  // by type and reason
@@ -43,15 +30,15 @@ std::vector<std::string> describe_unusable(const Journal& journal) {
     std::vector<std::string> lines;
     for (const auto& [key, tensors] : recorded)
         lines.push_back(fmt::format("{} is left out for {} tensor{} without a usable figure ({}): {}", key.first,
-                                    tensors.size(), tensors.size() == 1 ? "" : "s", listed(tensors), key.second));
+                                    tensors.size(), tensors.size() == 1 ? "" : "s", first_few(tensors), key.second));
     for (const auto& [type, tensors] : not_numbers)
         lines.push_back(
             fmt::format("{} is left out for {} tensor{} whose figure is no number ({}): 'cerebellum ablate' measures "
                         "it again",
-                        type, tensors.size(), tensors.size() == 1 ? "" : "s", listed(tensors)));
+                        type, tensors.size(), tensors.size() == 1 ? "" : "s", first_few(tensors)));
     if (!without.empty())
         lines.push_back(fmt::format("{} keep{} the source's type: none of the others has a usable figure",
-                                    listed(without), without.size() == 1 ? "s" : ""));
+                                    first_few(without), without.size() == 1 ? "s" : ""));
     return lines;
 }
 

@@ -62,7 +62,7 @@ bool has_layout(const LaneType& type) {
 /// Some rows of one type on their way through the lanes.
 class Run {
   public:
-    Run(const LaneType& type, RowQuantizer reference, const float* rows, std::byte* out, std::int64_t n_rows,
+    Run(const LaneType& type, ReferenceQuantizer reference, const float* rows, std::byte* out, std::int64_t n_rows,
         std::int64_t row_length, const float* importance)
         : type_(type),
           reference_(reference),
@@ -108,7 +108,7 @@ class Run {
     }
 
     const LaneType& type_;
-    RowQuantizer reference_;
+    ReferenceQuantizer reference_;
     const float* rows_;
     std::byte* out_;
     std::int64_t n_rows_, row_length_;
@@ -144,7 +144,7 @@ std::vector<float> trial_rows(std::int64_t n_rows, std::int64_t row_length) {
     return rows;
 }
 
-bool come_out_the_same(const LaneType& type, bool with_importance, RowQuantizer reference) {
+bool come_out_the_same(const LaneType& type, bool with_importance, ReferenceQuantizer reference) {
     constexpr std::int64_t n_rows = 36;
     constexpr std::int64_t row_length = 768;
     const auto rows = trial_rows(n_rows, row_length);
@@ -178,7 +178,8 @@ struct LaneQuantizer::Verdicts {
     std::array<std::array<Verdict, 2>, std::size(all_types)> of;  // without importance, with it
 };
 
-LaneQuantizer::LaneQuantizer(RowQuantizer reference) : reference_(reference), verdicts_(std::make_unique<Verdicts>()) {}
+LaneQuantizer::LaneQuantizer(ReferenceQuantizer reference)
+    : reference_(reference), verdicts_(std::make_unique<Verdicts>()) {}
 LaneQuantizer::~LaneQuantizer() = default;
 
 bool LaneQuantizer::uses_lanes(ggml_type type, bool with_importance) const {

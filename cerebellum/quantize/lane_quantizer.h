@@ -11,8 +11,8 @@ namespace cerebellum {
 
 /// Rounds n_rows rows of row_length floats, whole blocks of `type`, to ggml_row_size(type, row_length) bytes each.
 /// `importance`: row_length weights of the columns, or null.
-using RowQuantizer = void (*)(ggml_type type, const float* rows, std::byte* out, std::int64_t n_rows,
-                              std::int64_t row_length, const float* importance);
+using ReferenceQuantizer = void (*)(ggml_type type, const float* rows, std::byte* out, std::int64_t n_rows,
+                                    std::int64_t row_length, const float* importance);
 
 /// ggml_quantize_chunk.
 void quantize_with_ggml(ggml_type type, const float* rows, std::byte* out, std::int64_t n_rows, std::int64_t row_length,
@@ -26,7 +26,7 @@ void quantize_with_ggml(ggml_type type, const float* rows, std::byte* out, std::
 /// free to fuse multiplications and additions; cmake/ggml_rounding.cmake keeps it from that. Threads may share it.
 class LaneQuantizer {
   public:
-    explicit LaneQuantizer(RowQuantizer reference = quantize_with_ggml);
+    explicit LaneQuantizer(ReferenceQuantizer reference = quantize_with_ggml);
     ~LaneQuantizer();
 
     /// As the reference, byte for byte; by the reference where uses_lanes is false or a number is not finite.
@@ -39,7 +39,7 @@ class LaneQuantizer {
 
   private:
     struct Verdicts;
-    RowQuantizer reference_;
+    ReferenceQuantizer reference_;
     std::unique_ptr<Verdicts> verdicts_;
 };
 

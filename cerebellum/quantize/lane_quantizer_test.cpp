@@ -90,7 +90,7 @@ struct Rows {
         quantizer.quantize(type, floats.data(), bytes.data(), n_rows, row_length, given());
         return bytes;
     }
-    std::vector<std::byte> by(RowQuantizer reference, ggml_type type) const {
+    std::vector<std::byte> by(ReferenceQuantizer reference, ggml_type type) const {
         std::vector<std::byte> bytes(type_size_bytes(type, row_length, n_rows));
         reference(type, floats.data(), bytes.data(), n_rows, row_length, given());
         return bytes;
