@@ -88,7 +88,7 @@ std::filesystem::path code_tasks_file(const std::string& benchmark, const std::s
 /// of its files one behind the other). Throws Error where it is no GGUF. Hashing a large file takes its time.
 nlohmann::json describe_file(const std::filesystem::path& path, Progress& progress);
 /// Adds what says of which model the file is: its own fingerprint, and that of the source where the file names one.
-void add_origin(nlohmann::json& described, const std::filesystem::path& path);
+void add_origin(nlohmann::json& described, const std::filesystem::path& path, Progress& progress);
 /// The same of several.
 std::vector<nlohmann::json> describe_files(const std::vector<std::string>& paths, Progress& progress);
 /// The first two cells of a row of a table about files, and the third: name, size, bits per weight.

@@ -87,8 +87,8 @@ int run_kld(const Values& values) {
     const auto text = load_eval_text(values.text, values.run, values.source);
     auto source = describe_file(values.source, progress);
     auto described = describe_files(values.files, progress);
-    add_origin(source, values.source);
-    for (std::size_t i = 0; i < described.size(); ++i) add_origin(described[i], values.files[i]);
+    add_origin(source, values.source, progress);
+    for (std::size_t i = 0; i < described.size(); ++i) add_origin(described[i], values.files[i], progress);
     const auto errors = error_model_of(text.scoring.convention);
     const std::vector<std::filesystem::path> files(values.files.begin(), values.files.end());
     const auto scores = score_text_against(values.source, files, text.text, text.scoring, progress);

@@ -6,6 +6,7 @@
 
 #include "cerebellum/cli/eval_commands.h"
 #include "cerebellum/cli/options.h"
+#include "cerebellum/core/digest_memory.h"
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/file.h"
 #include "cerebellum/core/hash.h"
@@ -221,21 +222,15 @@ fs::path data_folder(const std::string& option) {
 
 nlohmann::json describe_file(const fs::path& path, Progress& progress) {
     const auto file = GgufFile::open(path);
-    progress.begin("hashing the file", static_cast<double>(file.file_size()));
-    auto hash = sha256_of_files(file.paths(), [&](std::uint64_t done) {
-        progress.check();
-        progress.advance(static_cast<double>(done), path.filename().string());
-    });
-    progress.end();
     return {{"file", path.filename().string()},
             {"bytes", file.file_size()},
             {"bpw", 8.0 * static_cast<double>(file.file_size()) / static_cast<double>(file.n_weights())},
-            {"sha256", std::move(hash)}};
+            {"sha256", content_sha256(file.paths(), progress)}};
 }
 
-void add_origin(nlohmann::json& described, const fs::path& path) {
+void add_origin(nlohmann::json& described, const fs::path& path, Progress& progress) {
     const auto file = GgufFile::open(path);
-    described["fingerprint"] = file.fingerprint();
+    described["fingerprint"] = file.fingerprint(progress);
     if (const auto source = file.string_value("cerebellum.source_fingerprint"))
         described["source_fingerprint"] = *source;
 }

@@ -30,7 +30,7 @@ int run_ppl(const Values& values) {
     TerminalProgress progress(values.run.quiet, values.run.verbose);
     const auto text = load_eval_text(values.text, values.run, values.files.front());
     auto described = describe_files(values.files, progress);
-    for (std::size_t i = 0; i < described.size(); ++i) add_origin(described[i], values.files[i]);
+    for (std::size_t i = 0; i < described.size(); ++i) add_origin(described[i], values.files[i], progress);
     const auto errors = error_model_of(text.scoring.convention);
     auto json = describe(values.text, text, values.run);
     std::vector<FileTokenScores> scores;

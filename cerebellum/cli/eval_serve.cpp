@@ -64,7 +64,7 @@ nlohmann::json measure(const Values& values, int context, Progress& progress) {
 int run_serve(const Values& values) {
     TerminalProgress progress(values.run.quiet, values.run.verbose);
     auto json = describe_file(values.file, progress);
-    add_origin(json, values.file);
+    add_origin(json, values.file, progress);
     json["slots"] = values.server.slots;
     json["kv"] = values.server.cache_type;
     json["prompt_words"] = values.prompt_words;

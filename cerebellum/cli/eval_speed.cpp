@@ -42,7 +42,7 @@ int run_speed(Values values) {
     values.speed.place = values.run.place();
     values.speed.place.repack = !values.no_repack;
     auto described = describe_files(values.files, progress);
-    for (std::size_t i = 0; i < described.size(); ++i) add_origin(described[i], values.files[i]);
+    for (std::size_t i = 0; i < described.size(); ++i) add_origin(described[i], values.files[i], progress);
     const std::vector<std::filesystem::path> files(values.files.begin(), values.files.end());
     const auto figures = measure_speed(files, values.speed, progress);
     std::vector<std::vector<std::string>> rows;

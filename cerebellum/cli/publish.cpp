@@ -258,7 +258,7 @@ int publish(const Values& values, const CLI::App& app, const CLI::App& command) 
         return dry_run(run_options(common, file.string()), job_request(model, options), common.json, progress);
     }
     const json asked = {{"cerebellum", CEREBELLUM_VERSION},
-                        {"model", source.fingerprint()},
+                        {"model", source.fingerprint(progress)},
                         {"name", name},
                         {"quantize", given},
                         {"eval_texts", values.eval_texts},

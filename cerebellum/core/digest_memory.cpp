@@ -9,6 +9,7 @@
 #include <fstream>
 #include <optional>
 #include <system_error>
+#include <vector>
 
 #include "cerebellum/core/data_folder.h"
 #include "cerebellum/core/error.h"
@@ -97,12 +98,19 @@ std::string remembered_digest(std::string_view kind, std::span<const FileState> 
     return digest;
 }
 
-std::string content_sha256(const fs::path& path, Progress& progress) {
-    const FileState states[] = {file_state(path)};
+std::string content_sha256(std::span<const fs::path> paths, Progress& progress) {
+    std::vector<FileState> states;
+    double bytes = 0.0;
+    for (const auto& path : paths) bytes += static_cast<double>(states.emplace_back(file_state(path)).size_bytes);
     return remembered_digest("sha256", states, [&] {
-        const fs::path paths[] = {path};
-        return sha256_of_files(paths, [&](std::uint64_t) { progress.check(); });
+        LateStage stage(progress, "hashing", bytes);
+        const auto name = paths.front().filename().string();
+        return sha256_of_files(paths, [&](std::uint64_t done) { stage.advance(static_cast<double>(done), name); });
     });
+}
+
+std::string content_sha256(const fs::path& path, Progress& progress) {
+    return content_sha256({&path, 1}, progress);
 }
 
 }  // namespace cerebellum

@@ -36,7 +36,9 @@ FileState file_state(const std::filesystem::path& path);
 std::string remembered_digest(std::string_view kind, std::span<const FileState> files,
                               const std::function<std::string()>& compute);
 
-/// SHA-256 (hexadecimal) of a file's content, remembered. Throws Error naming the file where it cannot be read.
+/// SHA-256 (hexadecimal) of files one behind the other, remembered. Shown as a stage of its own where it takes long, so
+/// that it is called between stages. Throws Error naming the file where one cannot be read, and Interrupted.
+std::string content_sha256(std::span<const std::filesystem::path> paths, Progress& progress);
 std::string content_sha256(const std::filesystem::path& path, Progress& progress);
 
 }  // namespace cerebellum

@@ -11,4 +11,17 @@ void Progress::check() const {
         throw Interrupted("interrupted; run the same command again to resume where it stopped");
 }
 
+LateStage::~LateStage() {
+    if (shown_) progress_.end();
+}
+
+void LateStage::advance(double done, std::string_view detail) {
+    progress_.check();
+    if (!shown_ && std::chrono::steady_clock::now() - begun_ > std::chrono::seconds(1)) {
+        progress_.begin(stage_, total_);
+        shown_ = true;
+    }
+    if (shown_) progress_.advance(done, detail);
+}
+
 }  // namespace cerebellum

@@ -1,8 +1,10 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <string>
 #include <string_view>
+#include <utility>
 
 namespace cerebellum {
 
@@ -26,6 +28,26 @@ class Progress {
 
     /// Set from a signal handler.
     static std::atomic<bool> stop_requested;
+};
+
+/// A stage that is shown only once it has taken a second: most often it is over before anybody could read of it.
+class LateStage {
+  public:
+    /// The progress must outlive it.
+    LateStage(Progress& progress, std::string stage, double total)
+        : progress_(progress), stage_(std::move(stage)), total_(total) {}
+    ~LateStage();
+    LateStage(const LateStage&) = delete;
+    LateStage& operator=(const LateStage&) = delete;
+    /// Throws Interrupted when the user asked to stop. From one thread at a time.
+    void advance(double done, std::string_view detail);
+
+  private:
+    Progress& progress_;
+    std::string stage_;
+    double total_;
+    std::chrono::steady_clock::time_point begun_ = std::chrono::steady_clock::now();
+    bool shown_ = false;
 };
 
 /// Reports nowhere; for tests and library users who do not care.

@@ -10,7 +10,6 @@
 #include <bit>
 #include <cassert>
 #include <cerrno>
-#include <chrono>
 #include <cstring>
 #include <limits>
 #include <mutex>
@@ -481,19 +480,8 @@ std::string GgufFile::fingerprint(Progress& progress) const {
         std::vector<FileState> states;
         for (const auto& part : state_->parts) states.push_back(part->opened());
         state_->fingerprint = remembered_digest(model_digest_kind, states, [&] {
-            bool shown = false;
-            const auto start = std::chrono::steady_clock::now();
-            auto digest = model_digest(*this, [&](std::uint64_t done) {
-                progress.check();
-                // A small file is done before anybody could read of it.
-                if (!shown && std::chrono::steady_clock::now() - start > std::chrono::seconds(1)) {
-                    progress.begin("reading the model for its digest", static_cast<double>(file_size()));
-                    shown = true;
-                }
-                if (shown) progress.advance(static_cast<double>(done), "");
-            });
-            if (shown) progress.end();
-            return digest;
+            LateStage stage(progress, "reading the model for its digest", static_cast<double>(file_size()));
+            return model_digest(*this, [&](std::uint64_t done) { stage.advance(static_cast<double>(done), ""); });
         });
     });
     return state_->fingerprint;

@@ -10,9 +10,9 @@
 #include <span>
 
 #include "cerebellum/build/recipe.h"
+#include "cerebellum/core/digest_memory.h"
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/file.h"
-#include "cerebellum/core/hash.h"
 #include "cerebellum/core/json_text.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/core/tensor_name.h"
@@ -43,13 +43,7 @@ json hashed(std::span<const fs::path> paths, Progress& progress) {
         bytes += fs::file_size(part, error);
         if (error) throw Error(fmt::format("cannot read {}: {}", part.string(), error.message()));
     }
-    progress.begin("hashing", static_cast<double>(bytes));
-    auto hash = sha256_of_files(paths, [&](std::uint64_t done) {
-        progress.check();
-        progress.advance(static_cast<double>(done), path.filename().string());
-    });
-    progress.end();
-    return {{"name", path.filename().string()}, {"bytes", bytes}, {"sha256", std::move(hash)}};
+    return {{"name", path.filename().string()}, {"bytes", bytes}, {"sha256", content_sha256(paths, progress)}};
 }
 
 json types_of(const GgufFile& file) {
@@ -200,7 +194,7 @@ json card_facts(const fs::path& path, const CardSettings& settings, const std::v
         for (const auto& part : file.paths()) facts["files"].push_back(hashed({&part, 1}, progress));
     for (const auto& companion : companions)
         if (fs::exists(companion)) facts["files"].push_back(hashed({&companion, 1}, progress));
-    facts["fingerprint"] = file.fingerprint();
+    facts["fingerprint"] = file.fingerprint(progress);
     for (const auto& [fact, key] :
          {std::pair{"recipe_sha256", "cerebellum.recipe_sha256"}, std::pair{"written_by", "cerebellum.version"}})
         if (const auto value = file.string_value(key)) facts[fact] = *value;

@@ -8,9 +8,9 @@
 #include <nlohmann/json.hpp>
 
 #include "cerebellum/build/build_gguf.h"
+#include "cerebellum/core/digest_memory.h"
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/file.h"
-#include "cerebellum/core/hash.h"
 #include "cerebellum/core/output_lock.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/core/size.h"
@@ -332,7 +332,7 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
     std::stable_sort(result.contenders.begin() + 1, result.contenders.end(),
                      [](const Contender& a, const Contender& b) { return a.bytes < b.bytes; });
 
-    result.sha256 = sha256_of_files({&built.path(), 1}, [&](std::uint64_t) { progress.check(); });
+    result.sha256 = content_sha256(built.path(), progress);
     if (options.lock != nullptr) options.lock->finishing();
     write_recipe(recipe_path(options.output), result.recipe);
     write_file_atomically(type_file_path(options.output),

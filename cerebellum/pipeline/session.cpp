@@ -91,7 +91,7 @@ std::filesystem::path reference_file(const RunOptions& options, const GgufFile& 
                 fmt::format("{}.reference-{}.gguf", options.model.stem().string(), type_name(type));
     std::error_code ignored;
     if (std::filesystem::exists(path, ignored) &&
-        GgufFile::open(path).string_value("cerebellum.source_fingerprint") == source.fingerprint())
+        GgufFile::open(path).string_value("cerebellum.source_fingerprint") == source.fingerprint(progress))
         return path;
     Recipe recipe;
     recipe.source_fingerprint = source.fingerprint();

@@ -3,7 +3,7 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
-#include "cerebellum/core/hash.h"
+#include "cerebellum/core/digest_memory.h"
 #include "cerebellum/evaluate/built_file.h"
 #include "cerebellum/gguf/inspection.h"
 #include "cerebellum/pipeline/allocation.h"
@@ -36,7 +36,7 @@ std::vector<VerifiedFile> verify_files(Session& session, const std::vector<std::
         verified.push_back({files[i],
                             opened[i].file_size(),
                             bits_per_weight(opened[i].file_size(), opened[i].n_weights()),
-                            sha256_of_files(opened[i].paths(), [&](std::uint64_t) { progress.check(); }),
+                            content_sha256(opened[i].paths(), progress),
                             session.source().fingerprint(),
                             summarize(scores[i]),
                             {}});
