@@ -11,7 +11,7 @@ function(cerebellum_set_warnings target)
     target_compile_options(${target} PRIVATE -fsanitize=${CEREBELLUM_SANITIZE} -fno-omit-frame-pointer
                                              -fno-sanitize-recover=all
                                              # Instrumented code defeats this warning's analysis (in <regex>, for one).
-                                             -Wno-maybe-uninitialized)
+                                             $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>)
     target_link_options(${target} PUBLIC -fsanitize=${CEREBELLUM_SANITIZE})
   endif()
 endfunction()

@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 seconds=$(( (${1:-60} + 1) / 2 ))
 bash scripts/system-packages.sh build fuzz
-clang=$(command -v clang++ || ls /usr/bin/clang++-[0-9]* | sort -V | tail -n1)
+clang=$(bash scripts/find-clang.sh)
 cc=${clang/clang++/clang}
 cmake --preset fuzz -DCMAKE_PREFIX_PATH="$(bash scripts/llama-cpp.sh libs)" -DCMAKE_CXX_COMPILER="$clang" \
       -DCMAKE_C_COMPILER="$cc" >&2

@@ -26,13 +26,19 @@ build=(build-essential cmake ninja-build git npm libsqlite3-dev nlohmann-json3-d
 test=(libgtest-dev libgmock-dev librapidcheck-dev libglpk-dev pkg-config libcpp-httplib-dev libbrotli-dev python3 bubblewrap)
 lint=(clang-format clang-tidy python3)
 pip=(python3 python3-pip)
-fuzz=(clang libclang-rt-dev)
+# Clang before 16 does not understand the ranges of GCC 12's library (Debian 12: its 'clang' is 14).
+fuzz=(clang-fuzz)
 vulkan=(glslc libvulkan-dev spirv-headers mesa-vulkan-drivers)
 package=(dpkg-dev file)
 package_test=(debootstrap qemu-user)
 web=(chromium)
 mpi=(libopenmpi-dev openmpi-bin)  # 97 MB, so nothing installs it by itself: what wants it does without or skips
 slurm=(slurm-wlm munge)           # for one slow test, which skips without it
+
+# The newest Clang that apt knows, of those that can.
+newest_clang() {
+  apt-cache search --names-only '^clang-[0-9]+$' 2>/dev/null | sed -n 's/^clang-\([0-9]*\) .*/\1/p' | sort -n | awk '$1 >= 16 && $1 <= 19' | tail -n1
+}
 
 wanted=()
 for set_name in "${@:-build}"; do
@@ -45,9 +51,8 @@ done
 has_package() {
   local package=$1
   case "$package" in
-    clang) ls /usr/bin/clang++* >/dev/null 2>&1; return ;;
+    clang-fuzz) bash "$(dirname "${BASH_SOURCE[0]}")/find-clang.sh" >/dev/null 2>&1; return ;;
     mesa-vulkan-drivers) ls /usr/share/vulkan/icd.d/lvp_icd*.json >/dev/null 2>&1; return ;;
-    libclang-rt-dev) ls /usr/lib/llvm-*/lib/clang/*/lib/*/*fuzzer*.a >/dev/null 2>&1; return ;;
   esac
   if [ -n "${command_of[$package]:-}" ]; then
     command -v "${command_of[$package]}" >/dev/null 2>&1 && return 0
@@ -62,6 +67,13 @@ has_package() {
 missing=()
 for package in "${wanted[@]}"; do has_package "$package" || missing+=("$package"); done
 [ ${#missing[@]} -eq 0 ] && exit 0
+named=()
+for package in "${missing[@]}"; do
+  if [ "$package" != clang-fuzz ]; then named+=("$package"); continue; fi
+  version=$(newest_clang)
+  named+=("clang${version:+-$version}" "libclang-rt${version:+-$version}-dev")
+done
+missing=("${named[@]}")
 
 if command -v apt-get >/dev/null 2>&1; then
   run=()

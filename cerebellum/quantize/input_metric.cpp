@@ -1,12 +1,12 @@
 #include "cerebellum/quantize/input_metric.h"
 
-#include <Eigen/Cholesky>
 #include <algorithm>
 #include <cassert>
 #include <cmath>
 #include <numeric>
 
 #include "cerebellum/core/error.h"
+#include "cerebellum/quantize/cholesky.h"
 
 namespace cerebellum {
 
@@ -46,17 +46,16 @@ InputMetric::InputMetric(std::span<const float> moments, std::int64_t n_cols) : 
 
 bool InputMetric::factorize() {
     v_.resize(h_.size());
-    // Column by column, as Eigen has it: what lies behind a position is what has been rounded before it.
-    Eigen::Map<Eigen::MatrixXf> factor(v_.data(), n_, n_);
+    // Column by column: what lies behind a position is what has been rounded before it.
     for (std::int64_t j = 0; j < n_; ++j)
-        for (std::int64_t i = j; i < n_; ++i) factor(i, j) = row(column(j))[column(i)];
-    const Eigen::LLT<Eigen::Ref<Eigen::MatrixXf>> cholesky(factor);
-    if (cholesky.info() != Eigen::Success) return false;
+        for (std::int64_t i = j; i < n_; ++i) v_[static_cast<std::size_t>(j * n_ + i)] = row(column(j))[column(i)];
+    if (!factor_cholesky(v_, n_)) return false;
     pivots_.resize(static_cast<std::size_t>(n_));
     for (std::int64_t j = 0; j < n_; ++j) {
-        const float diagonal = factor(j, j);
+        float* const factors = v_.data() + j * n_;
+        const float diagonal = factors[j];
         pivots_[static_cast<std::size_t>(j)] = diagonal * diagonal;
-        factor.col(j).tail(n_ - j) /= diagonal;
+        for (std::int64_t i = j; i < n_; ++i) factors[i] /= diagonal;
     }
     return true;
 }
