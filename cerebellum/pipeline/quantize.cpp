@@ -99,14 +99,13 @@ void announce(Session& session, const QuantizeOptions& options) {
 /// What makes the result less than what was hoped for, and is known before hours of work.
 void warn_of_source(Session& session, std::uint64_t budget_bytes, bool sized, Progress& progress) {
     const auto& source = session.source();
-    TypeMap types;
-    for (const auto& entry : session.plan()) types[entry.name] = entry.types.front();
+    TypeMap types;  // any that is no tensor's own: which it will be needs the importance matrix
+    for (const auto& name : session.wanted_tensors()) types[name] = GGML_TYPE_F32;
     if (const auto warning = requantization_warning(source, types); !warning.empty()) progress.warn(warning);
     if (sized && budget_bytes >= source.file_size())
         progress.warn(fmt::format(
             "the size asked for, {}, is no less than {}'s own {}: nothing needs to be quantized to reach it; look "
-            "whether "
-            "it was meant in another unit",
+            "whether it was meant in another unit",
             format_bytes(budget_bytes), source.path().filename().string(), format_bytes(source.file_size())));
 }
 
@@ -164,12 +163,12 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
     if (fs::exists(options.output) && fs::equivalent(options.output, source.path()))
         throw Error(fmt::format("the output {} is the source itself; choose another name", options.output.string()));
     check_own_recipes_options(options);
+    warn_of_source(session, result.budget_bytes, sized, progress);
     if (options.scaling) check_scaling_options(session, options);
     if (sized) check_budget(session, result.budget_bytes);
     parse_profile(options.aim.profile, session.text().calibration_domains);
     if (options.search_seconds > 0.0) check_search_text(session);
 
-    warn_of_source(session, result.budget_bytes, sized, progress);
     announce(session, options);
     if (options.scaling) {
         const StageTimer searching(session.times(), "searching scales");

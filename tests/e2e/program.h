@@ -62,6 +62,8 @@ class Program {
     void send(int signal) const {
         if (pid_ > 0) ::kill(pid_, signal);
     }
+    /// What it has written to stderr so far.
+    std::string errors() const { return read_file(err_); }
     /// Whether it has not ended yet.
     bool running() {
         if (pid_ <= 0) return false;
