@@ -156,9 +156,9 @@ TEST(HeaderCheck, names_tensors) {
     EXPECT_THAT(Header(1, 0).tensor(std::string(64, 'x'), {1}, f32, 0).damage(), HasSubstr("64 bytes; 63"));
     EXPECT_THAT(Header(1, 0).tensor("", {1}, f32, 0).damage(), HasSubstr("empty name"));
     EXPECT_THAT(one({1, 1, 1, 1, 1}, f32), HasSubstr("5 dimensions"));
-    EXPECT_THAT(one({32}, 1000), HasSubstr("type 1000"));
+    EXPECT_THAT(one({32}, 1000), HasSubstr("type number 1000"));
     EXPECT_THAT(one({32}, -5), HasSubstr("type -5"));
-    EXPECT_THAT(one({32}, 4), HasSubstr("type 4"));  // removed from ggml
+    EXPECT_THAT(one({32}, 4), HasSubstr("type number 4"));  // removed from ggml
     EXPECT_THAT(one({33}, GGML_TYPE_Q8_0), HasSubstr("no multiple of 32"));
     EXPECT_THAT(one({0}, f32), HasSubstr("impossible shape 0 x"));
     EXPECT_THAT(one({-32}, f32), HasSubstr("impossible shape"));

@@ -83,6 +83,7 @@ class BadInputFiles : public ::testing::Test {
             {"eval", "audit", file},
             {"eval", "rejudge", file, "--reason", "x"},
             {"compare-evals", file},
+            {"--config", file, "doctor"},
         };
     }
 
