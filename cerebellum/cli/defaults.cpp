@@ -10,6 +10,7 @@
 
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/file.h"
+#include "cerebellum/core/lfs_pointer.h"
 
 namespace cerebellum::cli {
 
@@ -94,6 +95,7 @@ void add_defaults_file(CLI::App& app) {
         ->check(
             [](const std::string& file) {
                 check_regular(file);
+                check_no_lfs_pointer(file);
                 return std::string();
             },
             "", "");

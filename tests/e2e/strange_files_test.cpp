@@ -196,7 +196,7 @@ TEST_F(BadInputFiles, names_that_are_no_utf8_are_no_end_of_a_job) {
     EXPECT_TRUE(nlohmann::json::accept(inspected.output));
     const auto job = run_program({"quantize", model, "--text", text, "--ctx", "64", "--tokens", "64", "--types",
                                   "q4_K,q6_K", "--size", "4MB", "--threads", "1", "-o", output, "--json"},
-                                 work_.path());
+                                 work_.path(), std::chrono::minutes(5));
     ASSERT_EQ(job.code, 0) << job.errors;
     EXPECT_TRUE(nlohmann::json::accept(job.output));
     EXPECT_TRUE(fs::exists(output));
