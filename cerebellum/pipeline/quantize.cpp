@@ -11,6 +11,7 @@
 #include "cerebellum/core/digest_memory.h"
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/file.h"
+#include "cerebellum/core/json_text.h"
 #include "cerebellum/core/output_lock.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/core/size.h"
@@ -338,7 +339,7 @@ QuantizeResult quantize_model(Session& session, const QuantizeOptions& options, 
                           tensor_type_file(complete_types(source, result.recipe.types)));
     write_imatrix(options.imatrix_out.empty() ? imatrix_path(options.output) : options.imatrix_out, imatrix);
     result.stages = session.times().stages();
-    write_file_atomically(results_path(options.output), to_json(result).dump(2) + "\n");
+    write_file_atomically(results_path(options.output), json_to_text(to_json(result), 2) + "\n");
     fs::rename(built.path(), options.output);
     if (scaled_model) scaled_model->discard_file();
     return result;
