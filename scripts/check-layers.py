@@ -10,7 +10,8 @@ Rules, for *.h and *.cpp below cerebellum/ (unit tests beside the code obey them
   - our own headers are included by their full path, "cerebellum/<folder>/x.h";
   - std::regex is for tests and for the files of REGEX: it takes a frame of the stack for each character, so what a model,
     a server or a file says is scanned by hand;
-  - JSON and CBOR are read by core/json_text, which bounds their length and depth;
+  - JSON and CBOR are read by core/json_text, which bounds their length and depth, and JSON is written by it, as
+    nlohmann's dump() throws at names that are no UTF-8;
   - a folder that LADDER does not know is an error: give it its place here and in CONTRIBUTING.md.
 """
 
@@ -26,6 +27,7 @@ LLAMA_HEADERS = {"llama.h", "llama-cpp.h", "llama-ext.h"}
 REGEX = {"llama/presets.cpp", "pipeline/import_recipe.cpp", "predict/tensor_list.cpp", "predict/tensor_list.h"}
 # Where nlohmann's readers are called; the ablation's refuses keys that occur twice and bounds the depth itself.
 JSON = {"core/json_text.cpp", "predict/import_ablation.cpp"}
+WRITES_JSON = re.compile(r"\.dump\(")
 READS_JSON = re.compile(r"\bjson::(parse|accept|sax_parse|from_\w+)\(")
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]')
 
@@ -39,6 +41,8 @@ def check_file(path, root):
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         if READS_JSON.search(line) and name not in JSON and not tests:
             yield number, f"{folder}/ reads JSON without limits: use cerebellum/core/json_text.h"
+        if WRITES_JSON.search(line) and name != "core/json_text.cpp" and not tests:
+            yield number, f"{folder}/ writes JSON by dump(), which throws: use json_to_text() of core/json_text.h"
         match = INCLUDE.match(line)
         if not match:
             continue
@@ -91,6 +95,9 @@ SELF_TESTS = [  # file, content, expected beginning of the only violation (empty
     ("cli/a.cpp", "auto a = nlohmann::json::parse(text);\n", "cerebellum/cli/a.cpp:1: cli/ reads JSON without"),
     ("cli/a_test.cpp", "auto a = json::from_cbor(text);\n", ""),
     ("core/json_text.cpp", "auto a = json::parse(text);\n", ""),
+    ("cli/a.cpp", "print(value.dump(2));\n", "cerebellum/cli/a.cpp:1: cli/ writes JSON by dump()"),
+    ("cli/a_test.cpp", "value.dump();\n", ""),
+    ("core/json_text.cpp", "return value.dump(indent);\n", ""),
     ("attic/a.cpp", "", "cerebellum/attic/a.cpp:1: not in a folder"),
 ]
 

@@ -12,6 +12,7 @@
 #include <set>
 
 #include "cerebellum/core/hash.h"
+#include "cerebellum/core/json_text.h"
 #include "cerebellum/core/parallel.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/quantize/quantize_tensor.h"
@@ -170,7 +171,7 @@ std::size_t item_bytes(gguf_type type) {
 
 /// In quotes, one line, valid UTF-8.
 std::string in_quotes(std::string_view text) {
-    return nlohmann::json(text).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+    return json_to_text(nlohmann::json(text));
 }
 
 std::string array_line(const gguf_context* context, std::int64_t id) {

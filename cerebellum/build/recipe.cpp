@@ -38,7 +38,7 @@ std::string recipe_to_json(const Recipe& recipe) {
     };
     for (const auto& scaling : recipe.scaling) document["scaling"].push_back(to_json(scaling));
     // File names need not be UTF-8.
-    return document.dump(2, ' ', false, json::error_handler_t::replace) + "\n";
+    return json_to_text(document, 2) + "\n";
 }
 
 Recipe recipe_from_json(std::string_view text, std::string_view origin) {
@@ -48,7 +48,7 @@ Recipe recipe_from_json(std::string_view text, std::string_view origin) {
             throw Error(fmt::format("cannot use {}: it is no recipe of Cerebellum", origin));
         if (const json version = document.value("version", json()); version != format_version)
             throw Error(fmt::format("cannot use {}: it is a recipe of version {} and this program reads version {}",
-                                    origin, version.dump(), format_version));
+                                    origin, json_to_text(version), format_version));
         Recipe recipe;
         recipe.source_name = document.at("source").value("name", "");
         recipe.source_fingerprint = document.at("source").value("fingerprint", "");
@@ -68,7 +68,7 @@ Recipe recipe_from_json(std::string_view text, std::string_view origin) {
             recipe.scaling.push_back(channel_scaling_from_json(value));
         return recipe;
     } catch (const json::exception& problem) {
-        throw Error(fmt::format("cannot use {}: it is no valid recipe ({})", origin, problem.what()));
+        throw Error(fmt::format("cannot use {}: it is no valid recipe: {}", origin, json_problem(problem)));
     }
 }
 

@@ -11,6 +11,7 @@
 
 #include "cerebellum/core/compressed_file.h"
 #include "cerebellum/core/error.h"
+#include "cerebellum/core/tensor_name.h"
 
 namespace cerebellum {
 
@@ -141,6 +142,26 @@ TokenWindows imatrix_windows(const Model& model, const std::filesystem::path& te
     return windows;
 }
 
+namespace {
+
+/// Blocks behind the last one that llama.cpp runs on a text: they predict further tokens (MTP).
+bool predicts_further_tokens(const GgufFile& source, std::string_view tensor) {
+    const auto blocks = source.uint_value(source.architecture() + ".block_count");
+    const auto further = source.uint_value(source.architecture() + ".nextn_predict_layers");
+    const auto block = block_of(tensor);
+    return blocks && further && block && static_cast<std::uint64_t>(*block) + *further >= *blocks;
+}
+
+/// Why the first of them has no entry, and what helps.
+std::string why_without_entry(const GgufFile& source, const std::string& tensor) {
+    if (predicts_further_tokens(source, tensor))
+        return "blocks that predict further tokens (MTP) run on no text, so that no importance matrix has them";
+    if (!block_of(tensor)) return "'imatrix compute --process-output' has tensors outside of the blocks, too";
+    return "no text adds it: llama.cpp does not multiply by it, or the matrix was computed from another model";
+}
+
+}  // namespace
+
 std::string coverage_warning(const Imatrix& imatrix, const GgufFile& source, const TypeMap& types) {
     std::int64_t experts = 0, unreached = 0, without_entry = 0;
     std::string first_unreached, first_without;
@@ -162,12 +183,14 @@ std::string coverage_warning(const Imatrix& imatrix, const GgufFile& source, con
     if (unreached > 0)
         text = fmt::format(
             "{} of {} matrices were reached by no token of the importance matrix (first in {}) and are "
-            "rounded with equal weights, as llama-quantize does it",
+            "rounded with equal weights, as llama-quantize does it; compute it from more text, or from other kinds of "
+            "it",
             unreached, experts, first_unreached);
     if (without_entry > 0)
-        text += fmt::format("{}{} tensors have no entry in the importance matrix (first: {})", text.empty() ? "" : "; ",
-                            without_entry, first_without);
-    return text.empty() ? "" : text + "; compute it from more text";
+        text +=
+            fmt::format("{}{} tensors have no entry in the importance matrix (first: {}); {}", text.empty() ? "" : "; ",
+                        without_entry, first_without, why_without_entry(source, first_without));
+    return text;
 }
 
 }  // namespace cerebellum

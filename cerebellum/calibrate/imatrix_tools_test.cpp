@@ -149,8 +149,30 @@ TEST(ImatrixTools, reports_what_is_not_covered) {
     imatrix.entries["blk.0.ffn_up.weight"].counts[1] = 0.0f;
     EXPECT_THAT(coverage_warning(imatrix, source, types),
                 AllOf(HasSubstr("1 of 2 matrices"), HasSubstr("blk.0.ffn_up.weight"), HasSubstr("llama-quantize")));
+    EXPECT_THAT(coverage_warning(imatrix, source, types), HasSubstr("more text"));
     types["blk.0.ffn_up.weight"] = GGML_TYPE_F16;  // as in the source
     EXPECT_EQ(coverage_warning(imatrix, source, types), "");
+}
+
+TEST(ImatrixTools, asks_for_more_text_only_where_it_helps) {
+    const testing::TemporaryFolder folder;
+    const auto path = folder / "m.gguf";
+    const auto further = "blk.1.ffn_up.weight", in_block = "blk.0.ffn_up.weight", head = "output.weight";
+    testing::write_test_gguf(path,
+                             {{in_block, GGML_TYPE_F16, {256, 4, 1, 1}},
+                              {further, GGML_TYPE_F16, {256, 4, 1, 1}},
+                              {head, GGML_TYPE_F16, {256, 4, 1, 1}}},
+                             [](gguf_context* context) {
+                                 gguf_set_val_u32(context, "llama.block_count", 2);
+                                 gguf_set_val_u32(context, "llama.nextn_predict_layers", 1);
+                             });
+    const auto source = GgufFile::open(path);
+    const auto warning = [&](const char* tensor) { return coverage_warning({}, source, {{tensor, GGML_TYPE_Q4_K}}); };
+    EXPECT_THAT(warning(further), HasSubstr("(MTP) run on no text"));
+    EXPECT_THAT(warning(head), HasSubstr("--process-output"));
+    EXPECT_THAT(warning(in_block), HasSubstr("no text adds it"));
+    for (const auto* tensor : {further, in_block, head})
+        EXPECT_THAT(warning(tensor), ::testing::Not(HasSubstr("more text"))) << tensor;
 }
 
 }  // namespace

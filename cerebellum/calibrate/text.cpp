@@ -207,7 +207,7 @@ TextParts deserialize_text_parts(std::string_view bytes) {
         check_domains(parts);
         return parts;
     } catch (const nlohmann::json::exception& error) {
-        throw Error(fmt::format("the stored text is damaged: {}", error.what()));
+        throw Error(fmt::format("the stored text is damaged: {}", json_problem(error)));
     }
 }
 

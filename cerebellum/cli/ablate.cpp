@@ -9,6 +9,7 @@
 #include "cerebellum/cli/options.h"
 #include "cerebellum/cli/terminal.h"
 #include "cerebellum/core/error.h"
+#include "cerebellum/core/json_text.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/core/size.h"
 #include "cerebellum/core/stats.h"
@@ -60,11 +61,11 @@ int prepare_journal(Session& session, bool json, Progress& progress) {
     const auto plan = session.measurable_plan();
     const auto items = session.work_items(plan);
     if (json)
-        fmt::print("{}\n", nlohmann::json{{"journal", session.journal().path().string()},
-                                          {"windows", session.measured_windows().size()},
-                                          {"tensors", plan.size()},
-                                          {"parts", items.size()}}
-                               .dump(2));
+        fmt::print("{}\n", json_to_text(nlohmann::json{{"journal", session.journal().path().string()},
+                                                       {"windows", session.measured_windows().size()},
+                                                       {"tensors", plan.size()},
+                                                       {"parts", items.size()}},
+                                        2));
     progress.info(
         fmt::format("{} holds the text and the importance matrix; {} tensors are to be measured, in at most "
                     "{} parts. Let every --shard begin with a copy of it.",
@@ -171,7 +172,7 @@ Command add_ablate(CLI::App& app) {
         const auto summary = common->sequential ? measure_for(session, goals, progress) : session.measure();
         const auto measurements = session.journal().measurements();
         if (common->json)
-            fmt::print("{}\n", rows_of(measurements, session).dump(1));
+            fmt::print("{}\n", json_to_text(rows_of(measurements, session), 1));
         else
             fmt::print("{}", describe(measurements));
         if (session.reference_name() != "the source")

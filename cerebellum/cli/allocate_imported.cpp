@@ -196,8 +196,7 @@ int allocate_from_import(const CommonOptions& common, const ImportedValues& valu
         write_file_atomically(output, type_file);
     }
     if (common.json)
-        fmt::print("{}\n",
-                   to_json(result, options.budget_bytes).dump(1, ' ', false, nlohmann::json::error_handler_t::replace));
+        fmt::print("{}\n", json_to_text(to_json(result, options.budget_bytes), 1));
     else
         fmt::print("{}", describe(result, model, options.budget_bytes));
     return 0;

@@ -12,6 +12,7 @@
 #include "cerebellum/cli/options.h"
 #include "cerebellum/cli/terminal.h"
 #include "cerebellum/core/error.h"
+#include "cerebellum/core/json_text.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/core/size.h"
 #include "cerebellum/journal/moment_file.h"
@@ -95,11 +96,12 @@ void print_plan(const Values& values, const GgufFile& source, const Recipe& reci
             rows.push_back({name, type_name(tensor.type), type_name(type), std::to_string(size)});
         }
     if (values.common.json) {
-        fmt::print(
-            "{}\n",
-            nlohmann::json{
-                {"dry_run", true}, {"bytes", bytes}, {"bpw", bpw}, {"files", files_json(files)}, {"tensors", tensors}}
-                .dump(2));
+        fmt::print("{}\n", json_to_text(nlohmann::json{{"dry_run", true},
+                                                       {"bytes", bytes},
+                                                       {"bpw", bpw},
+                                                       {"files", files_json(files)},
+                                                       {"tensors", tensors}},
+                                        2));
         return;
     }
     fmt::print("{}\n", format_table({"tensor", "from", "to", "bytes"}, rows));
@@ -166,11 +168,11 @@ int run(const Values& values) {
     }
     build_gguf(source, recipe, weights, output, options, progress);
     if (values.common.json) {
-        fmt::print(
-            "{}\n",
-            nlohmann::json{
-                {"output", files.front().path.string()}, {"bytes", bytes}, {"bpw", bpw}, {"files", files_json(files)}}
-                .dump(2));
+        fmt::print("{}\n", json_to_text(nlohmann::json{{"output", files.front().path.string()},
+                                                       {"bytes", bytes},
+                                                       {"bpw", bpw},
+                                                       {"files", files_json(files)}},
+                                        2));
         return 0;
     }
     for (const auto& file : files)

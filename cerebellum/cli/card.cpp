@@ -97,12 +97,12 @@ int run(Values values) {
     if (!values.journal.empty()) {
         const auto journal = Journal::open_existing(values.journal);
         check_measured_model(journal, facts);
-        write_file_atomically(findings_path(file), card_findings(journal).dump(2) + "\n");
+        write_file_atomically(findings_path(file), json_to_text(card_findings(journal), 2) + "\n");
     } else if (fs::exists(findings_path(file))) {
         check_source(parsed(findings_path(file)), findings_path(file).string(), facts["source"]["fingerprint"]);
     }
     if (fs::exists(findings_path(file))) findings = stored(findings_path(file), card);
-    write_file_atomically(facts_path(file), facts.dump(2) + "\n");
+    write_file_atomically(facts_path(file), json_to_text(facts, 2) + "\n");
     const auto optional = [&](const fs::path& path) {
         return fs::exists(path) ? std::optional(stored(path, card)) : std::nullopt;
     };
@@ -110,7 +110,8 @@ int run(Values values) {
                               optional(serving_path(file)), std::move(evaluations)};
     write_file_atomically(card, write_card(sources));
     if (values.json)
-        fmt::print("{}\n", nlohmann::json{{"card", card.string()}, {"facts", facts_path(file).string()}}.dump(2));
+        fmt::print("{}\n",
+                   json_to_text(nlohmann::json{{"card", card.string()}, {"facts", facts_path(file).string()}}, 2));
     else
         fmt::print("{}\n", card.string());
     return 0;

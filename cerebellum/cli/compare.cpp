@@ -11,6 +11,7 @@
 #include "cerebellum/cli/options.h"
 #include "cerebellum/cli/terminal.h"
 #include "cerebellum/core/error.h"
+#include "cerebellum/core/json_text.h"
 #include "cerebellum/core/parallel.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/report/table.h"
@@ -103,7 +104,7 @@ int run(const Values& values) {
     const int threads = values.common.threads > 0 ? values.common.threads : physical_cores();
     const auto comparison = compare_gguf(first, second, threads, progress);
     if (values.common.json)
-        fmt::print("{}\n", to_json(comparison).dump(2));
+        fmt::print("{}\n", json_to_text(to_json(comparison), 2));
     else
         print(comparison, values.all);
     return 0;

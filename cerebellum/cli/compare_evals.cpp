@@ -59,10 +59,10 @@ class Cards {
         const auto& [first, expected] = known->second;
         for (const auto& [key, now] : conditions.items())
             if (!is_new && expected.value(key, json()) != now)
-                throw Error(
-                    fmt::format("{} and {} cannot be compared in {}: {} was {} for the first and {} for the second; "
-                                "repeat one of the runs",
-                                first, card.name, column, key, expected.value(key, json()).dump(), now.dump()));
+                throw Error(fmt::format(
+                    "{} and {} cannot be compared in {}: {} was {} for the first and {} for the second; "
+                    "repeat one of the runs",
+                    first, card.name, column, key, json_to_text(expected.value(key, json())), json_to_text(now)));
         card.cells[column] = cell;
         card.values[column] = std::move(value);
     }
@@ -232,7 +232,7 @@ int run_compare(const Values& values) {
         for (const auto& card : files)
             result.push_back(
                 {{"file", card.name}, {"sha256", card.sha256}, {"bytes", card.bytes}, {"results", card.values}});
-        fmt::print("{}\n", visible_lines(json{{"files", result}, {"notes", cards.notes()}}.dump(2)));
+        fmt::print("{}\n", visible_lines(json_to_text(json{{"files", result}, {"notes", cards.notes()}}, 2)));
         return 0;
     }
     // A file a column, as a model card has it.

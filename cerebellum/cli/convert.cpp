@@ -5,6 +5,7 @@
 #include "cerebellum/cli/commands.h"
 #include "cerebellum/cli/options.h"
 #include "cerebellum/cli/terminal.h"
+#include "cerebellum/core/json_text.h"
 #include "cerebellum/core/size.h"
 #include "cerebellum/gguf/gguf_file.h"
 #include "cerebellum/pipeline/convert.h"
@@ -55,12 +56,12 @@ Command add_convert(CLI::App& app) {
                                          progress);
         const auto file = GgufFile::open(values->output);
         if (values->common.json) {
-            fmt::print("{}\n", nlohmann::json{{"output", values->output},
-                                              {"bytes", bytes},
-                                              {"weights", file.n_weights()},
-                                              {"tensors", file.tensors().size()},
-                                              {"architecture", file.architecture()}}
-                                   .dump(2));
+            fmt::print("{}\n", json_to_text(nlohmann::json{{"output", values->output},
+                                                           {"bytes", bytes},
+                                                           {"weights", file.n_weights()},
+                                                           {"tensors", file.tensors().size()},
+                                                           {"architecture", file.architecture()}},
+                                            2));
             return 0;
         }
         fmt::print("{}: {} ({} bytes), {} tensors, architecture {}\n", values->output, format_bytes(bytes), bytes,

@@ -10,6 +10,7 @@
 #include "cerebellum/cli/terminal.h"
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/file.h"
+#include "cerebellum/core/json_text.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/pipeline/crush_sweep.h"
 #include "cerebellum/pipeline/run_files.h"
@@ -125,7 +126,7 @@ int run_crush(const CommonOptions& common, const CrushValues& values, const std:
     if (of_run.model == values.base_gguf)
         progress.info("no high-precision source is given: crushed tensors are made of the base's own, rounded ones");
     const auto sweep = crush_sweep(std::move(run), options, progress);
-    const auto document = ablation_json(sweep).dump(1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+    const auto document = json_to_text(ablation_json(sweep), 1) + "\n";
     if (!values.output.empty()) write_file_atomically(values.output, document);
     fmt::print("{}", common.json ? document : describe(sweep));
     progress.info(fmt::format("{} measured, {} from the journal; {:.1f} TFLOP replayed in {}",

@@ -9,6 +9,8 @@
 #include <functional>
 
 #include "cerebellum/core/error.h"
+#include "cerebellum/core/file.h"
+#include "cerebellum/core/lfs_pointer.h"
 
 namespace cerebellum::cli {
 
@@ -89,7 +91,14 @@ class Defaults final : public CLI::ConfigTOML {
 
 void add_defaults_file(CLI::App& app) {
     app.set_config("--config", users_file(), "Defaults for options that are not given (TOML; see docs/cli.md)")
-        ->type_name("FILE");
+        ->type_name("FILE")
+        ->check(
+            [](const std::string& file) {
+                check_regular(file);
+                check_no_lfs_pointer(file);
+                return std::string();
+            },
+            "", "");
     app.config_formatter(std::make_shared<Defaults>(app));
 }
 

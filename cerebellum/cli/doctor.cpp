@@ -1,4 +1,5 @@
 #include "cerebellum/pipeline/doctor.h"
+#include "cerebellum/core/json_text.h"
 
 #include <fmt/format.h>
 
@@ -71,7 +72,7 @@ int run(const Values& values, const std::string& defaults_file) {
     if (values.json) {
         auto json = to_json(patient);
         json["findings"] = to_json(findings);
-        fmt::print("{}\n", json.dump(2));
+        fmt::print("{}\n", json_to_text(json, 2));
         return ill ? 1 : 0;
     }
     constexpr std::size_t columns = 79;

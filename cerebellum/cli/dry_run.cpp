@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cerebellum/core/error.h"
+#include "cerebellum/core/json_text.h"
 #include "cerebellum/core/size.h"
 #include "cerebellum/core/time_left.h"
 #include "cerebellum/report/table.h"
@@ -53,7 +54,7 @@ JobRequest job_request(const std::filesystem::path& model, const QuantizeOptions
 int dry_run(const RunOptions& options, const JobRequest& request, bool json, Progress& progress) {
     const auto plan = plan_ahead(options, request, progress);
     if (json) {
-        fmt::print("{}\n", to_json(plan).dump(2));
+        fmt::print("{}\n", json_to_text(to_json(plan), 2));
         return 0;
     }
     fmt::print("{}\n", describe(plan));

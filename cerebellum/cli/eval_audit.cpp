@@ -9,6 +9,7 @@
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/file.h"
 #include "cerebellum/core/hash.h"
+#include "cerebellum/core/json_text.h"
 #include "cerebellum/core/visible_text.h"
 #include "cerebellum/evaluate/answer_parser.h"
 #include "cerebellum/evaluate/chat_choice.h"
@@ -80,7 +81,7 @@ int run_audit(const AuditValues& values) {
             fmt::print("  {} times the same wrong answer: {}\n", ids.size(), one_line(raw));
         fmt::print("  {}\n", visible(refusal.empty() ? "summary: " + summary_path(path).string() : refusal));
     }
-    if (values.json) fmt::print("{}\n", visible_lines(json.dump(2)));
+    if (values.json) fmt::print("{}\n", visible_lines(json_to_text(json, 2)));
     return code;
 }
 
@@ -137,7 +138,7 @@ int run_rejudge(const RejudgeValues& values) {
                    100.0 * result.new_score, result.changed.size());
         if (!refusal.empty()) fmt::print("  {}\n", visible(refusal));
     }
-    if (values.json) fmt::print("{}\n", visible_lines(json.dump(2)));
+    if (values.json) fmt::print("{}\n", visible_lines(json_to_text(json, 2)));
     return code;
 }
 

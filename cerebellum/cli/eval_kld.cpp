@@ -4,6 +4,7 @@
 #include "cerebellum/cli/options.h"
 #include "cerebellum/cli/terminal.h"
 #include "cerebellum/core/error.h"
+#include "cerebellum/core/json_text.h"
 #include "cerebellum/evaluate/text_figures.h"
 #include "cerebellum/report/table.h"
 
@@ -116,7 +117,7 @@ int run_kld(const Values& values) {
         source["perplexity"] = estimate_json(figures.front().reference.perplexity);
         json["source"] = source;
         json["files"] = described;
-        fmt::print("{}\n", json.dump(2));
+        fmt::print("{}\n", json_to_text(json, 2));
         return 0;
     }
     std::vector<std::string> header = {"file",    "size", "bpw", "KLD", "99.9 % KLD", "PPL", "ln(PPL / source)",

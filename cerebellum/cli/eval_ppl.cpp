@@ -4,6 +4,7 @@
 #include "cerebellum/cli/options.h"
 #include "cerebellum/cli/terminal.h"
 #include "cerebellum/core/error.h"
+#include "cerebellum/core/json_text.h"
 #include "cerebellum/evaluate/text_figures.h"
 #include "cerebellum/report/table.h"
 
@@ -58,7 +59,7 @@ int run_ppl(const Values& values) {
     }
     json["files"] = described;
     if (values.run.json)
-        fmt::print("{}\n", json.dump(2));
+        fmt::print("{}\n", json_to_text(json, 2));
     else
         fmt::print("{}", format_table({"file", "size", "bpw", "perplexity", "ln(PPL / first)"}, rows));
     return 0;

@@ -7,6 +7,7 @@
 
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/file.h"
+#include "cerebellum/core/json_text.h"
 #include "cerebellum/core/output_guard.h"
 #include "cerebellum/core/visible_text.h"
 #include "cerebellum/report/table.h"
@@ -116,7 +117,7 @@ fs::path samples_path(const fs::path& log) {
 Publication publish_summary(const fs::path& log, const AuditFile& answers) {
     try {
         Publication published{make_summary(answers), ""};
-        write_file_atomically(summary_path(log), published.summary.dump(2) + "\n");
+        write_file_atomically(summary_path(log), json_to_text(published.summary, 2) + "\n");
         return published;
     } catch (const Error& refusal) {
         std::error_code ignored;
@@ -150,7 +151,7 @@ int report_evaluations(const std::vector<EvaluatedFile>& files, bool json, Progr
         result.push_back(std::move(summary));
     }
     if (json) {
-        fmt::print("{}\n", visible_lines(result.dump(2, ' ', false, nlohmann::json::error_handler_t::replace)));
+        fmt::print("{}\n", visible_lines(json_to_text(result, 2)));
         return code;
     }
     fmt::print("{}", format_table({"file", "metric", "questions", "score %", "95 %", "vs first", "p", ""}, cells));

@@ -5,6 +5,7 @@
 #include "cerebellum/cli/eval_commands.h"
 #include "cerebellum/cli/terminal.h"
 #include "cerebellum/core/error.h"
+#include "cerebellum/core/json_text.h"
 #include "cerebellum/core/size.h"
 #include "cerebellum/evaluate/llama_server.h"
 #include "cerebellum/evaluate/serving.h"
@@ -92,7 +93,7 @@ int run_serve(const Values& values) {
     }
     json["largest_context_per_slot"] = largest;
     if (values.run.json)
-        fmt::print("{}\n", json.dump(2));
+        fmt::print("{}\n", json_to_text(json, 2));
     else
         fmt::print("{}",
                    format_table({"ctx per slot", "t/s per slot", "t/s in all", "first token", "peak memory"}, rows));

@@ -3,6 +3,7 @@
 #include "cerebellum/cli/eval_commands.h"
 #include "cerebellum/cli/terminal.h"
 #include "cerebellum/core/error.h"
+#include "cerebellum/core/json_text.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/evaluate/speed.h"
 #include "cerebellum/report/table.h"
@@ -68,7 +69,7 @@ int run_speed(Values values) {
                                {"llama_cpp", CEREBELLUM_LLAMA_VERSION},
                                {"files", described}};
         values.run.note_place(json);
-        fmt::print("{}\n", json.dump(2));
+        fmt::print("{}\n", json_to_text(json, 2));
     } else {
         fmt::print("{}", format_table({"file", "size", "bpw", fmt::format("prompt {} t/s", s.prompt_tokens),
                                        fmt::format("generate {} t/s", s.generated_tokens)},

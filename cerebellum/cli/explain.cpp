@@ -9,6 +9,7 @@
 #include "cerebellum/cli/commands.h"
 #include "cerebellum/cli/options.h"
 #include "cerebellum/core/error.h"
+#include "cerebellum/core/json_text.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/pipeline/session.h"
 #include "cerebellum/predict/classes.h"
@@ -220,7 +221,7 @@ Command add_explain(CLI::App& app) {
         if (values->json) {
             auto list = nlohmann::json::array();
             for (const auto& evidence : found) list.push_back(to_json(evidence));
-            fmt::print("{}\n", list.dump(1));
+            fmt::print("{}\n", json_to_text(list, 1));
             return 0;
         }
         for (std::size_t i = 0; i < found.size(); ++i) fmt::print("{}{}", i == 0 ? "" : "\n", describe(found[i]));

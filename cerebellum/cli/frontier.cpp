@@ -9,6 +9,7 @@
 #include "cerebellum/cli/terminal.h"
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/file.h"
+#include "cerebellum/core/json_text.h"
 #include "cerebellum/core/size.h"
 #include "cerebellum/pipeline/frontier_report.h"
 #include "cerebellum/pipeline/run_files.h"
@@ -116,9 +117,9 @@ Command add_frontier(CLI::App& app) {
         warn_of_unusable(measured.journal, progress);
         const auto report = make_frontier(measured, constraints_of(values->constraints, values->common.threads));
         const auto json = to_json(report, measured);
-        write_file_atomically(output, json.dump(1) + "\n");
+        write_file_atomically(output, json_to_text(json, 1) + "\n");
         if (values->common.json) {
-            fmt::print("{}\n", json.dump(1));
+            fmt::print("{}\n", json_to_text(json, 1));
             return 0;
         }
         fmt::print("{}\n", describe(report, measured.source));

@@ -11,6 +11,7 @@
 #include "cerebellum/cli/options.h"
 #include "cerebellum/cli/terminal.h"
 #include "cerebellum/core/error.h"
+#include "cerebellum/core/json_text.h"
 #include "cerebellum/core/output_guard.h"
 #include "cerebellum/core/parallel.h"
 #include "cerebellum/llama/placement.h"
@@ -45,14 +46,14 @@ int report(const Values& values, const Imatrix& imatrix, Progress& progress) {
         progress.warn(fmt::format("{} of {} matrices were reached by no token; more text may reach them",
                                   experts - reached, experts));
     if (values.common.json)
-        fmt::print("{}\n", nlohmann::json{{"output", values.output},
-                                          {"entries", imatrix.entries.size()},
-                                          {"chunks", imatrix.chunk_count},
-                                          {"chunk_size", imatrix.chunk_size},
-                                          {"datasets", imatrix.datasets},
-                                          {"matrices", experts},
-                                          {"matrices_reached", reached}}
-                               .dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
+        fmt::print("{}\n", json_to_text(nlohmann::json{{"output", values.output},
+                                                       {"entries", imatrix.entries.size()},
+                                                       {"chunks", imatrix.chunk_count},
+                                                       {"chunk_size", imatrix.chunk_size},
+                                                       {"datasets", imatrix.datasets},
+                                                       {"matrices", experts},
+                                                       {"matrices_reached", reached}},
+                                        2));
     else
         fmt::print("{}: {} tensors, {} chunks of {} tokens\n", values.output, imatrix.entries.size(),
                    imatrix.chunk_count, imatrix.chunk_size);
@@ -133,7 +134,7 @@ int show(const Values& values) {
     const auto imatrix = read_imatrix(values.inputs.front());
     const auto statistics = imatrix_statistics(imatrix);
     if (values.common.json) {
-        fmt::print("{}\n", to_json(imatrix, statistics).dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
+        fmt::print("{}\n", json_to_text(to_json(imatrix, statistics), 2));
         return 0;
     }
     std::vector<std::vector<std::string>> rows;

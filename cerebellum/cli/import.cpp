@@ -8,6 +8,7 @@
 
 #include "cerebellum/cli/commands.h"
 #include "cerebellum/cli/import_source.h"
+#include "cerebellum/core/json_text.h"
 #include "cerebellum/predict/transfer.h"
 #include "cerebellum/report/table.h"
 
@@ -114,7 +115,7 @@ Command add_import(CLI::App& app) {
                 table, [&](const std::string& name) { return list.find(name) != nullptr; }, list.origin);
         }
         if (values->common.json)
-            fmt::print("{}\n", to_json(table).dump(1, ' ', false, nlohmann::json::error_handler_t::replace));
+            fmt::print("{}\n", json_to_text(to_json(table), 1));
         else
             fmt::print("{}", describe(table));
         return 0;

@@ -5,6 +5,7 @@
 
 #include "cerebellum/cli/commands.h"
 #include "cerebellum/cli/options.h"
+#include "cerebellum/core/json_text.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/core/size.h"
 #include "cerebellum/core/visible_text.h"
@@ -40,14 +41,15 @@ Command add_inspect(CLI::App& app) {
         if (common->json) {
             auto json = inspection(file);
             json["file"] = common->model;
-            fmt::print("{}\n", visible_lines(json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace)));
+            fmt::print("{}\n", visible_lines(json_to_text(json, 2)));
             return 0;
         }
         fmt::print("{}: {} ({} bytes), {} weights, {:.3f} bits per weight, architecture {}\n\n", visible(common->model),
                    format_bytes(file.file_size()), file.file_size(), file.n_weights(),
                    bits_per_weight(file.file_size(), file.n_weights()), visible(file.architecture()));
         const auto metadata = file.metadata_json();
-        for (const auto& [key, value] : metadata.items()) fmt::print("{} = {}\n", visible(key), visible(value.dump()));
+        for (const auto& [key, value] : metadata.items())
+            fmt::print("{} = {}\n", visible(key), visible(json_to_text(value)));
         std::vector<std::vector<std::string>> types;
         for (const auto& [type, entry] : by_type)
             types.push_back({type, std::to_string(entry.first), format_bytes(entry.second)});

@@ -8,6 +8,7 @@
 #include "cerebellum/cli/options.h"
 #include "cerebellum/cli/terminal.h"
 #include "cerebellum/core/error.h"
+#include "cerebellum/core/json_text.h"
 #include "cerebellum/pipeline/interactions.h"
 #include "cerebellum/report/table.h"
 
@@ -97,7 +98,7 @@ Command add_interactions(CLI::App& app) {
         Session session(run_options(values->common, ""), progress);
         const auto result = measure_interactions(session, values->options, progress);
         if (values->common.json)
-            fmt::print("{}\n", to_json(result).dump(1));
+            fmt::print("{}\n", json_to_text(to_json(result), 1));
         else
             fmt::print("{}", describe(result));
         return 0;

@@ -8,6 +8,7 @@
 #include "cerebellum/cli/terminal.h"
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/hash.h"
+#include "cerebellum/core/json_text.h"
 #include "cerebellum/core/size.h"
 #include "cerebellum/core/visible_text.h"
 #include "cerebellum/journal/digest.h"
@@ -38,11 +39,11 @@ int merge(const Values& values) {
                               {"added", report.added},
                               {"extended", report.extended},
                               {"duplicate", report.duplicate}});
-        fmt::print("{}\n", nlohmann::json{{"output", values.output},
-                                          {"measurements", rows.size()},
-                                          {"sha256", measurements_sha256(journal)},
-                                          {"merged", merged}}
-                               .dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
+        fmt::print("{}\n", json_to_text(nlohmann::json{{"output", values.output},
+                                                       {"measurements", rows.size()},
+                                                       {"sha256", measurements_sha256(journal)},
+                                                       {"merged", merged}},
+                                        2));
         return 0;
     }
     std::vector<std::vector<std::string>> table;
@@ -103,7 +104,7 @@ int show(const Values& values) {
                                       {"mixes", summary.mixes},
                                       {"measured_s", summary.wall_s},
                                       {"sha256", digest}};
-        fmt::print("{}\n", visible_lines(shown.dump(2, ' ', false, nlohmann::json::error_handler_t::replace)));
+        fmt::print("{}\n", visible_lines(json_to_text(shown, 2)));
         return 0;
     }
     std::vector<std::vector<std::string>> table;

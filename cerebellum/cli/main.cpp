@@ -3,6 +3,8 @@
 
 #include <cstdlib>
 #include <exception>
+#include <new>
+#include <string>
 #include <string_view>
 #include <system_error>
 #include <utility>
@@ -12,6 +14,8 @@
 #include "cerebellum/cli/defaults.h"
 #include "cerebellum/cli/terminal.h"
 #include "cerebellum/core/error.h"
+#include "cerebellum/core/ggml_abort.h"
+#include "cerebellum/core/json_text.h"
 #include "cerebellum/core/processor.h"
 #include "cerebellum/core/visible_text.h"
 #include "cerebellum/llama/log.h"
@@ -59,25 +63,25 @@ int run(int argc, char** argv) {
     return exit_usage;
 }
 
-/// ggml ends the program where a device fails in the middle of its work: no memory left, an RPC server gone. Everything
-/// measured so far is in the journal already, and a destructor that spoke to the device would only fail again.
+/// ggml ends the program where a device fails in the middle of its work (no memory left, an RPC server gone), and where
+/// a file says what cannot be. Everything measured so far is in the journal already, and a destructor that spoke to the
+/// device would only fail again.
 void on_ggml_abort(const char* message) {
-    std::string_view line = message != nullptr ? message : "";
-    if (const auto text = line.find(": ");
-        line.find(".cpp:") < text || line.find(".c:") < text || line.find(".cu:") < text)
-        line.remove_prefix(text + 2);
-    line = line.substr(0, line.find('\n'));
-    fmt::print(
-        stderr,
-        "cerebellum: the device stopped working: {}; what was measured is kept, run the same command again to go "
-        "on (with less --device-memory if it ran out of it)\n",
-        cerebellum::visible(line));
+    fmt::print(stderr, "cerebellum: {}\n", cerebellum::abort_message(message != nullptr ? message : ""));
     std::_Exit(exit_failure);
 }
 
 /// A message may quote names and words that are not ours.
 void complain(std::string_view message) {
     fmt::print(stderr, "cerebellum: {}\n", cerebellum::visible(message));
+}
+
+/// What the library promises to find words for, and did not. They are a programmer's and name no file.
+void complain_of_bug(const std::string& what) {
+    complain(
+        fmt::format("the program did not expect {}; this is a fault of it: please report it with the command and, "
+                    "if you can, the files it was given",
+                    what));
 }
 
 }  // namespace
@@ -96,8 +100,17 @@ int main(int argc, char** argv) {
         // Whoever read our output ('| head') has seen enough.
         if (error.code() != std::errc::broken_pipe) complain(error.what());
         return exit_failure;
-    } catch (const std::exception& error) {
+    } catch (const cerebellum::Error& error) {
         complain(error.what());
+        return exit_failure;
+    } catch (const std::bad_alloc&) {
+        complain("there is not enough memory for this; --memory and smaller windows (--ctx) need less");
+        return exit_failure;
+    } catch (const nlohmann::json::exception& error) {
+        complain_of_bug("a file of JSON that it reads: " + cerebellum::json_problem(error));
+        return exit_failure;
+    } catch (const std::exception& error) {
+        complain_of_bug(error.what());
         return exit_failure;
     }
 }

@@ -5,6 +5,7 @@
 #include "cerebellum/cli/commands.h"
 #include "cerebellum/cli/options.h"
 #include "cerebellum/core/error.h"
+#include "cerebellum/core/json_text.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/core/size.h"
 #include "cerebellum/gguf/gguf_file.h"
@@ -97,7 +98,7 @@ int run_memory(const Values& values) {
         json.push_back(std::move(entry));
     }
     if (values.json)
-        fmt::print("{}\n", json.dump(2));
+        fmt::print("{}\n", json_to_text(json, 2));
     else
         fmt::print("{}", format_table({"ctx", "slots", "kv", "device", "weights", "cache", "compute", "total"}, rows));
     return 0;

@@ -6,6 +6,7 @@
 #include "cerebellum/cli/options.h"
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/file.h"
+#include "cerebellum/core/json_text.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/core/size.h"
 #include "cerebellum/pipeline/run_files.h"
@@ -46,7 +47,7 @@ int run(const Values& values) {
         auto json = to_json(plan, parts);
         NoProgress quiet;
         json["sha256"] = describe_file(values.file, quiet)["sha256"];
-        fmt::print("{}\n", json.dump(2));
+        fmt::print("{}\n", json_to_text(json, 2));
         return 0;
     }
     if (values.output.empty()) fmt::print("{}", text);

@@ -166,7 +166,7 @@ class Publication {
     };
 
   private:
-    void store() const { write_file_atomically(folder_ / state_name, state_.dump(2) + "\n"); }
+    void store() const { write_file_atomically(folder_ / state_name, json_to_text(state_, 2) + "\n"); }
 
     /// Of a split model, of all its files.
     json digests(const std::vector<fs::path>& files) const {
@@ -175,7 +175,7 @@ class Publication {
         return all;
     }
     json record_of(const Step& step) const {
-        return {{"arguments_sha256", sha256(json(step.arguments).dump())}, {"inputs", digests(step.inputs)}};
+        return {{"arguments_sha256", sha256(json_to_text(json(step.arguments)))}, {"inputs", digests(step.inputs)}};
     }
     bool is_done(const Step& step, const json& now, const json& then) const {
         for (const auto* key : {"arguments_sha256", "inputs"})
@@ -342,7 +342,8 @@ int publish(const Values& values, const CLI::App& app, const CLI::App& command) 
         if (entry.path().extension() != ".lock") files.push_back(entry.path().filename().string());
     std::ranges::sort(files);
     if (values.common.json)
-        fmt::print("{}\n", json{{"folder", folder.string()}, {"file", file.string()}, {"files", files}}.dump(2));
+        fmt::print("{}\n",
+                   json_to_text(json{{"folder", folder.string()}, {"file", file.string()}, {"files", files}}, 2));
     else
         fmt::print("{}: {}\n", folder.string(), fmt::join(files, ", "));
     return 0;

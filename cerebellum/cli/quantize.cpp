@@ -10,6 +10,7 @@
 #include "cerebellum/cli/goal_options.h"
 #include "cerebellum/cli/options.h"
 #include "cerebellum/cli/terminal.h"
+#include "cerebellum/core/json_text.h"
 #include "cerebellum/pipeline/convert.h"
 #include "cerebellum/pipeline/quantize.h"
 #include "cerebellum/pipeline/report_document.h"
@@ -174,7 +175,7 @@ Command add_quantize(CLI::App& app) {
                                           .aim = options.aim,
                                           .constraints = options.request.constraints});
         if (values->common.json) {
-            fmt::print("{}\n", to_json(result).dump(2));
+            fmt::print("{}\n", json_to_text(to_json(result), 2));
             return 0;
         }
         fmt::print("{}", describe(result));

@@ -8,6 +8,7 @@
 #include "cerebellum/cli/commands.h"
 #include "cerebellum/cli/options.h"
 #include "cerebellum/core/file.h"
+#include "cerebellum/core/json_text.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/core/size.h"
 #include "cerebellum/pipeline/import_recipe.h"
@@ -73,12 +74,12 @@ int diff(const DiffValues& values) {
             tensors.push_back({{"tensor", d.tensor}, {"first", d.first}, {"second", d.second}});
         nlohmann::json keys = nlohmann::json::object();
         for (const auto& [key, pair] : provenance) keys[key] = {pair.first, pair.second};
-        fmt::print("{}\n", nlohmann::json{{"tensors", tensors},
-                                          {"provenance", keys},
-                                          {"same_scaling", same_scaling},
-                                          {"file_bytes", {a.file_bytes, b.file_bytes}},
-                                          {"same_source", a.source_fingerprint == b.source_fingerprint}}
-                               .dump(2));
+        fmt::print("{}\n", json_to_text(nlohmann::json{{"tensors", tensors},
+                                                       {"provenance", keys},
+                                                       {"same_scaling", same_scaling},
+                                                       {"file_bytes", {a.file_bytes, b.file_bytes}},
+                                                       {"same_source", a.source_fingerprint == b.source_fingerprint}},
+                                        2));
         return changed.empty() && same_scaling ? 0 : 1;
     }
     std::vector<std::vector<std::string>> rows;

@@ -6,6 +6,7 @@
 #include "cerebellum/cli/goal_options.h"
 #include "cerebellum/cli/options.h"
 #include "cerebellum/cli/terminal.h"
+#include "cerebellum/core/json_text.h"
 #include "cerebellum/core/size.h"
 #include "cerebellum/pipeline/report_document.h"
 #include "cerebellum/pipeline/run_files.h"
@@ -62,7 +63,7 @@ Command add_report(CLI::App& app) {
         warn_of_unusable(Journal::open_existing(sources.journal), progress);
         const auto bytes = write_report(values->output, sources);
         if (values->common.json)
-            fmt::print("{}\n", nlohmann::json{{"output", values->output}, {"bytes", bytes}}.dump(1));
+            fmt::print("{}\n", json_to_text(nlohmann::json{{"output", values->output}, {"bytes", bytes}}, 1));
         else
             fmt::print("{}: {}\n", values->output, format_bytes(bytes));
         return 0;

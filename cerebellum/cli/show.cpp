@@ -8,6 +8,7 @@
 #include "cerebellum/cli/options.h"
 #include "cerebellum/cli/terminal_style.h"
 #include "cerebellum/core/error.h"
+#include "cerebellum/core/json_text.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/core/size.h"
 #include "cerebellum/core/tensor_name.h"
@@ -176,7 +177,7 @@ int run(const Values& values) {
                                 values.type.empty() ? "any" : values.type, values.tier));
     const auto sizes = sizes_of(values, tensors_from_journal(journal), measurements);
     if (values.json) {
-        fmt::print("{}\n", to_json(all, sizes).dump(1));
+        fmt::print("{}\n", json_to_text(to_json(all, sizes), 1));
         return 0;
     }
     auto style = stdout_style();

@@ -7,6 +7,7 @@
 #include "cerebellum/cli/options.h"
 #include "cerebellum/cli/terminal.h"
 #include "cerebellum/core/file.h"
+#include "cerebellum/core/json_text.h"
 #include "cerebellum/core/size.h"
 #include "cerebellum/gguf/gguf_file.h"
 #include "cerebellum/pipeline/verify.h"
@@ -46,7 +47,7 @@ Command add_verify(CLI::App& app) {
         Session session(run_options(values->common, ""), progress);
         const auto files = verify_files(session, {values->files.begin(), values->files.end()}, progress);
         if (values->common.json) {
-            fmt::print("{}\n", to_json(files).dump(2));
+            fmt::print("{}\n", json_to_text(to_json(files), 2));
             return 0;
         }
         std::vector<std::vector<std::string>> rows;

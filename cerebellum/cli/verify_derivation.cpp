@@ -5,6 +5,7 @@
 #include "cerebellum/cli/commands.h"
 #include "cerebellum/cli/options.h"
 #include "cerebellum/cli/terminal.h"
+#include "cerebellum/core/json_text.h"
 #include "cerebellum/core/output_guard.h"
 #include "cerebellum/core/parallel.h"
 #include "cerebellum/pipeline/derivation.h"
@@ -67,7 +68,7 @@ Command add_verify_derivation(CLI::App& app) {
         const auto report =
             verify_derivation(fs::absolute(values->statement), values->source, folder, threads, progress);
         if (values->common.json)
-            fmt::print("{}\n", to_json(report).dump(2));
+            fmt::print("{}\n", json_to_text(to_json(report), 2));
         else
             fmt::print("{}", describe(report));
         return report.verified() ? 0 : 1;

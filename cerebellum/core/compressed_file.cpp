@@ -12,6 +12,7 @@
 
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/file.h"
+#include "cerebellum/core/lfs_pointer.h"
 
 namespace cerebellum {
 
@@ -38,6 +39,7 @@ std::string read_unpacked(const fs::path& path, std::size_t most_bytes) {
     if (status != Z_OK && status != Z_STREAM_END)
         throw Error(fmt::format("cannot unpack {}: {}; fetch it again", path.string(),
                                 status == Z_BUF_ERROR ? "it is cut short" : reason));
+    check_no_lfs_pointer(path, content);
     if (content.starts_with("\xEF\xBB\xBF")) content.erase(0, 3);
     return content;
 }

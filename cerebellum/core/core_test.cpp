@@ -11,6 +11,7 @@
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/file.h"
 #include "cerebellum/core/hash.h"
+#include "cerebellum/core/lfs_pointer.h"
 #include "cerebellum/core/parallel.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/core/size.h"
@@ -77,6 +78,27 @@ TEST(Parallel, covers_every_index_once_and_passes_errors_on) {
     });
     EXPECT_EQ(std::accumulate(seen.begin(), seen.end(), 0), 1000);
     EXPECT_THROW(parallel_chunks(10, 1, 2, [](std::int64_t, std::int64_t) { throw Error("no"); }), Error);
+}
+
+TEST(File, that_is_a_pointer_of_git_lfs_is_refused_with_the_way_to_the_file) {
+    const auto folder = std::filesystem::temp_directory_path() / "cerebellum-pointer-test";
+    std::filesystem::create_directories(folder);
+    const auto path = folder / "model.gguf";
+    const auto refusal = [&](const auto& read) -> std::string {
+        try {
+            read();
+        } catch (const Error& error) {
+            return error.what();
+        }
+        return "";
+    };
+    write_file_atomically(path, "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n");
+    EXPECT_NE(refusal([&] { read_file(path); }).find("git lfs pull"), std::string::npos);
+    EXPECT_NE(refusal([&] { check_no_lfs_pointer(path); }).find(path.string()), std::string::npos);
+    write_file_atomically(path, "version https");
+    for (const auto& other : {path, folder, folder / "nowhere"})
+        EXPECT_EQ(refusal([&] { check_no_lfs_pointer(other); }), "") << other;
+    std::filesystem::remove_all(folder);
 }
 
 TEST(File, shows_only_complete_content_under_the_final_name) {

@@ -15,6 +15,7 @@
 #include <utility>
 
 #include "cerebellum/core/error.h"
+#include "cerebellum/core/lfs_pointer.h"
 #include "cerebellum/core/temporary_name.h"
 
 namespace cerebellum {
@@ -36,6 +37,7 @@ std::string read_file(const fs::path& path) {
     if (!stream) throw Error(fmt::format("cannot read {}: {}", path.string(), std::strerror(errno)));
     std::string content((std::istreambuf_iterator<char>(stream)), std::istreambuf_iterator<char>());
     if (stream.bad()) throw Error(fmt::format("cannot read {}: {}", path.string(), std::strerror(errno)));
+    check_no_lfs_pointer(path, content);
     return content;
 }
 

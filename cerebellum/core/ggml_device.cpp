@@ -4,8 +4,12 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <mutex>
+#include <set>
 
 #include "cerebellum/core/error.h"
+#include "cerebellum/core/ggml_abort.h"
+#include "cerebellum/core/rpc_probe.h"
 
 namespace cerebellum {
 
@@ -20,6 +24,15 @@ ggml_backend_dev_t rpc_device(const std::string& endpoint) {
     using AddServer = ggml_backend_reg_t (*)(const char*);
     const auto add_server =
         reinterpret_cast<AddServer>(ggml_backend_reg_get_proc_address(registry, "ggml_backend_rpc_add_server"));
+    // Once: a server has ears for one client, and that is soon ggml.
+    static std::mutex mutex;
+    static std::set<std::string> heard;
+    {
+        const std::lock_guard lock(mutex);
+        if (!heard.contains(endpoint)) probe_rpc_server(endpoint);
+        heard.insert(endpoint);
+    }
+    note_device_use();
     auto* server = add_server != nullptr ? add_server(endpoint.c_str()) : nullptr;
     if (server == nullptr || ggml_backend_reg_dev_count(server) == 0)
         throw Error(fmt::format("no RPC server answers at {}; start 'ggml-rpc-server' there first", endpoint));
@@ -34,6 +47,7 @@ ggml_backend_dev_t find_device(const std::string& name) {
     if (device == nullptr || ggml_backend_dev_type(device) == GGML_BACKEND_DEVICE_TYPE_ACCEL)
         throw UsageError(fmt::format("there is no device {}; there are {}, and RPC servers as host:port", name,
                                      fmt::join(device_names(), ", ")));
+    if (ggml_backend_dev_type(device) != GGML_BACKEND_DEVICE_TYPE_CPU) note_device_use();
     return device;
 }
 

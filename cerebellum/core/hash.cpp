@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "cerebellum/core/error.h"
+#include "cerebellum/core/file.h"
 
 namespace cerebellum {
 
@@ -52,6 +53,7 @@ std::string sha256_of_files(std::span<const std::filesystem::path> paths,
     std::vector<char> piece(std::size_t{8} << 20);
     std::uint64_t done = 0;
     for (const auto& path : paths) {
+        check_regular(path);
         std::ifstream file(path, std::ios::binary);
         while (file.read(piece.data(), static_cast<std::streamsize>(piece.size())), file.gcount() > 0) {
             const auto size = static_cast<std::size_t>(file.gcount());

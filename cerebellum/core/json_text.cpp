@@ -111,6 +111,32 @@ json parse_cbor(std::string_view bytes, std::string_view where, int depth) {
     return value;
 }
 
+std::string json_to_text(const json& value, int indent) {
+    return value.dump(indent, ' ', false, json::error_handler_t::replace);
+}
+
+std::string json_problem(const json::exception& problem) {
+    constexpr int other_type = 302, no_item = 401, no_key = 403;
+    // "[json.exception.type_error.302] (/pointer) type must be string, but is null"
+    std::string_view text = problem.what();
+    if (const auto end = text.find("] "); text.starts_with('[') && end != std::string_view::npos)
+        text.remove_prefix(end + 2);
+    if (problem.id == no_item) return "a list in it is too short";
+    if (problem.id == no_key)
+        if (const auto begin = text.find('\''), end = text.rfind('\''); begin != std::string_view::npos && begin < end)
+            return fmt::format("the key {} is missing", text.substr(begin, end + 1 - begin));
+    constexpr std::string_view wanted = "type must be ", found = ", but is ";
+    if (const auto begin = text.find(wanted), end = text.find(found);
+        problem.id == other_type && begin != std::string_view::npos && end != std::string_view::npos)
+        return fmt::format("a value of it is {} where there has to be {}", text.substr(end + found.size()),
+                           text.substr(begin + wanted.size(), end - begin - wanted.size()));
+    return fmt::format("it does not hold what it should ({})", text);
+}
+
+void throw_unfit_json(std::string_view where, const json::exception& problem) {
+    throw Error(fmt::format("{}: {}", where, json_problem(problem)));
+}
+
 std::string text_field(const json& value, const char* key, std::string_view otherwise) {
     const auto* found = field(value, key);
     return found != nullptr && found->is_string() ? found->get<std::string>() : std::string(otherwise);

@@ -28,6 +28,26 @@ std::optional<nlohmann::json> try_parse_json(std::string_view text, const JsonLi
 /// follows as deep as they go. Throws Error that begins with `where`, as parse_json() does.
 nlohmann::json parse_cbor(std::string_view bytes, std::string_view where, int depth = JsonLimits().depth);
 
+/// JSON as text: on one line, or indented. Bytes that are no UTF-8, as names of files, of tensors and tokens may have
+/// them, become U+FFFD; nlohmann's own dump() throws there, after whatever work it was that made the value.
+std::string json_to_text(const nlohmann::json& value, int indent = -1);
+
+/// What nlohmann::json found, in words for users: "the key 'types' is missing", "a value is null and not an array".
+std::string json_problem(const nlohmann::json::exception& problem);
+
+[[noreturn]] void throw_unfit_json(std::string_view where, const nlohmann::json::exception& problem);
+
+/// Throws Error, "WHERE: what json_problem() says", for a value of which `read` finds a field missing or of another
+/// kind than it takes.
+template <typename Read>
+auto read_fields(std::string_view where, const Read& read) {
+    try {
+        return read();
+    } catch (const nlohmann::json::exception& problem) {
+        throw_unfit_json(where, problem);
+    }
+}
+
 /// A field of an object where it is there and of that kind, else `otherwise`. Never throws, whatever the value is.
 std::string text_field(const nlohmann::json& value, const char* key, std::string_view otherwise = "");
 double number_field(const nlohmann::json& value, const char* key, double otherwise = 0.0);

@@ -9,6 +9,7 @@ namespace cerebellum {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::Not;
 using ::testing::ThrowsMessage;
 
 std::string nested(int depth) {
@@ -84,6 +85,30 @@ TEST(JsonText, that_is_none_is_an_error_of_one_line) {
                     ThrowsMessage<Error>(HasSubstr("some.json: it is no valid JSON")));
         EXPECT_FALSE(try_parse_json(text)) << text;
     }
+}
+
+TEST(JsonText, writes_whatever_bytes_a_name_has) {
+    const nlohmann::json value = {{"na\xffme", "x\xfey"}, {"list", {1, "\xc3"}}};
+    EXPECT_EQ(json_to_text(value), "{\"list\":[1,\"\uFFFD\"],\"na\uFFFDme\":\"x\uFFFDy\"}");
+    EXPECT_EQ(json_to_text(nlohmann::json{{"a", 1}}, 2), "{\n  \"a\": 1\n}");
+}
+
+TEST(JsonText, has_words_of_its_own_for_what_does_not_fit) {
+    const nlohmann::json value = {{"a", nullptr}, {"list", {1}}};
+    const auto said = [&](const auto& read) {
+        try {
+            read_fields("some.json", read);
+        } catch (const Error& error) {
+            return std::string(error.what());
+        }
+        return std::string();
+    };
+    EXPECT_EQ(said([&] { value.at("types"); }), "some.json: the key 'types' is missing");
+    EXPECT_EQ(said([&] { value.at("list").at(3); }), "some.json: a list in it is too short");
+    EXPECT_EQ(said([&] { value.at("a").get<std::string>(); }),
+              "some.json: a value of it is null where there has to be string");
+    EXPECT_THAT(said([&] { value.at("a").at("b"); }), Not(HasSubstr("exception")));
+    EXPECT_EQ(read_fields("x", [&] { return value.at("list").at(0).get<int>(); }), 1);
 }
 
 TEST(JsonText, fields_of_another_kind_are_not_there) {

@@ -75,6 +75,15 @@ std::string visible_lines(std::string_view text) {
     return made_visible(text, true);
 }
 
+bool is_utf8(std::string_view text) {
+    while (!text.empty()) {
+        const auto size = first_character(text).size;
+        if (size == 0) return false;
+        text.remove_prefix(size);
+    }
+    return true;
+}
+
 std::string_view cut_utf8(std::string_view text, std::size_t bytes) {
     if (text.size() <= bytes) return text;
     while (bytes > 0 && (static_cast<unsigned char>(text[bytes]) & 0xC0U) == 0x80) --bytes;

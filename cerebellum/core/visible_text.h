@@ -15,6 +15,9 @@ std::string visible(std::string_view text);
 /// escaped can only stand in its strings.
 std::string visible_lines(std::string_view text);
 
+/// Whether all of it is UTF-8, as JSON has to be.
+bool is_utf8(std::string_view text);
+
 /// At most so many bytes of the text, cut between two characters of UTF-8.
 std::string_view cut_utf8(std::string_view text, std::size_t bytes);
 

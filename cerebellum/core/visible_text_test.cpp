@@ -33,6 +33,12 @@ TEST(VisibleText, shows_what_a_terminal_would_obey) {
     EXPECT_EQ(visible_lines("a\n\033b\r\n"), "a\n\\u001bb\\r\n");
 }
 
+TEST(VisibleText, tells_utf_8_from_other_bytes) {
+    for (const std::string text : {"", "plain", "\x1b", "ä€😀"}) EXPECT_TRUE(is_utf8(text)) << text;
+    for (const std::string text : {"\xff", "a\xc3", "\xc0\x80", "\xed\xa0\x80", "ok \x80"})
+        EXPECT_FALSE(is_utf8(text)) << visible(text);
+}
+
 TEST(VisibleText, shows_what_is_no_utf_8) {
     EXPECT_EQ(visible("a\xFF"
                       "b"),

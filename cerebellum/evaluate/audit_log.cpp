@@ -25,7 +25,7 @@ constexpr auto format_name = "cerebellum-eval";
 
 /// Bytes of model output need not be UTF-8.
 std::string line_of(const json& value) {
-    return value.dump(-1, ' ', false, json::error_handler_t::replace) + "\n";
+    return json_to_text(value) + "\n";
 }
 
 /// Whether the fields that are there are of the kind that everybody who reads a log takes them for.
@@ -89,7 +89,8 @@ void expect_same(const json& stored, const json& wanted, const std::filesystem::
             throw Error(
                 fmt::format("{} holds answers of another run: its {} is {} and now it is {}; give --out another "
                             "folder, or delete it",
-                            path.string(), key, stored.contains(key) ? stored[key].dump() : "not given", value.dump()));
+                            path.string(), key, stored.contains(key) ? json_to_text(stored[key]) : "not given",
+                            json_to_text(value)));
 }
 
 json with_format(json header) {

@@ -24,7 +24,7 @@ std::string reason_of(const std::string& body) {
     std::string reason = body;
     if (const auto parsed = try_parse_json(body); parsed && parsed->is_object() && parsed->contains("error")) {
         const auto& error = (*parsed)["error"];
-        reason = error.is_object() ? text_field(error, "message", body) : error.dump();
+        reason = error.is_object() ? text_field(error, "message", body) : json_to_text(error);
     }
     constexpr std::size_t enough = 200;
     reason = cut_utf8(reason, enough);
@@ -140,7 +140,7 @@ ChatReply ChatClient::ask(const std::string& message) const {
                           {"stream", false},
                           {"chat_template_kwargs", {{"enable_thinking", settings_.thinking}}}};
     const auto begun = Clock::now();
-    const auto body = exchange("/chat/completions", request.dump(-1, ' ', false, json::error_handler_t::replace));
+    const auto body = exchange("/chat/completions", json_to_text(request));
     const auto refuse = [&] {
         return BadReply(fmt::format("{} gave no chat completion: {}", url_.origin(), reason_of(body)));
     };

@@ -11,6 +11,7 @@
 #include "cerebellum/core/compressed_file.h"
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/hash.h"
+#include "cerebellum/core/json_text.h"
 #include "cerebellum/evaluate/answer_parser.h"
 #include "cerebellum/evaluate/question_limits.h"
 
@@ -275,9 +276,7 @@ void judge_code(nlohmann::json& record, const CodeTask& task, const Sandbox& san
 std::string evalplus_samples(const std::vector<nlohmann::json>& records) {
     std::string lines;
     for (const auto& record : records)
-        lines += nlohmann::json{{"task_id", record.at("id")}, {"solution", record.at("parsed")}}.dump(
-                     -1, ' ', false, nlohmann::json::error_handler_t::replace) +
-                 "\n";
+        lines += json_to_text(nlohmann::json{{"task_id", record.at("id")}, {"solution", record.at("parsed")}}) + "\n";
     return lines;
 }
 

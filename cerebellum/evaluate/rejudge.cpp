@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "cerebellum/core/error.h"
+#include "cerebellum/core/json_text.h"
 
 namespace cerebellum {
 
@@ -25,7 +26,7 @@ Rejudgement rejudge(AuditFile& log, const std::function<void(nlohmann::json&)>& 
             throw Error(
                 fmt::format("question '{}' has no raw answer; only chats and programs can be judged again", id));
         const auto before = record;
-        judge(record);
+        read_fields(fmt::format("question '{}'", id), [&] { judge(record); });
         if (record["parsed"] != before.value("parsed", "") || record["correct"] != before.value("correct", false))
             result.changed.push_back(id);
     }

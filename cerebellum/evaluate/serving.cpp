@@ -59,7 +59,8 @@ ServedRequest serve(const std::string& url, const std::string& prompt, int max_t
     HttpLimits limits;
     limits.seconds = 3600.0;
     limits.body_bytes = std::size_t{1} << 30U;
-    const auto reply = http_exchange(parse_url(url, "the server"), "/completion", request.dump(), "", limits, receive);
+    const auto reply =
+        http_exchange(parse_url(url, "the server"), "/completion", json_to_text(request), "", limits, receive);
     served.seconds = seconds_since(begun);
     if (reply.end != HttpReply::End::answered || reply.status != 200)
         throw Error(fmt::format("{} did not answer under load: {}", url,

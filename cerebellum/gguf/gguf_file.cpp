@@ -21,6 +21,7 @@
 #include "cerebellum/core/digest_memory.h"
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/json_text.h"
+#include "cerebellum/core/lfs_pointer.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/gguf/gguf_write.h"
 #include "cerebellum/gguf/header_check.h"
@@ -84,8 +85,7 @@ std::string printable(std::string text) {
 
 /// dump() of a string that is no UTF-8 throws; such strings exist among tokens.
 json json_string(std::string_view text) {
-    return parse_json(json(text).dump(-1, ' ', false, json::error_handler_t::replace), "a string",
-                      {.bytes = std::numeric_limits<std::size_t>::max()});
+    return parse_json(json_to_text(json(text)), "a string", {.bytes = std::numeric_limits<std::size_t>::max()});
 }
 
 template <typename T>
@@ -206,6 +206,7 @@ void Part::map() {
 }
 
 void Part::parse() {
+    check_no_lfs_pointer(path_, {reinterpret_cast<const char*>(mapping_), size_});
     const auto magic_size = std::min<std::uint64_t>(size_, 4);
     if (std::memcmp(mapping_, GGUF_MAGIC, magic_size) != 0)
         refuse(
@@ -221,6 +222,7 @@ void Part::parse() {
     if (const auto problem = check_header({mapping_, size_})) {
         if (problem->cut_short)
             refuse(fmt::format("it ends inside the header ({}); the download may be incomplete", problem->reason));
+        if (problem->foreign) refuse(problem->reason);
         refuse(fmt::format("its header is damaged ({}); fetch or convert the model again", problem->reason));
     }
     const LogCapture log;

@@ -13,6 +13,8 @@
 #include <unordered_set>
 #include <utility>
 
+#include "cerebellum/core/visible_text.h"
+
 namespace cerebellum {
 
 namespace {
@@ -58,8 +60,10 @@ class Walk {
     }
 
   private:
-    [[noreturn]] static void damaged(std::string reason) { throw HeaderProblem{false, std::move(reason)}; }
-    [[noreturn]] static void cut_short(std::string_view what) { throw HeaderProblem{true, fmt::format("in {}", what)}; }
+    [[noreturn]] static void damaged(std::string reason) { throw HeaderProblem{false, false, std::move(reason)}; }
+    [[noreturn]] static void cut_short(std::string_view what) {
+        throw HeaderProblem{true, false, fmt::format("in {}", what)};
+    }
 
     std::uint64_t remaining() const { return file_.size() - position_; }
     std::uint64_t padded(std::uint64_t size) const { return (size + alignment_ - 1) / alignment_ * alignment_; }
@@ -143,14 +147,15 @@ class Walk {
     void tensor(std::uint64_t index, std::unordered_set<std::string_view>& known, std::uint64_t& expected) {
         const auto text = name(fmt::format("tensor {}", index), GGML_MAX_NAME - 1, known);
         const std::string what = fmt::format("tensor {}", printable(text));
+        // Journals and recipes know tensors by their names, and are JSON.
+        if (!is_utf8(text)) damaged(fmt::format("the name of tensor {} ({}) is no UTF-8", index, visible(text)));
         const auto n_dims = number<std::uint32_t>(what);
         if (n_dims > GGML_MAX_DIMS)
             damaged(fmt::format("{} has {} dimensions; {} are the most", what, n_dims, GGML_MAX_DIMS));
         std::array<std::int64_t, GGML_MAX_DIMS> shape = {1, 1, 1, 1};
         for (std::uint32_t i = 0; i < n_dims; ++i) shape[i] = number<std::int64_t>(what);
         const auto type = number<std::int32_t>(what);
-        if (type < 0 || type >= GGML_TYPE_COUNT || ggml_blck_size(static_cast<ggml_type>(type)) <= 0)
-            damaged(fmt::format("{} has the type {}, which ggml does not know", what, type));
+        check_type(what, type);
         const std::uint64_t size = size_bytes(what, shape, static_cast<ggml_type>(type));
         const auto offset = number<std::uint64_t>(what);
         if (offset % alignment_ != 0)
@@ -162,6 +167,24 @@ class Walk {
         if (size > std::numeric_limits<std::int64_t>::max() - expected - 2 * largest_alignment)
             damaged(fmt::format("the tensors up to {} have an impossible size together", what));
         expected += padded(size);
+    }
+
+    static void check_type(const std::string& what, std::int32_t type) {
+        constexpr std::int32_t beyond_all_forks = 4096;
+        if (type < 0 || type >= beyond_all_forks)
+            damaged(fmt::format("{} has the type {}, which ggml does not know", what, type));
+        if (type >= GGML_TYPE_COUNT)
+            throw HeaderProblem{
+                false, true,
+                fmt::format(
+                    "{} has the type number {}, which llama.cpp does not know; ik_llama.cpp and other forks write "
+                    "such types: use a file made for llama.cpp",
+                    what, type)};
+        if (ggml_blck_size(static_cast<ggml_type>(type)) <= 0)
+            throw HeaderProblem{false, true,
+                                fmt::format("{} has the type number {}, which llama.cpp has given up; convert the "
+                                            "model again, or use a newer file of it",
+                                            what, type)};
     }
 
     static std::uint64_t size_bytes(const std::string& what, const std::array<std::int64_t, GGML_MAX_DIMS>& shape,

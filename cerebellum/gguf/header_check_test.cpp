@@ -13,6 +13,7 @@
 namespace cerebellum {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 
 /// Writes headers field by field, right ones and wrong ones.
@@ -92,6 +93,30 @@ TEST(HeaderCheck, names_keys) {
     EXPECT_THAT((Header(0, 1).key("n", GGUF_TYPE_UINT64) << std::uint32_t{9}).cut(), HasSubstr("key n"));
 }
 
+TEST(HeaderCheck, knows_types_of_other_programs_from_damage) {
+    const auto foreign = [](std::int32_t type) {
+        const auto problem = Header(1, 0).tensor("a", {256}, type, 0).data(256).check();
+        EXPECT_TRUE(problem && problem->foreign && !problem->cut_short) << type;
+        return problem ? problem->reason : "";
+    };
+    for (const auto of_ik_llama : {99, 137, 202, 397})
+        EXPECT_THAT(foreign(of_ik_llama),
+                    AllOf(HasSubstr("tensor a has the type number " + std::to_string(of_ik_llama)),
+                          HasSubstr("ik_llama.cpp"), HasSubstr("made for llama.cpp")));
+    for (const auto given_up : {4, 5, 31, 32, 33, 36, 37, 38})
+        EXPECT_THAT(foreign(given_up), HasSubstr("llama.cpp has given up"));
+    for (const auto damaged : {-1, 0x7fffffff, 70000}) {
+        const auto problem = Header(1, 0).tensor("a", {256}, damaged, 0).data(256).check();
+        EXPECT_TRUE(problem && !problem->foreign) << damaged;
+    }
+}
+
+TEST(HeaderCheck, refuses_names_of_tensors_that_are_no_utf8) {
+    EXPECT_THAT(Header(1, 0).tensor("blk.0.\xff.weight", {32}, f32, 0).data(128).damage(),
+                HasSubstr("tensor 0 (blk.0.\\xff.weight) is no UTF-8"));
+    EXPECT_FALSE(Header(1, 0).tensor("blk.0.ä.weight", {32}, f32, 0).data(128).check());
+}
+
 TEST(HeaderCheck, names_arrays) {
     const auto array = [](std::int32_t type, std::uint64_t count) {
         return Header(0, 1).key("list", GGUF_TYPE_ARRAY) << type << count;
@@ -131,9 +156,9 @@ TEST(HeaderCheck, names_tensors) {
     EXPECT_THAT(Header(1, 0).tensor(std::string(64, 'x'), {1}, f32, 0).damage(), HasSubstr("64 bytes; 63"));
     EXPECT_THAT(Header(1, 0).tensor("", {1}, f32, 0).damage(), HasSubstr("empty name"));
     EXPECT_THAT(one({1, 1, 1, 1, 1}, f32), HasSubstr("5 dimensions"));
-    EXPECT_THAT(one({32}, 1000), HasSubstr("type 1000"));
+    EXPECT_THAT(one({32}, 1000), HasSubstr("type number 1000"));
     EXPECT_THAT(one({32}, -5), HasSubstr("type -5"));
-    EXPECT_THAT(one({32}, 4), HasSubstr("type 4"));  // removed from ggml
+    EXPECT_THAT(one({32}, 4), HasSubstr("type number 4"));  // removed from ggml
     EXPECT_THAT(one({33}, GGML_TYPE_Q8_0), HasSubstr("no multiple of 32"));
     EXPECT_THAT(one({0}, f32), HasSubstr("impossible shape 0 x"));
     EXPECT_THAT(one({-32}, f32), HasSubstr("impossible shape"));

@@ -21,6 +21,8 @@
 #include <utility>
 
 #include "cerebellum/core/error.h"
+#include "cerebellum/core/file.h"
+#include "cerebellum/core/lfs_pointer.h"
 #include "cerebellum/core/quant_type.h"
 
 namespace cerebellum {
@@ -402,6 +404,8 @@ struct Journal::State {
     }
 
     void open_database(const std::string& name, int flags) {
+        check_regular(path);
+        check_no_lfs_pointer(path);
         sqlite3* handle = nullptr;
         const int code = sqlite3_open_v2(name.c_str(), &handle, flags | SQLITE_OPEN_NOMUTEX, nullptr);
         database.reset(handle);

@@ -62,7 +62,7 @@ MomentFile::MomentFile(Journal file) : file_(std::move(file)) {
                                value.at(2).get<std::int64_t>()};
     } catch (const nlohmann::json::exception& problem) {
         throw Error(fmt::format("the second moments in {} are damaged ({}); remove it to collect them again",
-                                file_.path().string(), problem.what()));
+                                file_.path().string(), json_problem(problem)));
     }
 }
 
@@ -70,7 +70,7 @@ void MomentFile::set_inputs(std::map<std::string, InputMoments> inputs) {
     inputs_ = std::move(inputs);
     auto json = nlohmann::json::object();
     for (const auto& [weight, input] : inputs_) json[weight] = {input.input, input.n_cols, input.n_matrices};
-    file_.put_meta("inputs", json.dump());
+    file_.put_meta("inputs", json_to_text(json));
 }
 
 bool MomentFile::has(const std::string& input, std::int64_t matrix) const {

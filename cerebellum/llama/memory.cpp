@@ -7,7 +7,10 @@
 #include <memory>
 
 #include "cerebellum/core/error.h"
+#include "cerebellum/core/ggml_abort.h"
 #include "cerebellum/core/ggml_device.h"
+#include "cerebellum/gguf/gguf_file.h"
+#include "cerebellum/gguf/model_check.h"
 #include "cerebellum/llama/context.h"
 #include "cerebellum/llama/log.h"
 #include "cerebellum/llama/memory_breakdown.h"
@@ -48,7 +51,9 @@ ServingMemory serving_memory(const std::filesystem::path& model, const ServingSe
     context_params.type_k = context_params.type_v = setup.cache_type;
     context_params.offload_kqv = context_params.op_offload = !on_cpu;
 
+    check_model(GgufFile::open_header(model));
     const LogCapture log;
+    const AbortBlame blame(model.native());
     const std::unique_ptr<llama_model, void (*)(llama_model*)> loaded(
         llama_model_load_from_file(model.c_str(), model_params), llama_model_free);
     if (!loaded)

@@ -10,8 +10,11 @@
 #include <utility>
 
 #include "cerebellum/core/error.h"
+#include "cerebellum/core/ggml_abort.h"
 #include "cerebellum/core/ggml_device.h"
 #include "cerebellum/core/mapped_memory.h"
+#include "cerebellum/gguf/gguf_file.h"
+#include "cerebellum/gguf/model_check.h"
 #include "cerebellum/llama/context.h"
 #include "cerebellum/llama/log.h"
 
@@ -63,6 +66,7 @@ Model Model::load_to_run(const std::filesystem::path& path, const RunPlace& plac
             devices.push_back(device);
     devices.push_back(nullptr);
     if (place.on_cpu() || !place.devices.empty()) params.devices = devices.data();
+    if (!place.on_cpu()) note_device_use();
     params.n_gpu_layers = place.gpu_layers;
     params.use_extra_bufts = place.repack;
     auto model = load_with(path, params, place.on_cpu() ? "" : describe(place));
@@ -72,10 +76,12 @@ Model Model::load_to_run(const std::filesystem::path& path, const RunPlace& plac
 
 Model Model::load_with(const std::filesystem::path& path, const llama_model_params& params, const std::string& place) {
     initialise_once();
+    check_model(GgufFile::open_header(path));
     Model result;
     result.path_ = path;
     {
         const LogCapture log;
+        const AbortBlame blame(path.native());
         result.model_.reset(llama_model_load_from_file(path.c_str(), params));
         if (!result.model_) {
             const auto reason = log.first_error("llama.cpp gave no reason");
@@ -202,6 +208,7 @@ void LlamaContextFree::operator()(llama_context* context) const {
 
 LlamaContext make_context(const Model& model, const llama_context_params& params) {
     const LogCapture log;
+    const AbortBlame blame(model.path().native());
     LlamaContext context(llama_init_from_model(model.handle(), params));
     if (!context)
         throw Error(fmt::format("cannot evaluate {} with a context of {} tokens: {}{}", model.path().string(),

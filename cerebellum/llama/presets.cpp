@@ -9,6 +9,7 @@
 #include <sstream>
 
 #include "cerebellum/core/error.h"
+#include "cerebellum/core/ggml_abort.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/llama/log.h"
 
@@ -101,6 +102,7 @@ QuantizeOutcome dry_run(const std::filesystem::path& model, const QuantizeReques
     if (request.has_imatrix) params.imatrix = some_imatrix;
 
     const LogCapture log;
+    const AbortBlame blame(model.native());
     if (llama_model_quantize(model.c_str(), "", &params) != 0)
         throw Error(fmt::format("llama.cpp cannot quantize {}: {}", model.string(), log.last_error("no reason given")));
     // "[   1/  47] token_embd.weight - [ 64, 512, 1, 1], type = f16, size = 0.06 MiB -> 0.03 MiB (q8_0)"; warnings

@@ -9,6 +9,7 @@
 #include <unordered_map>
 
 #include "cerebellum/core/error.h"
+#include "cerebellum/core/ggml_abort.h"
 #include "cerebellum/llama/context.h"
 #include "cerebellum/llama/log.h"
 
@@ -56,6 +57,7 @@ struct Recorder::State {
         WindowBatch window(n_tokens);
         std::ranges::copy(tokens, window.batch().token);
         const LogCapture log;
+        const AbortBlame blame(model->path().native());
         llama_memory_clear(llama_get_memory(context.get()), true);
         const int status = llama_decode(context.get(), window.batch());
         // 2 is llama_decode's answer to an abort; anything else means that no graph came to be.

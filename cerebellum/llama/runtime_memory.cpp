@@ -8,6 +8,9 @@
 #include <memory>
 
 #include "cerebellum/core/error.h"
+#include "cerebellum/core/ggml_abort.h"
+#include "cerebellum/gguf/gguf_file.h"
+#include "cerebellum/gguf/model_check.h"
 #include "cerebellum/llama/context.h"
 #include "cerebellum/llama/log.h"
 #include "cerebellum/llama/memory_breakdown.h"
@@ -20,6 +23,7 @@ using ModelWithoutWeights = std::unique_ptr<llama_model, void (*)(llama_model*)>
 
 ModelWithoutWeights load_without_weights(const std::filesystem::path& file, int gpu_layers, const LogCapture& log) {
     llama_backend_init();
+    check_model(GgufFile::open_header(file));
     auto params = llama_model_default_params();
     ggml_backend_dev_t no_devices[] = {nullptr};
     if (gpu_layers == 0) params.devices = no_devices;
@@ -44,6 +48,7 @@ std::string device_of(ggml_backend_buffer_type_t type) {
 
 std::vector<DeviceMemory> runtime_memory(const std::filesystem::path& file, const RuntimeShape& shape) {
     const LogCapture log;
+    const AbortBlame blame(file.native());
     const auto model = load_without_weights(file, shape.gpu_layers, log);
     auto params = llama_context_default_params();
     params.n_ctx = static_cast<std::uint32_t>(shape.context);
@@ -73,6 +78,7 @@ std::vector<DeviceMemory> runtime_memory(const std::filesystem::path& file, cons
 
 int trained_context(const std::filesystem::path& file) {
     const LogCapture log;
+    const AbortBlame blame(file.native());
     return llama_model_n_ctx_train(load_without_weights(file, 0, log).get());
 }
 

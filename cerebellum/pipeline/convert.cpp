@@ -19,6 +19,7 @@
 #include "cerebellum/core/file.h"
 #include "cerebellum/core/hash.h"
 #include "cerebellum/core/json_text.h"
+#include "cerebellum/core/lfs_pointer.h"
 #include "cerebellum/core/temporary_name.h"
 #include "cerebellum/gguf/gguf_file.h"
 
@@ -35,7 +36,7 @@ constexpr const char* requirements = "requirements.txt";
 class FolderLock {
   public:
     FolderLock(const fs::path& path, Progress& progress) {
-        descriptor_ = ::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
+        descriptor_ = ::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC | O_NONBLOCK, 0666);
         if (descriptor_ < 0) throw Error(fmt::format("cannot write {}: {}", path.string(), std::strerror(errno)));
         if (::flock(descriptor_, LOCK_EX | LOCK_NB) == 0) return;
         progress.info("Another process is installing the converter's packages; waiting for it.");
@@ -126,18 +127,16 @@ void check_folder(const fs::path& folder) {
     if (!is_hugging_face_folder(folder))
         throw UsageError(
             fmt::format("{} has no config.json, so it is not the folder of a Hugging Face model", folder.string()));
+    bool has_weights = false;
     for (const auto& entry : fs::directory_iterator(folder)) {
+        // Any shard may be a pointer, and so may the tokenizer's files.
+        check_no_lfs_pointer(entry.path());
         const auto ending = entry.path().extension();
-        if (ending == ".safetensors" || ending == ".bin" || ending == ".pt" || ending == ".pth") {
-            if (fs::file_size(entry.path(), code) < 1024 &&
-                read_file(entry.path()).starts_with("version https://git-lfs"))
-                throw Error(fmt::format("{} is only a pointer to the weights; fetch them with 'git lfs pull'",
-                                        entry.path().string()));
-            return;
-        }
+        has_weights |= ending == ".safetensors" || ending == ".bin" || ending == ".pt" || ending == ".pth";
     }
-    throw Error(
-        fmt::format("{} has no weights (*.safetensors or *.bin) in it; download the whole model", folder.string()));
+    if (!has_weights)
+        throw Error(
+            fmt::format("{} has no weights (*.safetensors or *.bin) in it; download the whole model", folder.string()));
 }
 
 /// What the converter may read: names and contents of the folder's files, links followed. What lies in folders in it is
@@ -170,7 +169,7 @@ class ConversionRecord {
     void write(const std::string& folder, Progress& progress) const {
         const nlohmann::json record = {{"folder_sha256", folder},
                                        {"fingerprint", GgufFile::open(gguf_).fingerprint(progress)}};
-        write_file_atomically(path_, record.dump(2) + "\n");
+        write_file_atomically(path_, json_to_text(record, 2) + "\n");
     }
 
   private:

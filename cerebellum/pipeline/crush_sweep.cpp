@@ -92,7 +92,7 @@ Estimate baseline_kld(Session& session, const fs::path& file, Progress& progress
     const auto scores =
         score_files(session.model(), files, session.measured_windows(), session.threads(), progress, session.place());
     const auto kld = summarize(scores.front()).kld;
-    session.journal().put_artifact(key, json{kld.mean, kld.error}.dump());
+    session.journal().put_artifact(key, json_to_text(json{kld.mean, kld.error}));
     return kld;
 }
 
@@ -249,7 +249,7 @@ class Crusher {
             stored.push_back({score.count, score.reference_nll});
             score.nll = score.reference_nll;
         }
-        session_.journal().put_artifact("baseline_nll", stored.dump());
+        session_.journal().put_artifact("baseline_nll", json_to_text(stored));
         return summarize(scores);
     }
 

@@ -167,7 +167,7 @@ void write_derivation(const fs::path& path, const DerivationInputs& inputs, Prog
                                   {"digest", {{"sha256", content_sha256(inputs.file, progress)}}}}})},
         {"predicateType", predicate_type},
         {"predicate", predicate}};
-    write_file_atomically(path, statement.dump(2) + "\n");
+    write_file_atomically(path, json_to_text(statement, 2) + "\n");
 }
 
 bool DerivationReport::verified() const {

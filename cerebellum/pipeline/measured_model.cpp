@@ -16,7 +16,7 @@ MeasuredModel open_measured(const std::filesystem::path& model, const std::files
     if (!fields.contains("measuring") || fields.at("measuring") != measuring_version)
         throw Error(fmt::format(
             "{} was measured in another way by another version; measure again with another --journal", path.string()));
-    if (fields.at("model") != source.fingerprint())
+    if (const auto of = fields.find("model"); of == fields.end() || of->second != source.fingerprint())
         throw Error(fmt::format("{} was measured on another model than {}; name the right journal or measure again",
                                 path.string(), model.string()));
     auto imatrix = imatrix_from_journal(journal);

@@ -11,6 +11,7 @@
 #include "cerebellum/core/digest_memory.h"
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/file.h"
+#include "cerebellum/core/json_text.h"
 #include "cerebellum/core/output_lock.h"
 #include "cerebellum/core/temporary_name.h"
 #include "cerebellum/evaluate/built_file.h"
@@ -310,7 +311,7 @@ void write(const Job& job, Field& field, const fs::path& built) {
         write_imatrix(options.imatrix_out.empty() ? imatrix_path(options.output) : options.imatrix_out,
                       field.winners_session(job.session).imatrix());
         result.stages = job.session.times().stages();
-        write_file_atomically(results_path(options.output), to_json(result).dump(2) + "\n");
+        write_file_atomically(results_path(options.output), json_to_text(to_json(result), 2) + "\n");
         fs::rename(built, options.output);
     }
     if (field.scaled_model) field.scaled_model->discard_file();

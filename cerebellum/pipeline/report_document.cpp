@@ -15,6 +15,7 @@
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/core/quoting.h"
 #include "cerebellum/core/tensor_name.h"
+#include "cerebellum/core/visible_text.h"
 #include "cerebellum/gguf/gguf_file.h"
 #include "cerebellum/journal/digest.h"
 #include "cerebellum/journal/journal.h"
@@ -61,7 +62,14 @@ class Numbering {
         if (is_new) list_.push_back({{"name", type_name(type)}, {"bits", bits_per_weight(type.type)}});
         return entry->second;
     }
-    std::size_t tensor(const std::string& name) const { return tensors_.at(name); }
+    /// Throws Error for a name that a journal or recipe has and the model has not.
+    std::size_t tensor(const std::string& name) const {
+        const auto found = tensors_.find(name);
+        if (found == tensors_.end())
+            throw Error(
+                fmt::format("the model has no tensor {}, which there are figures of; measure again", visible(name)));
+        return found->second;
+    }
     bool has_tensor(const std::string& name) const { return tensors_.contains(name); }
     const json& types() const { return list_; }
 

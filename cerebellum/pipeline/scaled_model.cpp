@@ -8,6 +8,7 @@
 #include "cerebellum/build/build_gguf.h"
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/hash.h"
+#include "cerebellum/core/json_text.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/core/size.h"
 #include "cerebellum/quantize/scale_rows.h"
@@ -53,7 +54,7 @@ ScalingSearch find_scaling(Session& session, Progress& progress) {
     const auto name = artifact_name(session);
     if (const auto stored = session.journal().get_artifact(name)) return scaling_search_from_json(*stored);
     auto search = search_scaling(session, progress);
-    session.journal().put_artifact(name, to_json(search).dump());
+    session.journal().put_artifact(name, json_to_text(to_json(search)));
     return search;
 }
 
@@ -62,7 +63,7 @@ ScaledModel::ScaledModel(Session& original, std::span<const ChannelScaling> scal
     for (const auto& scaling : scalings) list.push_back(to_json(scaling));
     constexpr std::size_t digits = 12;
     const auto stem = fmt::format("{}.scaled-{}", original.options().journal.string(),
-                                  sha256(list.dump() + original.source().fingerprint()).substr(0, digits));
+                                  sha256(json_to_text(list) + original.source().fingerprint()).substr(0, digits));
     file_ = stem + ".gguf";
     auto imatrix = scaled_imatrix(original.imatrix(), scalings);
     write_copy(original, scalings, file_, progress);

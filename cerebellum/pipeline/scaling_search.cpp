@@ -290,7 +290,7 @@ ScalingSearch scaling_search_from_json(std::string_view text) {
             value.at("judged_error").get_to(finding.judged_error);
         }
     } catch (const nlohmann::json::exception& error) {
-        throw Error(fmt::format("the scales in the journal are damaged: {}", error.what()));
+        throw Error(fmt::format("the scales in the journal are damaged: {}", json_problem(error)));
     }
     return search;
 }

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cerebellum/core/error.h"
+#include "cerebellum/core/json_text.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/core/quoting.h"
 
@@ -113,7 +114,7 @@ ModelfileParts modelfile_parts(const GgufFile& file, int context) {
         if (metadata.contains(key) && metadata[key].is_number())
             parts.parameters.emplace_back(parameter, metadata[key].is_number_float()
                                                          ? fmt::format("{:g}", metadata[key].get<double>())
-                                                         : metadata[key].dump());
+                                                         : json_to_text(metadata[key]));
     parts.license = file.string_value("general.license").value_or("");
     return parts;
 }

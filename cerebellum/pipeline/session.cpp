@@ -78,7 +78,7 @@ Imatrix deserialize_imatrix(std::string_view bytes) {
         json.at("chunk_size").get_to(imatrix.chunk_size);
         return imatrix;
     } catch (const nlohmann::json::exception& error) {
-        throw Error(fmt::format("the importance matrix in the journal is damaged: {}", error.what()));
+        throw Error(fmt::format("the importance matrix in the journal is damaged: {}", json_problem(error)));
     }
 }
 
@@ -164,7 +164,7 @@ std::string serialize(std::span<const TensorInfo> tensors) {
                         {"shape", tensor.shape},
                         {"dimensions", tensor.n_dims},
                         {"bytes", tensor.size_bytes}});
-    return list.dump();
+    return json_to_text(list);
 }
 
 namespace {
@@ -206,7 +206,8 @@ std::vector<TensorInfo> tensors_from_journal(const Journal& journal) {
                                         journal.path().string(), visible(tensor.name)));
         }
     } catch (const nlohmann::json::exception& error) {
-        throw Error(fmt::format("{}: the model's tensors are damaged: {}", journal.path().string(), error.what()));
+        throw Error(
+            fmt::format("{}: the model's tensors are damaged: {}", journal.path().string(), json_problem(error)));
     }
     return tensors;
 }

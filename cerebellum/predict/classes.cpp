@@ -10,6 +10,7 @@
 #include "cerebellum/core/encoding.h"
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/quant_type.h"
+#include "cerebellum/core/visible_text.h"
 
 namespace cerebellum {
 
@@ -94,7 +95,11 @@ BytesSaved bytes_saved_of(std::span<const TensorInfo> tensors) {
     std::map<std::string, TensorInfo> by_name;
     for (const auto& tensor : tensors) by_name[tensor.name] = tensor;
     return [by_name = std::move(by_name)](const std::string& name, ggml_type type) {
-        const auto& tensor = by_name.at(name);
+        const auto found = by_name.find(name);
+        if (found == by_name.end())
+            throw Error(fmt::format("the journal has figures of {}, which its model does not have; measure again",
+                                    visible(name)));
+        const auto& tensor = found->second;
         return static_cast<double>(tensor.size_bytes) -
                static_cast<double>(type_size_bytes(type, tensor.row_length(), tensor.n_rows()));
     };

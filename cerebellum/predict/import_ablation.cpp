@@ -107,17 +107,17 @@ class AblationReader {
     }
     std::string text(const std::string& place, const json& value) const {
         if (!value.is_string() || value.get_ref<const std::string&>().empty())
-            refuse(fmt::format("{}: {} is no name", place, value.dump()));
+            refuse(fmt::format("{}: {} is no name", place, json_to_text(value)));
         return value.get<std::string>();
     }
     double number(const std::string& place, const json& value) const {
         if (!value.is_number() || !std::isfinite(value.get<double>()))
-            refuse(fmt::format("{} is {}, which is no number", place, value.dump()));
+            refuse(fmt::format("{} is {}, which is no number", place, json_to_text(value)));
         return value.get<double>();
     }
     double positive(const std::string& place, const json& value) const {
         const double result = number(place, value);
-        if (result <= 0.0) refuse(fmt::format("{} is {}, and a perplexity is more than 0", place, value.dump()));
+        if (result <= 0.0) refuse(fmt::format("{} is {}, and a perplexity is more than 0", place, json_to_text(value)));
         return result;
     }
 
@@ -246,7 +246,7 @@ std::vector<std::string> read_ablation_plan(const std::filesystem::path& path) {
             name = &*found;
         }
         if (!name->is_string() || name->get_ref<const std::string&>().empty())
-            refuse(fmt::format("entry {} is no name of a tensor: {}", number, entry.dump()));
+            refuse(fmt::format("entry {} is no name of a tensor: {}", number, json_to_text(entry)));
         if (std::ranges::find(names, name->get_ref<const std::string&>()) != names.end())
             refuse(fmt::format("entry {} lists {} again", number, name->get<std::string>()));
         names.push_back(name->get<std::string>());

@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cerebellum/core/error.h"
+#include "cerebellum/core/json_text.h"
 
 namespace cerebellum {
 
@@ -30,7 +31,7 @@ std::string escaped(std::string_view text) {
 /// JSON that nothing in it can end the script element that it stands in.
 std::string inside_script(const nlohmann::json& document) {
     // File names need not be UTF-8.
-    const auto text = document.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+    const auto text = json_to_text(document);
     std::string result;
     result.reserve(text.size());
     for (const char c : text)
