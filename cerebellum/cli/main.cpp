@@ -12,6 +12,7 @@
 #include "cerebellum/cli/defaults.h"
 #include "cerebellum/cli/terminal.h"
 #include "cerebellum/core/error.h"
+#include "cerebellum/core/leftovers.h"
 #include "cerebellum/core/processor.h"
 #include "cerebellum/core/visible_text.h"
 #include "cerebellum/llama/log.h"
@@ -72,12 +73,15 @@ void on_ggml_abort(const char* message) {
         "cerebellum: the device stopped working: {}; what was measured is kept, run the same command again to go "
         "on (with less --device-memory if it ran out of it)\n",
         cerebellum::visible(line));
+    cerebellum::remove_leftovers();
     std::_Exit(exit_failure);
 }
 
-/// A message may quote names and words that are not ours.
-void complain(std::string_view message) {
-    fmt::print(stderr, "cerebellum: {}\n", cerebellum::visible(message));
+/// A message may quote names and words that are not ours. Of an interruption somebody else may have spoken already.
+int complain(int exit_code, std::string_view message) {
+    if (cerebellum::cli::work_ends(exit_code) && !message.empty())
+        fmt::print(stderr, "cerebellum: {}\n", cerebellum::visible(message));
+    return exit_code;
 }
 
 }  // namespace
@@ -88,16 +92,15 @@ int main(int argc, char** argv) {
         cerebellum::silence_llama_log();
         cerebellum::cli::stop_on_signals();
         ggml_set_abort_callback(on_ggml_abort);
-        return run(argc, argv);
+        const int code = run(argc, argv);
+        cerebellum::cli::work_ends(code);
+        return code;
     } catch (const cerebellum::UsageError& error) {
-        complain(error.what());
-        return exit_usage;
+        return complain(exit_usage, error.what());
     } catch (const std::system_error& error) {
         // Whoever read our output ('| head') has seen enough.
-        if (error.code() != std::errc::broken_pipe) complain(error.what());
-        return exit_failure;
+        return complain(exit_failure, error.code() == std::errc::broken_pipe ? "" : error.what());
     } catch (const std::exception& error) {
-        complain(error.what());
-        return exit_failure;
+        return complain(exit_failure, error.what());
     }
 }

@@ -15,6 +15,7 @@
 #include <utility>
 
 #include "cerebellum/core/error.h"
+#include "cerebellum/core/leftovers.h"
 #include "cerebellum/core/temporary_name.h"
 
 namespace cerebellum {
@@ -82,6 +83,7 @@ int open_locked(const fs::path& path) {
 
 fs::path temporary_name(fs::path path) {
     path += fmt::format(".{}{}", ::getpid(), partial);
+    remember_leftover(path);
     return path;
 }
 
