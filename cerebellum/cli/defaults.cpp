@@ -9,6 +9,7 @@
 #include <functional>
 
 #include "cerebellum/core/error.h"
+#include "cerebellum/core/file.h"
 
 namespace cerebellum::cli {
 
@@ -89,6 +90,12 @@ class Defaults final : public CLI::ConfigTOML {
 
 void add_defaults_file(CLI::App& app) {
     app.set_config("--config", users_file(), "Defaults for options that are not given (TOML; see docs/cli.md)")
+        ->check(
+            [](const std::string& file) {
+                check_regular(file);  // throws
+                return std::string();
+            },
+            "")
         ->type_name("FILE");
     app.config_formatter(std::make_shared<Defaults>(app));
 }

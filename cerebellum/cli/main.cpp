@@ -10,6 +10,7 @@
 
 #include "cerebellum/cli/commands.h"
 #include "cerebellum/cli/defaults.h"
+#include "cerebellum/cli/shortened.h"
 #include "cerebellum/cli/terminal.h"
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/leftovers.h"
@@ -80,7 +81,7 @@ void on_ggml_abort(const char* message) {
 /// A message may quote names and words that are not ours. Of an interruption somebody else may have spoken already.
 int complain(int exit_code, std::string_view message) {
     if (cerebellum::cli::work_ends(exit_code) && !message.empty())
-        fmt::print(stderr, "cerebellum: {}\n", cerebellum::visible(message));
+        fmt::print(stderr, "cerebellum: {}\n", cerebellum::visible(cerebellum::cli::shortened(message)));
     return exit_code;
 }
 

@@ -14,6 +14,7 @@
 #include <string_view>
 #include <thread>
 
+#include "cerebellum/cli/shortened.h"
 #include "cerebellum/cli/terminal_style.h"
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/leftovers.h"
@@ -86,6 +87,13 @@ std::string cut(const std::string& text, std::size_t characters) {
 }
 
 }  // namespace
+
+std::string shortened(std::string_view message) {
+    constexpr std::size_t enough = 1200, beginning = 800;
+    if (message.size() <= enough) return std::string(message);
+    // What went wrong stands in front, what to do about it behind.
+    return fmt::format("{} ... {}", cut_utf8(message, beginning), message.substr(message.size() - enough + beginning));
+}
 
 void wait_for_safe_points() {
     patient = true;
@@ -177,7 +185,7 @@ void TerminalProgress::detail(std::string_view message) {
 }
 
 void TerminalProgress::line(const std::string& text, bool last) {
-    const auto shown = visible(text);
+    const auto shown = visible(shortened(text));
     clear_line();
     // A line as wide as the terminal would wrap and could not be rewritten.
     fmt::print(stderr, "{}", rewrites_ ? cut(shown, static_cast<std::size_t>(columns_of(STDERR_FILENO) - 1)) : shown);
