@@ -156,6 +156,7 @@ Command add_ablate(CLI::App& app) {
         effort_of(*common);
         if (common->dry_run) return plan_of(*common);
         const auto group = Group::join();
+        if (group->size() > 1) wait_for_safe_points();
         if (group->rank() > 0) return assist(*group, *common);
         GroupExecutor executor(*group);  // lets the other ranks go, whatever happens here
         if (common->model.empty()) throw UsageError("model is required; see 'cerebellum ablate --help'");

@@ -122,6 +122,12 @@ std::vector<double> temperatures(const EvalChatOptions& options) {
     return result;
 }
 
+/// For --server and nobody else.
+std::string key_for_servers() {
+    const char* key = std::getenv("OPENAI_API_KEY");
+    return key != nullptr ? key : "";
+}
+
 std::vector<ChatTarget> chat_targets(const EvalChatOptions& options, Progress& progress) {
     if (options.files.empty() == options.server.empty())
         throw UsageError("give either GGUF files to serve, or the --server URL of a running server");
@@ -131,6 +137,8 @@ std::vector<ChatTarget> chat_targets(const EvalChatOptions& options, Progress& p
         ChatSettings settings;
         settings.server = options.server;
         settings.retries = options.retries;
+        settings.timeout_s = options.timeout_s;
+        settings.api_key = key_for_servers();
         const auto name = options.name.empty() ? ChatClient(settings).model_name() : options.name;
         targets.push_back({{}, {{"file", name}, {"server", options.server}, {"sha256", "unknown"}}});
     }
@@ -141,8 +149,7 @@ ChatSettings chat_settings(const EvalChatOptions& options, const EvalRunOptions&
                            std::optional<LlamaServer>& server, double temperature, Progress& progress) {
     ChatSettings settings;
     settings.server = options.server;
-    if (const char* key = std::getenv("OPENAI_API_KEY"); key != nullptr && !options.server.empty())
-        settings.api_key = key;
+    if (!options.server.empty()) settings.api_key = key_for_servers();
     settings.temperature = temperature;
     settings.max_tokens = options.max_tokens;
     settings.seed = options.seed;

@@ -12,10 +12,12 @@
 
 #include "cerebellum/cli/commands.h"
 #include "cerebellum/cli/defaults.h"
+#include "cerebellum/cli/shortened.h"
 #include "cerebellum/cli/terminal.h"
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/ggml_abort.h"
 #include "cerebellum/core/json_text.h"
+#include "cerebellum/core/leftovers.h"
 #include "cerebellum/core/processor.h"
 #include "cerebellum/core/visible_text.h"
 #include "cerebellum/llama/log.h"
@@ -68,17 +70,21 @@ int run(int argc, char** argv) {
 /// device would only fail again.
 void on_ggml_abort(const char* message) {
     fmt::print(stderr, "cerebellum: {}\n", cerebellum::abort_message(message != nullptr ? message : ""));
+    cerebellum::remove_leftovers();
     std::_Exit(exit_failure);
 }
 
-/// A message may quote names and words that are not ours.
-void complain(std::string_view message) {
-    fmt::print(stderr, "cerebellum: {}\n", cerebellum::visible(message));
+/// A message may quote names and words that are not ours. Of an interruption somebody else may have spoken already.
+int complain(int exit_code, std::string_view message) {
+    if (cerebellum::cli::work_ends(exit_code) && !message.empty())
+        fmt::print(stderr, "cerebellum: {}\n", cerebellum::visible(cerebellum::cli::shortened(message)));
+    return exit_code;
 }
 
 /// What the library promises to find words for, and did not. They are a programmer's and name no file.
-void complain_of_bug(const std::string& what) {
-    complain(
+int complain_of_bug(const std::string& what) {
+    return complain(
+        exit_failure,
         fmt::format("the program did not expect {}; this is a fault of it: please report it with the command and, "
                     "if you can, the files it was given",
                     what));
@@ -92,25 +98,22 @@ int main(int argc, char** argv) {
         cerebellum::silence_llama_log();
         cerebellum::cli::stop_on_signals();
         ggml_set_abort_callback(on_ggml_abort);
-        return run(argc, argv);
+        const int code = run(argc, argv);
+        cerebellum::cli::work_ends(code);
+        return code;
     } catch (const cerebellum::UsageError& error) {
-        complain(error.what());
-        return exit_usage;
+        return complain(exit_usage, error.what());
     } catch (const std::system_error& error) {
         // Whoever read our output ('| head') has seen enough.
-        if (error.code() != std::errc::broken_pipe) complain(error.what());
-        return exit_failure;
+        return complain(exit_failure, error.code() == std::errc::broken_pipe ? "" : error.what());
     } catch (const cerebellum::Error& error) {
-        complain(error.what());
-        return exit_failure;
+        return complain(exit_failure, error.what());
     } catch (const std::bad_alloc&) {
-        complain("there is not enough memory for this; --memory and smaller windows (--ctx) need less");
-        return exit_failure;
+        return complain(exit_failure,
+                        "there is not enough memory for this; --memory and smaller windows (--ctx) need less");
     } catch (const nlohmann::json::exception& error) {
-        complain_of_bug("a file of JSON that it reads: " + cerebellum::json_problem(error));
-        return exit_failure;
+        return complain_of_bug("a file of JSON that it reads: " + cerebellum::json_problem(error));
     } catch (const std::exception& error) {
-        complain_of_bug(error.what());
-        return exit_failure;
+        return complain_of_bug(error.what());
     }
 }

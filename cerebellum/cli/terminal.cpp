@@ -1,14 +1,23 @@
 #include "cerebellum/cli/terminal.h"
 
 #include <fmt/format.h>
+#include <semaphore.h>
 #include <signal.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <chrono>
 #include <cstdio>
+#include <cstdlib>
 #include <string_view>
+#include <thread>
 
+#include "cerebellum/cli/shortened.h"
 #include "cerebellum/cli/terminal_style.h"
+#include "cerebellum/core/error.h"
+#include "cerebellum/core/leftovers.h"
 #include "cerebellum/core/lost_pages.h"
 #include "cerebellum/core/visible_text.h"
 
@@ -16,11 +25,49 @@ namespace cerebellum::cli {
 
 namespace {
 
+sem_t stop_was_requested;
+std::atomic<bool> patient{false};
+constexpr int still_working = -1;
+std::atomic<int> ending{still_working};  // the exit code
+
 extern "C" void request_stop(int signal) {
+    const int before = errno;
     if (Progress::stop_requested.exchange(true)) {
         ::signal(signal, SIG_DFL);
         ::raise(signal);
     }
+    ::sem_post(&stop_was_requested);
+    errno = before;
+}
+
+/// Matrices of a large model are multiplied for minutes, drivers and file systems wait as long as they like, and a
+/// model's memory takes its time to be given back: no safe point is near enough everywhere. Everything that is worth
+/// keeping is on disk already.
+void end_in_time() {
+    using namespace std::chrono_literals;
+    while (::sem_wait(&stop_was_requested) != 0) {
+    }
+    std::this_thread::sleep_for(500ms);
+    if (patient) return;
+    constexpr int failure = 1;
+    try {
+        if (work_ends(failure)) NoProgress().check();
+        std::this_thread::sleep_for(200ms);  // what is left to do at the end of a program
+    } catch (const Interrupted& interruption) {
+        fmt::print(stderr, "cerebellum: {}\n", interruption.what());
+    }
+    remove_leftovers();
+    std::_Exit(ending);
+}
+
+/// A thread that takes no signals: they are to wake whoever waits in the system.
+void start_to_watch() {
+    ::sem_init(&stop_was_requested, 0, 0);
+    sigset_t all, before;
+    ::sigfillset(&all);
+    ::pthread_sigmask(SIG_SETMASK, &all, &before);
+    std::thread(end_in_time).detach();
+    ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 
 /// What waits in the system is woken: without SA_RESTART, which std::signal sets.
@@ -41,7 +88,24 @@ std::string cut(const std::string& text, std::size_t characters) {
 
 }  // namespace
 
+std::string shortened(std::string_view message) {
+    constexpr std::size_t enough = 1200, beginning = 800;
+    if (message.size() <= enough) return std::string(message);
+    // What went wrong stands in front, what to do about it behind.
+    return fmt::format("{} ... {}", cut_utf8(message, beginning), message.substr(message.size() - enough + beginning));
+}
+
+void wait_for_safe_points() {
+    patient = true;
+}
+
+bool work_ends(int exit_code) {
+    int expected = still_working;
+    return ending.compare_exchange_strong(expected, exit_code);
+}
+
 void stop_on_signals() {
+    start_to_watch();
     for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
         struct sigaction inherited {};
         ::sigaction(signal, nullptr, &inherited);
@@ -121,7 +185,7 @@ void TerminalProgress::detail(std::string_view message) {
 }
 
 void TerminalProgress::line(const std::string& text, bool last) {
-    const auto shown = visible(text);
+    const auto shown = visible(shortened(text));
     clear_line();
     // A line as wide as the terminal would wrap and could not be rewritten.
     fmt::print(stderr, "{}", rewrites_ ? cut(shown, static_cast<std::size_t>(columns_of(STDERR_FILENO) - 1)) : shown);

@@ -10,6 +10,7 @@
 #include <chrono>
 #include <csignal>
 #include <cstring>
+#include <optional>
 #include <thread>
 
 #ifdef __linux__
@@ -17,6 +18,7 @@
 #endif
 
 #include "cerebellum/core/error.h"
+#include "cerebellum/core/leftovers.h"
 
 extern char** environ;  // NOLINT(readability-redundant-declaration): not every system's unistd.h has it
 
@@ -91,6 +93,7 @@ class Child {
             ::close(output_);
             fail(command, reason);
         }
+        group_.emplace(process_);
     }
     ~Child() {
         end_all();
@@ -136,6 +139,7 @@ class Child {
     }
 
     pid_t process_ = -1;
+    std::optional<Leftover> group_;
     int output_ = -1;
 };
 

@@ -15,6 +15,7 @@
 #include <utility>
 
 #include "cerebellum/core/error.h"
+#include "cerebellum/core/leftovers.h"
 #include "cerebellum/core/lfs_pointer.h"
 #include "cerebellum/core/temporary_name.h"
 
@@ -84,6 +85,7 @@ int open_locked(const fs::path& path) {
 
 fs::path temporary_name(fs::path path) {
     path += fmt::format(".{}{}", ::getpid(), partial);
+    remember_leftover(path);
     return path;
 }
 

@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "cerebellum/core/error.h"
+#include "cerebellum/core/leftovers.h"
 
 namespace cerebellum {
 
@@ -42,11 +43,13 @@ OutputLock::OutputLock(fs::path output) : path_(lock_path(output)) {
         }
         if (::flock(descriptor_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
             ::close(std::exchange(descriptor_, -1));
-            throw Error(fmt::format("another run is writing {}; wait for it, or choose another name", output.string()));
+            throw Error(fmt::format("another run is writing {} and holds {}; wait for it, or choose another name",
+                                    output.string(), path_.string()));
         }
         // The one who held it may have removed it before the lock was ours.
         if (::fstat(descriptor_, &info) == 0 && info.st_nlink > 0) {
             was_left_finishing_ = info.st_size == static_cast<off_t>(mark.size());
+            if (!was_left_finishing_) remember_leftover(path_);
             return;
         }
         ::close(std::exchange(descriptor_, -1));
@@ -60,12 +63,14 @@ OutputLock::OutputLock(OutputLock&& other) noexcept
 
 OutputLock::~OutputLock() {
     if (descriptor_ < 0) return;
+    forget_leftover(path_);
     ::unlink(path_.c_str());  // while it is locked, so that nobody holds a lock on what has no name
     ::close(descriptor_);
 }
 
 void OutputLock::finishing() {
     if (descriptor_ < 0 || was_left_finishing_) return;
+    forget_leftover(path_);  // the mark has to be found again
     if (::pwrite(descriptor_, mark.data(), mark.size(), 0) != static_cast<ssize_t>(mark.size()) ||
         ::fsync(descriptor_) != 0)
         throw Error(fmt::format("cannot write {}: {}", path_.string(), std::strerror(errno)));

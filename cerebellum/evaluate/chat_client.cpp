@@ -129,7 +129,9 @@ std::string ChatClient::model_name() const {
     const auto models = try_parse_json(exchange("/models", ""));
     if (!models || !models->is_object() || !models->contains("data")) return "model";
     const auto& data = (*models)["data"];
-    return data.is_array() && !data.empty() ? text_field(data[0], "id", "model") : "model";
+    constexpr std::size_t longest = 200;  // it goes into tables, results and names
+    return data.is_array() && !data.empty() ? std::string(cut_utf8(text_field(data[0], "id", "model"), longest))
+                                            : "model";
 }
 
 ChatReply ChatClient::ask(const std::string& message) const {

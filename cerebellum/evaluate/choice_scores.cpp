@@ -1,11 +1,15 @@
 #include "cerebellum/evaluate/choice_scores.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cmath>
 
+#include "cerebellum/core/error.h"
 #include "cerebellum/core/hash.h"
 #include "cerebellum/core/parallel.h"
+#include "cerebellum/core/visible_text.h"
 #include "cerebellum/evaluate/llama_perplexity.h"
 #include "cerebellum/evaluate/sequence_scorer.h"
 #include "cerebellum/replay/score_kernels.h"
@@ -74,6 +78,16 @@ void add_llama_winogrande(const Model& model, const Question& question, Prepared
     }
 }
 
+/// Attention takes the square of the length in time: one question of a megabyte would keep a processor for days. What
+/// is a little longer than what the model was trained for is the user's business.
+void check_length(const Model& model, const Question& question, const ScoredSequence& sequence) {
+    constexpr int always_allowed = 8192;
+    const int most = std::max(model.trained_context(), always_allowed);
+    if (length_of(sequence) > most)
+        throw Error(fmt::format("question '{}' has {} tokens with its examples; the most are {}; leave it out",
+                                cut_utf8(question.id, 100), length_of(sequence), most));
+}
+
 Prepared prepare(const Model& model, const Question& question, std::span<const Question> examples,
                  const ChoiceSettings& settings, SequenceTask& task) {
     const auto prompt =
@@ -85,6 +99,7 @@ Prepared prepare(const Model& model, const Question& question, std::span<const Q
     for (std::size_t c = 0; c < prompt.continuations.size(); ++c) {
         const auto& context = prompt.context(c);
         ScoredSequence sequence{model.tokenize_from_start(context + prompt.continuations[c]), 0, 0};
+        check_length(model, question, sequence);
         const auto start = static_cast<int>(model.tokenize_from_start(without_trailing_blanks(context)).size());
         prepared.starts.push_back(std::clamp(start, 1, length_of(sequence) - 1));
         prepared.characters.push_back(code_points(prompt.continuations[c]) - 1);

@@ -110,6 +110,7 @@ int free_port() {
 LlamaServer::LlamaServer(const fs::path& model, const LlamaServerSettings& settings, Progress& progress)
     : executable_(find_executable(settings.executable)),
       log_(fs::temp_directory_path() / fmt::format("cerebellum-llama-server-{}-{}.log", getpid(), free_port())),
+      leftover_(log_.path()),
       port_(free_port()) {
     start(model, settings);
     try {
@@ -139,6 +140,7 @@ void LlamaServer::start(const fs::path& model, const LlamaServerSettings& settin
     }
     close(log);
     if (process_ < 0) throw Error(fmt::format("cannot start {}: {}", executable_.string(), std::strerror(errno)));
+    group_.emplace(process_);
 }
 
 void LlamaServer::wait_until_ready(int timeout_s, Progress& progress) {
@@ -175,7 +177,10 @@ std::string LlamaServer::url() const {
 }
 
 bool LlamaServer::running() {
-    if (process_ > 0 && waitpid(process_, nullptr, WNOHANG) != 0) process_ = -1;
+    if (process_ > 0 && waitpid(process_, nullptr, WNOHANG) != 0) {
+        process_ = -1;
+        group_.reset();
+    }
     return process_ > 0;
 }
 

@@ -4,9 +4,11 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 
 #include "cerebellum/core/file.h"
+#include "cerebellum/core/leftovers.h"
 #include "cerebellum/core/progress.h"
 #include "cerebellum/llama/model.h"
 
@@ -49,8 +51,10 @@ class LlamaServer {
 
     std::filesystem::path executable_;
     ScratchFile log_;
+    Leftover leftover_;
     int port_ = 0;
     pid_t process_ = -1;
+    std::optional<Leftover> group_;
 };
 
 }  // namespace cerebellum

@@ -22,6 +22,8 @@
 
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/file.h"
+#include "cerebellum/core/hash.h"
+#include "cerebellum/core/leftovers.h"
 #include "cerebellum/core/lfs_pointer.h"
 #include "cerebellum/core/quant_type.h"
 
@@ -31,17 +33,18 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int application_id = 0x43424c4d;  // "CBLM": marks an SQLite file as a journal
-constexpr int schema_version = 1;
+constexpr int schema_version = 2;
+constexpr int first_with_digests = 2;
 
 constexpr const char* schema = R"sql(
-CREATE TABLE identity (field TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE identity (field TEXT PRIMARY KEY, value TEXT NOT NULL, digest TEXT) WITHOUT ROWID;
 CREATE TABLE measurement (
     tensor TEXT NOT NULL, type TEXT NOT NULL, tier TEXT NOT NULL CHECK (tier IN ('fast', 'full')),
     counts BLOB NOT NULL, kld BLOB NOT NULL, delta_nll BLOB NOT NULL, top1_agree BLOB NOT NULL,
-    local_energy BLOB NOT NULL, local_counts BLOB NOT NULL, wall_s REAL NOT NULL,
+    local_energy BLOB NOT NULL, local_counts BLOB NOT NULL, wall_s REAL NOT NULL, digest TEXT,
     PRIMARY KEY (tensor, type, tier));
-CREATE TABLE artifact (name TEXT PRIMARY KEY, bytes BLOB NOT NULL);
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE artifact (name TEXT PRIMARY KEY, bytes BLOB NOT NULL, digest TEXT);
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL, digest TEXT) WITHOUT ROWID;
 )sql";
 
 /// Came later than the others: journals without it get it when they are opened for writing. Programs that do not know
@@ -50,15 +53,45 @@ constexpr const char* mix_schema = R"sql(
 CREATE TABLE IF NOT EXISTS mix (
     id INTEGER PRIMARY KEY, part TEXT NOT NULL, types TEXT NOT NULL, kind TEXT NOT NULL,
     counts BLOB NOT NULL, kld BLOB NOT NULL, nll BLOB NOT NULL, reference_nll BLOB NOT NULL, top1_agree BLOB NOT NULL,
-    wall_s REAL NOT NULL, UNIQUE (part, types));
+    wall_s REAL NOT NULL, digest TEXT, UNIQUE (part, types));
 )sql";
 /// Likewise.
 constexpr const char* unusable_schema = R"sql(
 CREATE TABLE IF NOT EXISTS unusable (
     tensor TEXT NOT NULL, type TEXT NOT NULL, tier TEXT NOT NULL CHECK (tier IN ('fast', 'full')),
-    reason TEXT NOT NULL, PRIMARY KEY (tensor, type, tier)) WITHOUT ROWID;
+    reason TEXT NOT NULL, digest TEXT, PRIMARY KEY (tensor, type, tier)) WITHOUT ROWID;
 )sql";
+constexpr std::string_view measurement_columns =
+    "tensor, type, tier, counts, kld, delta_nll, top1_agree, local_energy, local_counts, wall_s";
 constexpr std::string_view mix_columns = "part, types, kind, counts, kld, nll, reference_nll, top1_agree, wall_s";
+constexpr std::string_view unusable_columns = "tensor, type, tier, reason";
+
+/// Every row holds a digest of its table's name and its columns: SQLite notices a page that is no page any more, but
+/// not a figure that has become another one on the way.
+struct Table {
+    std::string_view name, columns;
+    int n_columns;
+};
+constexpr Table identity_table{"identity", "field, value", 2};
+constexpr Table measurement_table{"measurement", measurement_columns, 10};
+constexpr Table artifact_table{"artifact", "name, bytes", 2};
+constexpr Table meta_table{"meta", "key, value", 2};
+constexpr Table mix_table{"mix", mix_columns, 9};
+constexpr Table unusable_table{"unusable", unusable_columns, 4};
+constexpr Table all_tables[] = {identity_table, measurement_table, artifact_table,
+                                meta_table,     mix_table,         unusable_table};
+
+std::string row_digest_of(const Table& table) {
+    return fmt::format("row_digest('{}', {})", table.name, table.columns);
+}
+
+/// Parameters are the columns in their order.
+std::string insertion_into(const Table& table) {
+    std::string parameters;
+    for (int i = 1; i <= table.n_columns; ++i) parameters += fmt::format("?{}, ", i);
+    return fmt::format("INSERT OR REPLACE INTO {} ({}, digest) VALUES ({}row_digest('{}', {}))", table.name,
+                       table.columns, parameters, table.name, parameters.substr(0, parameters.size() - 2));
+}
 
 struct CloseDatabase {
     void operator()(sqlite3* database) const { sqlite3_close_v2(database); }
@@ -161,6 +194,29 @@ std::string to_blob(std::span<const double> values) {
         for (int i = 0; i < 8; ++i) bytes.push_back(static_cast<char>((bits >> (8 * i)) & 0xff));
     }
     return bytes;
+}
+
+/// SQL: row_digest(table, column, ...), half of a SHA-256 in hexadecimal digits. A number may be stored as an integer.
+void row_digest(sqlite3_context* context, int n, sqlite3_value** values) {
+    try {
+        Sha256 hash;
+        for (sqlite3_value* value : std::span(values, static_cast<std::size_t>(n))) {
+            const int type = sqlite3_value_type(value);
+            if (type == SQLITE_INTEGER || type == SQLITE_FLOAT) {
+                const double number = sqlite3_value_double(value);
+                hash.update("number " + to_blob({&number, 1}));
+                continue;
+            }
+            const void* bytes = sqlite3_value_blob(value);
+            const auto size = static_cast<std::size_t>(sqlite3_value_bytes(value));
+            hash.update(fmt::format("bytes {} ", size));
+            if (size > 0) hash.update(std::string_view(static_cast<const char*>(bytes), size));
+        }
+        const auto digest = hash.finish();
+        sqlite3_result_text(context, digest.data(), static_cast<int>(digest.size() / 2), SQLITE_TRANSIENT);
+    } catch (const std::exception& problem) {
+        sqlite3_result_error(context, problem.what(), -1);
+    }
 }
 
 std::vector<double> from_blob(const fs::path& path, const std::string& bytes) {
@@ -296,8 +352,10 @@ class WriterLock {
         // Only a courtesy for the message above, so failing to write it is no failure.
         const std::string owner = fmt::format("{}\n", ::getpid());
         if (::ftruncate(descriptor_, 0) != 0 || ::pwrite(descriptor_, owner.data(), owner.size(), 0) < 0) errno = 0;
+        remember_leftover(path_);
     }
     ~WriterLock() {
+        forget_leftover(path_);
         ::unlink(path_.c_str());
         ::close(descriptor_);
     }
@@ -360,6 +418,7 @@ void extend(MixMeasurement& mix, const MixMeasurement& by) {
 struct Journal::State {
     fs::path path;
     bool writable = false;
+    int version = schema_version;
     JournalIdentity identity;
     std::function<void()> check;
     // Members go in reverse order: statements before their database, the lock last.
@@ -382,12 +441,13 @@ struct Journal::State {
         const int code = sqlite3_exec(database.get(), sql, nullptr, nullptr, nullptr);
         if (code != SQLITE_OK) fail(path, code, sqlite3_errmsg(database.get()));
     }
-    int integer(const char* sql) const {
+    void execute(const std::string& sql) const { execute(sql.c_str()); }
+    int integer(std::string_view sql) const {
         const Statement statement = prepare(sql);
         Query row = query(statement);
         return row.step() ? row.integer(0) : 0;
     }
-    std::string text(const char* sql) const {
+    std::string text(std::string_view sql) const {
         const Statement statement = prepare(sql);
         Query row = query(statement);
         return row.step() ? row.bytes(0) : std::string();
@@ -416,16 +476,19 @@ struct Journal::State {
              {std::pair{SQLITE_DBCONFIG_DEFENSIVE, 1}, std::pair{SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0},
               std::pair{SQLITE_DBCONFIG_ENABLE_TRIGGER, 0}, std::pair{SQLITE_DBCONFIG_ENABLE_VIEW, 0}})
             sqlite3_db_config(handle, option, value, nullptr);
+        sqlite3_create_function_v2(handle, "row_digest", -1, SQLITE_UTF8 | SQLITE_DETERMINISTIC | SQLITE_DIRECTONLY,
+                                   nullptr, row_digest, nullptr, nullptr, nullptr);
         // Readers and the writer meet only for moments (a checkpoint, the recovery after a crash).
         sqlite3_busy_timeout(handle, 5000);
     }
 
     /// False for a file that is still empty.
-    bool is_journal() const {
+    bool is_journal() {
         const int id = integer("PRAGMA application_id");
         if (id == 0 && integer("SELECT count(*) FROM sqlite_master") == 0) return false;
         if (id != application_id) fail(path, SQLITE_NOTADB, "an SQLite database of another program");
-        if (const int version = integer("PRAGMA user_version"); version > schema_version)
+        version = integer("PRAGMA user_version");
+        if (version > schema_version)
             throw Error(
                 fmt::format("journal {}: it has format {}, this Cerebellum knows {}; update Cerebellum or pass another "
                             "--journal",
@@ -437,47 +500,91 @@ struct Journal::State {
         // One transaction: a journal exists with its identity or not at all.
         execute("BEGIN IMMEDIATE");
         execute(schema);
-        execute(fmt::format("PRAGMA application_id = {}; PRAGMA user_version = {}", application_id, schema_version)
-                    .c_str());
-        const Statement insert = prepare("INSERT INTO identity (field, value) VALUES (?, ?)");
+        execute(fmt::format("PRAGMA application_id = {}; PRAGMA user_version = {}", application_id, schema_version));
+        version = schema_version;
+        execute(mix_schema);
+        execute(unusable_schema);
+        const Statement insert = prepare(insertion_into(identity_table));
         for (const auto& [field, value] : wanted.fields) query(insert).text(field).text(value).step();
         execute("COMMIT");
     }
 
-    /// Checks what holds the measurements and prepares everything.
+    bool has_table(std::string_view name) const {
+        return integer(fmt::format("SELECT count(*) FROM sqlite_master WHERE name = '{}'", name)) > 0;
+    }
+
+    /// One from before rows had digests gets them, and the tables that came later.
+    void add_digests() {
+        if (version >= first_with_digests) return;
+        execute("BEGIN IMMEDIATE");
+        execute(mix_schema);
+        execute(unusable_schema);
+        for (const auto& table : all_tables) {
+            if (integer(
+                    fmt::format("SELECT count(*) FROM pragma_table_info('{}') WHERE name = 'digest'", table.name)) == 0)
+                execute(fmt::format("ALTER TABLE {} ADD COLUMN digest TEXT", table.name));
+            execute(fmt::format("UPDATE {} SET digest = {}", table.name, row_digest_of(table)));
+        }
+        execute(fmt::format("PRAGMA user_version = {}", schema_version));
+        execute("COMMIT");
+        version = schema_version;
+    }
+
+    /// Whether what is there is what was written. Artifacts may be large: each is looked at when it is asked for, here
+    /// only whether the index has the names that the table has.
+    void check_rows() const {
+        if (version < first_with_digests) {
+            if (const std::string verdict = text("PRAGMA quick_check('measurement')"); verdict != "ok")
+                fail(path, SQLITE_CORRUPT, verdict);
+            return;
+        }
+        for (const auto& table : all_tables) {
+            if (!has_table(table.name)) fail(path, SQLITE_CORRUPT, fmt::format("it has no table {}", table.name));
+            if (table.name == artifact_table.name) continue;
+            if (const auto verdict = text(fmt::format("PRAGMA integrity_check('{}')", table.name)); verdict != "ok")
+                fail(path, SQLITE_CORRUPT, verdict);
+            if (integer(fmt::format("SELECT count(*) FROM {} NOT INDEXED WHERE digest IS NOT {}", table.name,
+                                    row_digest_of(table))) > 0)
+                fail(path, SQLITE_CORRUPT, fmt::format("a row of {} is not what was written", table.name));
+        }
+        constexpr auto lost =
+            "SELECT count(*) + ((SELECT count(*) FROM artifact) <> (SELECT count(*) FROM artifact NOT INDEXED)) FROM "
+            "artifact AS a NOT INDEXED WHERE NOT EXISTS "
+            "(SELECT 1 FROM artifact AS b INDEXED BY sqlite_autoindex_artifact_1 WHERE b.name = a.name AND b.rowid = "
+            "a.rowid)";
+        if (integer(lost) > 0) fail(path, SQLITE_CORRUPT, "an artifact has lost its name");
+    }
+
+    /// Checks what is there and prepares everything.
     void load() {
-        if (const std::string verdict = text("PRAGMA quick_check('measurement')"); verdict != "ok")
-            fail(path, SQLITE_CORRUPT, verdict);
+        check_rows();
         const Statement fields = prepare("SELECT field, value FROM identity");
         for (Query row = query(fields); row.step();) identity.fields.emplace(row.bytes(0), row.bytes(1));
-        const std::string columns =
-            "SELECT tensor, type, tier, counts, kld, delta_nll, top1_agree, local_energy, local_counts, wall_s "
-            "FROM measurement ";
+        const auto columns = fmt::format("SELECT {} FROM measurement ", measurement_columns);
         one = prepare(columns + "WHERE tensor = ? AND type = ? AND tier = ?");
         all = prepare(columns + "ORDER BY tensor, type, tier");
-        get_artifact = prepare("SELECT bytes FROM artifact WHERE name = ?");
+        get_artifact =
+            prepare(fmt::format("SELECT bytes, {} FROM artifact WHERE name = ?",
+                                version < first_with_digests ? "1" : "digest IS " + row_digest_of(artifact_table)));
         artifact_names = prepare("SELECT name FROM artifact ORDER BY name");
         get_meta = prepare("SELECT value FROM meta WHERE key = ?");
         all_meta = prepare("SELECT key, value FROM meta");
-        if (integer("SELECT count(*) FROM sqlite_master WHERE name = 'mix'") > 0) {
+        if (has_table("mix")) {
             find_mix = prepare(fmt::format("SELECT {} FROM mix WHERE part = ? AND types = ?", mix_columns));
             part_mixes = prepare(fmt::format("SELECT {} FROM mix WHERE part = ? ORDER BY id", mix_columns));
             all_mixes = prepare(fmt::format("SELECT {} FROM mix ORDER BY id", mix_columns));
         }
-        if (integer("SELECT count(*) FROM sqlite_master WHERE name = 'unusable'") > 0) {
-            find_unusable =
-                prepare("SELECT tensor, type, tier, reason FROM unusable WHERE tensor = ? AND type = ? ORDER BY tier");
-            all_unusable = prepare("SELECT tensor, type, tier, reason FROM unusable ORDER BY tensor, type, tier");
+        if (has_table("unusable")) {
+            const auto reasons = fmt::format("SELECT {} FROM unusable ", unusable_columns);
+            find_unusable = prepare(reasons + "WHERE tensor = ? AND type = ? ORDER BY tier");
+            all_unusable = prepare(reasons + "ORDER BY tensor, type, tier");
         }
         if (!writable) return;
-        record_unusable = prepare("INSERT OR REPLACE INTO unusable (tensor, type, tier, reason) VALUES (?, ?, ?, ?)");
-        record_mix =
-            prepare(fmt::format("INSERT OR REPLACE INTO mix ({}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", mix_columns));
-        record = prepare(
-            "INSERT OR REPLACE INTO measurement (tensor, type, tier, counts, kld, delta_nll, top1_agree, local_energy, "
-            "local_counts, wall_s) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)");
-        put_artifact = prepare("INSERT OR REPLACE INTO artifact (name, bytes) VALUES (?, ?)");
-        put_meta = prepare("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)");
+        record_unusable = prepare(insertion_into(unusable_table));
+        record_mix = prepare(insertion_into(mix_table));
+        record = prepare(insertion_into(measurement_table));
+        put_artifact = prepare(insertion_into(artifact_table));
+        put_meta = prepare(insertion_into(meta_table));
     }
 
     void expect_identity(const JournalIdentity& wanted) const {
@@ -513,8 +620,7 @@ Journal Journal::open(const fs::path& path, const JournalIdentity& identity) {
     // NORMAL would survive a killed process too, but not a power cut.
     state->execute("PRAGMA synchronous = FULL");
     if (!existed) state->create(identity);
-    state->execute(mix_schema);
-    state->execute(unusable_schema);
+    state->add_digests();
     state->load();
     state->expect_identity(identity);
     return Journal(std::move(state));
@@ -689,7 +795,10 @@ void Journal::put_artifact(std::string_view name, std::string_view bytes) {
 }
 
 std::optional<std::string> Journal::get_artifact(std::string_view name) const {
-    return state_->look_up(state_->get_artifact, name);
+    Query row = state_->query(state_->get_artifact);
+    if (!row.text(name).step()) return std::nullopt;
+    if (row.integer(1) != 1) fail(state_->path, SQLITE_CORRUPT, "an artifact is not what was written");
+    return row.bytes(0);
 }
 
 std::vector<std::string> Journal::artifact_names() const {

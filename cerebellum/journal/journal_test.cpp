@@ -298,8 +298,60 @@ TEST_F(JournalTest, refuses_figures_that_do_not_belong_together) {
         }
         EXPECT_NO_THROW(read());
         execute(path_, sql);
+        EXPECT_THAT(message_of(read), AllOf(HasSubstr(path_.string()), HasSubstr("is not what was written"))) << sql;
+        execute(path_, "PRAGMA user_version = 1");  // by somebody whose digests are right, or who has none
         EXPECT_THAT(message_of(read), AllOf(HasSubstr(path_.string()), HasSubstr("damaged"))) << sql;
     }
+}
+
+TEST_F(JournalTest, refuses_a_row_that_became_another_one) {
+    const auto read = [&] { Journal::open_existing(path_).get_artifact("a"); };
+    for (const std::string& sql : std::vector<std::string>{
+             "UPDATE identity SET value = '511' WHERE field = 'ctx'",
+             "UPDATE measurement SET kld = x'000000000000f03f' || substr(kld, 9)",
+             "UPDATE measurement SET tensor = 'blk.1.ffn_down.weight'",
+             "UPDATE measurement SET wall_s = 1e9",
+             "UPDATE measurement SET digest = NULL",
+             "UPDATE meta SET value = 'sometimes'",
+             "UPDATE meta SET key = 'whem'",
+             "UPDATE unusable SET reason = 'no reason'",
+             "UPDATE mix SET kind = 'trial'",
+             "UPDATE artifact SET bytes = 'x'",
+             "DROP TABLE mix",
+             "ALTER TABLE mix RENAME TO mux",
+         }) {
+        fs::remove(path_);
+        {
+            auto journal = Journal::open(path_, identity_);
+            journal.record(sample(0));
+            journal.record(sample_mix());
+            journal.record({"t", "q4_K", Tier::fast, "a reason"});
+            journal.put_meta("when", "always");
+            journal.put_artifact("a", "bytes");
+        }
+        EXPECT_NO_THROW(read());
+        execute(path_, sql);
+        EXPECT_THAT(message_of(read), AllOf(HasSubstr(path_.string()), HasSubstr("damaged"))) << sql;
+    }
+}
+
+TEST_F(JournalTest, one_from_before_rows_had_digests_is_read_and_gets_them_when_it_is_opened_for_writing) {
+    {
+        auto journal = Journal::open(path_, identity_);
+        journal.record(sample(0));
+        journal.put_artifact("a", "bytes");
+    }
+    std::string old = "PRAGMA user_version = 1;";
+    for (const auto* table : {"identity", "measurement", "artifact", "meta", "mix", "unusable"})
+        old += fmt::format("ALTER TABLE {} DROP COLUMN digest;", table);
+    execute(path_, old);
+    EXPECT_EQ(Journal::open_existing(path_).measurements(), std::vector{sample(0)});
+    EXPECT_EQ(Journal::open_existing(path_).get_artifact("a"), "bytes");
+    Journal::open(path_, identity_).record(sample(1));
+    EXPECT_EQ(Journal::open_existing(path_).measurements(), (std::vector{sample(0), sample(1)}));
+    execute(path_, "UPDATE artifact SET bytes = 'x'");
+    EXPECT_THAT(message_of([&] { Journal::open_existing(path_).get_artifact("a"); }), HasSubstr("damaged"));
+    EXPECT_EQ(integrity(path_), "ok");
 }
 
 TEST_F(JournalTest, runs_nothing_that_a_file_brings_along) {
@@ -340,7 +392,7 @@ TEST_F(JournalTest, one_from_before_mixes_were_kept_gets_their_table_when_it_is_
     Journal::open(path_, identity_).record(sample(1));
     sqlite3* database = nullptr;
     ASSERT_EQ(sqlite3_open(path_.c_str(), &database), SQLITE_OK);
-    ASSERT_EQ(sqlite3_exec(database, "DROP TABLE mix", nullptr, nullptr, nullptr), SQLITE_OK);
+    ASSERT_EQ(sqlite3_exec(database, "DROP TABLE mix; PRAGMA user_version = 1", nullptr, nullptr, nullptr), SQLITE_OK);
     sqlite3_close(database);
     EXPECT_TRUE(Journal::open_existing(path_).mixes("measured").empty());
     Journal::open(path_, identity_).record(sample_mix());
@@ -438,6 +490,7 @@ TEST_F(JournalTest, what_is_no_number_is_not_stored_and_where_it_was_is_missing)
     EXPECT_EQ(sqlite3_exec(database, sql.c_str(), nullptr, nullptr, nullptr), SQLITE_OK);
     EXPECT_EQ(sqlite3_changes(database), 1);
     sqlite3_close(database);
+    execute(path_, "PRAGMA user_version = 1");
     const auto journal = Journal::open(path_, identity_);
     EXPECT_EQ(journal.measurements(), std::vector{sample(0)});
     EXPECT_FALSE(journal.find(sample(1).tensor, sample(1).type, sample(1).tier));

@@ -14,6 +14,7 @@
 #include "cerebellum/build/source_identity.h"
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/file.h"
+#include "cerebellum/core/leftovers.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/core/tensor_name.h"
 #include "cerebellum/gguf/imatrix_digest.h"
@@ -43,6 +44,7 @@ Allocation allocate_smallest(const AllocationProblem& problem, const Constraints
 /// llama.cpp's account of a file with these types that is not built.
 ServingMemory memory_of(const GgufFile& source, const TypeMap& types, const ServingSetup& setup) {
     const ScratchFile hollow(std::filesystem::temp_directory_path() / fmt::format("cerebellum-{}.gguf", ::getpid()));
+    const Leftover leftover(hollow.path());
     write_hollow_gguf(source, types, hollow.path());
     return serving_memory(hollow.path(), setup);
 }

@@ -11,6 +11,7 @@
 #include "cerebellum/build/hollow_gguf.h"
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/file.h"
+#include "cerebellum/core/leftovers.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/core/tensor_name.h"
 #include "cerebellum/llama/presets.h"
@@ -39,6 +40,7 @@ class WholeFile {
   private:
     fs::path path_;
     ScratchFile scratch_;
+    Leftover leftover_{scratch_.path()};
 };
 
 std::string upper(std::string text) {

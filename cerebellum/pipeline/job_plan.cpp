@@ -14,6 +14,7 @@
 #include "cerebellum/build/build_gguf.h"
 #include "cerebellum/calibrate/second_moments.h"
 #include "cerebellum/core/error.h"
+#include "cerebellum/core/leftovers.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/llama/presets.h"
 #include "cerebellum/llama/sampler.h"
@@ -47,6 +48,7 @@ class ScratchFolder {
 
   private:
     fs::path path_;
+    Leftover leftover_{path_};
 };
 
 void copy_journal(const fs::path& from, const fs::path& to) {

@@ -10,6 +10,7 @@
 #include "cerebellum/build/build_gguf.h"
 #include "cerebellum/core/figure_error.h"
 #include "cerebellum/core/file.h"
+#include "cerebellum/core/leftovers.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/evaluate/built_file.h"
 #include "cerebellum/sweep/figure_check.h"
@@ -34,6 +35,7 @@ std::vector<std::vector<WindowScore>> score_through_files(const FileTrials& tria
         std::vector<std::filesystem::path> paths;
         for (const auto& types : group) {
             files.emplace_back(trials.folder / fmt::format(".cerebellum-trial-{}-{}.gguf", getpid(), paths.size()));
+            remember_leftover(files.back().path());
             paths.push_back(files.back().path());
             Recipe recipe;
             recipe.types = types;

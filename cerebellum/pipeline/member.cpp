@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "cerebellum/core/error.h"
+#include "cerebellum/core/leftovers.h"
 #include "cerebellum/core/parallel.h"
 
 namespace cerebellum {
@@ -22,10 +23,12 @@ class OwnFolder {
         if (::mkdtemp(name.data()) == nullptr)
             throw Error(fmt::format("cannot make a folder in {}; name another one with --scratch", parent.string()));
         path_ = name;
+        remember_leftover(path_);
     }
     ~OwnFolder() {
         std::error_code ignored;
         std::filesystem::remove_all(path_, ignored);
+        forget_leftover(path_);
     }
     OwnFolder(const OwnFolder&) = delete;
     OwnFolder& operator=(const OwnFolder&) = delete;
