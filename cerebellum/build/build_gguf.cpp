@@ -22,6 +22,7 @@
 #include "cerebellum/gguf/gguf_write.h"
 #include "cerebellum/gguf/imatrix_digest.h"
 #include "cerebellum/gguf/split_name.h"
+#include "cerebellum/llama/file_type.h"
 #include "cerebellum/quantize/quantize_tensor.h"
 #include "cerebellum/quantize/scale_rows.h"
 #include "cerebellum/version.h"
@@ -126,70 +127,6 @@ std::vector<const TensorInfo*> ordered_tensors(const GgufFile& source, const std
     for (const auto& tensor : source.tensors())
         if (!placed.contains(tensor.name)) tensors.push_back(&tensor);
     return tensors;
-}
-
-/// Numbers of enum llama_ftype (llama.h, LLAMA_FTYPE_MOSTLY_*), chosen as llama-model-loader.cpp does.
-std::uint32_t file_type_number(ggml_type type) {
-    switch (type) {
-        case GGML_TYPE_F32:
-            return 0;
-        case GGML_TYPE_F16:
-            return 1;
-        case GGML_TYPE_Q4_0:
-            return 2;
-        case GGML_TYPE_Q4_1:
-            return 3;
-        case GGML_TYPE_Q8_0:
-            return 7;
-        case GGML_TYPE_Q5_0:
-            return 8;
-        case GGML_TYPE_Q5_1:
-            return 9;
-        case GGML_TYPE_Q2_K:
-            return 10;
-        case GGML_TYPE_Q3_K:
-            return 12;  // Q3_K_M
-        case GGML_TYPE_Q4_K:
-            return 15;  // Q4_K_M
-        case GGML_TYPE_Q5_K:
-            return 17;  // Q5_K_M
-        case GGML_TYPE_Q6_K:
-            return 18;
-        case GGML_TYPE_IQ2_XXS:
-            return 19;
-        case GGML_TYPE_IQ2_XS:
-            return 20;
-        case GGML_TYPE_IQ3_XXS:
-            return 23;
-        case GGML_TYPE_IQ1_S:
-            return 24;
-        case GGML_TYPE_IQ4_NL:
-            return 25;
-        case GGML_TYPE_IQ3_S:
-            return 26;
-        case GGML_TYPE_IQ2_S:
-            return 28;
-        case GGML_TYPE_IQ4_XS:
-            return 30;
-        case GGML_TYPE_IQ1_M:
-            return 31;
-        case GGML_TYPE_BF16:
-            return 32;
-        case GGML_TYPE_TQ1_0:
-            return 36;
-        case GGML_TYPE_TQ2_0:
-            return 37;
-        case GGML_TYPE_MXFP4:
-            return 38;
-        case GGML_TYPE_NVFP4:
-            return 39;
-        case GGML_TYPE_Q1_0:
-            return 40;
-        case GGML_TYPE_Q2_0:
-            return 41;
-        default:
-            return 1024;  // LLAMA_FTYPE_GUESSED
-    }
 }
 
 /// A file to write, planned to the last byte.
@@ -328,7 +265,7 @@ std::uint32_t file_type_number(const GgufFile& source, const TypeMap& types) {
     // Quantized types before all others, then the most weights.
     const auto most = std::ranges::max_element(
         weights, {}, [](const auto& entry) { return std::pair(ggml_is_quantized(entry.first), entry.second); });
-    return file_type_number(most->first);
+    return file_type_of(most->first);
 }
 
 void check_recipe(const GgufFile& source, const Recipe& recipe, const Imatrix* imatrix) {

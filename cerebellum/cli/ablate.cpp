@@ -176,7 +176,7 @@ Command add_ablate(CLI::App& app) {
             fmt::print("{}\n", json_to_text(rows_of(measurements, session), 1));
         else
             fmt::print("{}", describe(measurements));
-        if (session.reference_name() != "the source")
+        if (session.options().reference)
             progress.info(fmt::format("Damage is counted from {}.", session.reference_name()));
         progress.info(
             fmt::format("{} fast and {} full measurements of {:.0f} tokens together, {} from the journal {}; {:.1f} "

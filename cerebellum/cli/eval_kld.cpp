@@ -20,10 +20,6 @@ struct Values {
     bool details = false;
 };
 
-nlohmann::json estimate_json(const Estimate& estimate) {
-    return {{"mean", estimate.mean}, {"error", estimate.error}};
-}
-
 nlohmann::json quantiles_json(const Quantiles& quantiles) {
     auto json = nlohmann::json::array();
     for (const auto& [share, value] : quantiles) json.push_back({{"share", share}, {"value", value}});
@@ -31,18 +27,18 @@ nlohmann::json quantiles_json(const Quantiles& quantiles) {
 }
 
 nlohmann::json figures_json(const DivergenceFigures& f) {
-    return {{"perplexity", estimate_json(f.file.perplexity)},
-            {"source_perplexity", estimate_json(f.reference.perplexity)},
+    return {{"perplexity", f.file.perplexity},
+            {"source_perplexity", f.reference.perplexity},
             {"nll_correlation", f.nll_correlation},
-            {"log_ratio", estimate_json(f.log_ratio)},
-            {"ratio", estimate_json(f.ratio)},
-            {"difference", estimate_json(f.difference)},
-            {"kld", estimate_json(f.kld)},
+            {"log_ratio", f.log_ratio},
+            {"ratio", f.ratio},
+            {"difference", f.difference},
+            {"kld", f.kld},
             {"kld_quantiles", quantiles_json(f.kld_quantiles)},
-            {"probability_change", estimate_json(f.change)},
-            {"probability_change_rms", estimate_json(f.rms_change)},
+            {"probability_change", f.change},
+            {"probability_change_rms", f.rms_change},
             {"probability_change_quantiles", quantiles_json(f.change_quantiles)},
-            {"same_top", estimate_json(f.same_top)},
+            {"same_top", f.same_top},
             {"tokens", f.file.tokens},
             {"windows", f.file.windows}};
 }
@@ -107,7 +103,7 @@ int run_kld(const Values& values) {
         if (files.size() > 1) row.emplace_back();
         if (i > 0) {
             const auto difference = kld_difference(scores[i], scores[0], errors);
-            described[i]["kld_minus_first"] = estimate_json(difference);
+            described[i]["kld_minus_first"] = difference;
             row.back() = with_error(fmt::format("{:+.6f}", difference.mean), difference.error, "{:.6f}");
         }
         rows.push_back(std::move(row));

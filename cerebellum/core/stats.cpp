@@ -7,11 +7,16 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <nlohmann/json.hpp>
 #include <numeric>
 #include <random>
 #include <utility>
 
 namespace cerebellum {
+
+void to_json(nlohmann::json& json, const Estimate& estimate) {
+    json = {{"mean", estimate.mean}, {"error", estimate.error}};
+}
 
 namespace {
 

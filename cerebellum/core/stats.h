@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <limits>
+#include <nlohmann/json_fwd.hpp>
 #include <span>
 #include <vector>
 
@@ -15,6 +16,8 @@ struct Estimate {
     double error = 0.0;
     double dof = std::numeric_limits<double>::infinity();  // degrees of freedom of the error
 };
+/// Mean and error; null in the text where they are no numbers.
+void to_json(nlohmann::json& json, const Estimate& estimate);
 
 struct Interval {
     double lower = 0.0;

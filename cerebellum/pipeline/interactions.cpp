@@ -171,11 +171,6 @@ std::vector<Interaction> measure_groups(Session& session, const std::vector<Grou
     return usable;
 }
 
-nlohmann::json json_of(const Estimate& estimate) {
-    const auto number = [](double value) { return std::isfinite(value) ? nlohmann::json(value) : nlohmann::json(); };
-    return {{"mean", number(estimate.mean)}, {"error", number(estimate.error)}};
-}
-
 }  // namespace
 
 InteractionResult measure_interactions(Session& session, const InteractionOptions& options, Progress& progress) {
@@ -243,15 +238,15 @@ nlohmann::json to_json(const InteractionResult& result) {
         interactions.push_back({{"kind", row.kind},
                                 {"name", row.name},
                                 {"types", types},
-                                {"kld", json_of(row.whole)},
+                                {"kld", row.whole},
                                 {"sum_of_parts_kld", row.parts},
-                                {"ratio", json_of(row.ratio)}});
+                                {"ratio", row.ratio}});
     }
     for (const auto& row : result.recipes)
         recipes.push_back({{"bpw", row.bits_per_weight},
                            {"bytes", row.file_bytes},
                            {"sum_kld", row.sum},
-                           {"kld", json_of(row.whole)},
+                           {"kld", row.whole},
                            {"ratio", row.ratio}});
     return {{"interactions", interactions}, {"recipes", recipes}};
 }

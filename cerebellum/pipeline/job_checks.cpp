@@ -47,7 +47,7 @@ void check_budget(Session& session, std::uint64_t budget_bytes) {
 void check_scaling_options(Session& session, const QuantizeOptions& options) {
     if (options.request.goal.kind != AllocationGoal::Kind::size)
         throw UsageError("--scaling auto goes with a size only");
-    if (session.reference_name() != "the source")
+    if (session.options().reference)
         throw UsageError("--scaling auto goes without --reference: the scaled model is measured against the source");
     if (!session.replays())
         throw UsageError("--scaling auto needs the model to be replayed, which was not possible or not wanted");

@@ -201,7 +201,7 @@ Provenance write_down(const Job& job, Field& field) {
     result.recipe.provenance["text"] = result.text;
     if (result.effort != Effort::normal) result.recipe.provenance["effort"] = effort_name(result.effort);
     note_moments(measured.journal(), result.recipe);
-    if (result.reference != "the source") result.recipe.provenance["reference"] = result.reference;
+    if (job.session.options().reference) result.recipe.provenance["reference"] = result.reference;
     return keys;
 }
 

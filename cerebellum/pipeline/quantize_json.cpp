@@ -10,10 +10,6 @@ namespace cerebellum {
 
 namespace {
 
-nlohmann::json to_json(const Estimate& value) {
-    return {{"mean", value.mean}, {"error", value.error}};
-}
-
 /// What was not measured of a mix is null.
 nlohmann::json to_json(const Contender& contender, std::uint64_t n_weights) {
     nlohmann::json row = {{"name", contender.name},
@@ -23,20 +19,20 @@ nlohmann::json to_json(const Contender& contender, std::uint64_t n_weights) {
                           {"fits", contender.fits},
                           {"measured_by", measured_by(contender)}};
     if (contender.predicted) {
-        row["predicted_kld"] = to_json(contender.predicted->kld);
+        row["predicted_kld"] = contender.predicted->kld;
         if (contender.predicted->at_least) row["predicted_at_least"] = true;
     }
-    if (contender.replayed()) row["selection_kld"] = to_json(summarize(contender.selection).kld);
+    if (contender.replayed()) row["selection_kld"] = summarize(contender.selection).kld;
     if (contender.predicted_only()) {
         for (const auto* key : {"kld", "perplexity", "delta_nll", "top1_agree", "tokens"}) row[key] = nullptr;
         if (contender.predicted) row["kld"] = row["predicted_kld"];
         return row;
     }
     const auto figures = summarize(contender.test);
-    row["kld"] = to_json(figures.kld);
+    row["kld"] = figures.kld;
     row["perplexity"] = {{"mean", figures.perplexity}, {"error", figures.perplexity_error}};
-    row["delta_nll"] = to_json(figures.delta_nll);
-    row["top1_agree"] = to_json(figures.top1_agree);
+    row["delta_nll"] = figures.delta_nll;
+    row["top1_agree"] = figures.top1_agree;
     row["tokens"] = figures.tokens;
     return row;
 }
@@ -48,25 +44,23 @@ nlohmann::json to_json(const QuantizeResult& result) {
     for (const auto& contender : result.contenders) rows.push_back(to_json(contender, result.n_weights));
     nlohmann::json calibrated;
     if (result.prediction && std::isfinite(result.prediction->calibrated.error))
-        calibrated = to_json(result.prediction->calibrated);
+        calibrated = result.prediction->calibrated;
     auto rounds = nlohmann::json::array();
     for (const auto& round : result.rounds)
-        rounds.push_back({{"tried", round.tried},
-                          {"changed", round.changed},
-                          {"kld_gain", to_json(round.gain)},
-                          {"taken", round.taken}});
+        rounds.push_back(
+            {{"tried", round.tried}, {"changed", round.changed}, {"kld_gain", round.gain}, {"taken", round.taken}});
     nlohmann::json choice = {{"rule", "least damage on the selection text, of all that fit and are allowed"},
                              {"compare", result.compare_all ? "all" : "auto"}};
     if (!result.choice.next_best.empty()) {
         choice["next_best"] = result.choice.next_best;
-        choice["difference"] = to_json(result.choice.difference);
+        choice["difference"] = result.choice.difference;
     }
     nlohmann::json scaling;
     if (result.scaling) {
         scaling = to_json(result.scaling->search);
         scaling.erase("scalings");  // they stand in the recipe
         scaling["scaled"] = result.scaling->search.scalings.size();
-        scaling["kld_gain"] = to_json(result.scaling->gain);
+        scaling["kld_gain"] = result.scaling->gain;
         scaling["delivered"] = !result.recipe.scaling.empty();
     }
     nlohmann::json json = {
@@ -85,7 +79,7 @@ nlohmann::json to_json(const QuantizeResult& result) {
         {"predicted_kld", result.recipe.predicted_kld},
         {"calibrated_kld", calibrated},
         {"rounds", rounds},
-        {"rounds_gain", to_json(result.rounds_gain)},
+        {"rounds_gain", result.rounds_gain},
         {"search", result.search ? to_json(*result.search) : nlohmann::json()},
         {"scaling", scaling},
         {"text", result.text},

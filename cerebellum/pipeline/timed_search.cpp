@@ -100,7 +100,7 @@ nlohmann::json to_json(const TimedSearch& search) {
         steps.push_back({{"changes", std::move(changes)},
                          {"file_bytes", step.file_bytes},
                          {"expected_gain", step.expected_gain},
-                         {"kld_gain", {{"mean", step.gain.mean}, {"error", step.gain.error}}},
+                         {"kld_gain", step.gain},
                          {"p", step.p},
                          {"level", step.level},
                          {"accepted", step.accepted}});
@@ -111,7 +111,7 @@ nlohmann::json to_json(const TimedSearch& search) {
             {"explore_windows", search.explore_windows},
             {"confirm_windows", search.confirm_windows},
             {"steps", std::move(steps)},
-            {"gain", {{"mean", search.gain.mean}, {"error", search.gain.error}}}};
+            {"gain", search.gain}};
 }
 
 }  // namespace cerebellum
