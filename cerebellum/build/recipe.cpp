@@ -57,7 +57,7 @@ Recipe recipe_from_json(std::string_view text, std::string_view origin) {
         if (const json kld = document.value("predicted_kld", json()); !kld.is_null())
             recipe.predicted_kld = kld.get<double>();
         recipe.provenance = document.value("provenance", std::map<std::string, std::string>());
-        for (const auto& [name, value] : document.at("types").items()) {
+        for (const auto& [name, value] : as_object(document.at("types"))) {
             const auto type = parse_encoding(value.get<std::string>());
             if (!type)
                 throw Error(fmt::format("cannot use {}: there is no type {}, which it wants for {}", origin,

@@ -49,6 +49,11 @@ TEST(Recipe, says_what_is_wrong) {
         EXPECT_THAT(refusal(text), HasSubstr("my.json")) << text;
     EXPECT_THAT(refusal(R"({"format": "cerebellum-recipe", "version": 2})"), HasSubstr("version 2"));
     EXPECT_THAT(refusal(R"({"format": "cerebellum-recipe", "version": 1})"), HasSubstr("no valid recipe"));
+    for (const char* types : {"null", "[]", "3"})
+        EXPECT_THAT(refusal(R"({"format": "cerebellum-recipe", "version": 1, "source": {}, "types": )" +
+                            std::string(types) + "}"),
+                    HasSubstr("no valid recipe: a value"))
+            << types;
     EXPECT_THAT(
         refusal(R"({"format": "cerebellum-recipe", "version": 1, "source": {}, "types": {"a.weight": "q4_9"}})"),
         HasSubstr("q4_9, which it wants for a.weight"));

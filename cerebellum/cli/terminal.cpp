@@ -47,7 +47,7 @@ void end_in_time() {
     using namespace std::chrono_literals;
     while (::sem_wait(&stop_was_requested) != 0) {
     }
-    std::this_thread::sleep_for(500ms);
+    std::this_thread::sleep_for(300ms);
     if (patient) return;
     constexpr int failure = 1;
     try {

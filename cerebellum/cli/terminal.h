@@ -44,8 +44,8 @@ class TerminalProgress final : public Progress {
 };
 
 /// Ctrl-C, SIGTERM and SIGHUP ask the work to stop at the next safe point; a second one ends the program at once. Work
-/// that comes to no safe point within half a second is not waited for: temporary files and processes of ours are taken
-/// away and the program ends, as a killed one does, after which the same command goes on, too.
+/// that comes to no safe point within a third of a second is not waited for: temporary files and processes of ours are
+/// taken away and the program ends, as a killed one does, after which the same command goes on, too.
 void stop_on_signals();
 
 /// With MPI: the ranks have to part from each other first, which takes as long as the work of the slowest.

@@ -116,7 +116,7 @@ std::string json_to_text(const json& value, int indent) {
 }
 
 std::string json_problem(const json::exception& problem) {
-    constexpr int other_type = 302, no_item = 401, no_key = 403;
+    constexpr int other_type = 302, no_reference = 303, no_item = 401, no_key = 403;
     // "[json.exception.type_error.302] (/pointer) type must be string, but is null"
     std::string_view text = problem.what();
     if (const auto end = text.find("] "); text.starts_with('[') && end != std::string_view::npos)
@@ -125,6 +125,9 @@ std::string json_problem(const json::exception& problem) {
     if (problem.id == no_key)
         if (const auto begin = text.find('\''), end = text.rfind('\''); begin != std::string_view::npos && begin < end)
             return fmt::format("the key {} is missing", text.substr(begin, end + 1 - begin));
+    constexpr std::string_view actual = "actual type is ";
+    if (const auto begin = text.find(actual); problem.id == no_reference && begin != std::string_view::npos)
+        return fmt::format("a value of it is {} where there has to be object", text.substr(begin + actual.size()));
     constexpr std::string_view wanted = "type must be ", found = ", but is ";
     if (const auto begin = text.find(wanted), end = text.find(found);
         problem.id == other_type && begin != std::string_view::npos && end != std::string_view::npos)

@@ -48,6 +48,12 @@ auto read_fields(std::string_view where, const Read& read) {
     }
 }
 
+/// What an object holds, to loop over. Throws nlohmann's type_error for anything else: its own items() takes a number
+/// or null for an object with nothing in it.
+inline const nlohmann::json::object_t& as_object(const nlohmann::json& value) {
+    return value.get_ref<const nlohmann::json::object_t&>();
+}
+
 /// A field of an object where it is there and of that kind, else `otherwise`. Never throws, whatever the value is.
 std::string text_field(const nlohmann::json& value, const char* key, std::string_view otherwise = "");
 double number_field(const nlohmann::json& value, const char* key, double otherwise = 0.0);

@@ -1,5 +1,6 @@
 #include "cerebellum/core/json_text.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -107,6 +108,10 @@ TEST(JsonText, has_words_of_its_own_for_what_does_not_fit) {
     EXPECT_EQ(said([&] { value.at("list").at(3); }), "some.json: a list in it is too short");
     EXPECT_EQ(said([&] { value.at("a").get<std::string>(); }),
               "some.json: a value of it is null where there has to be string");
+    for (const auto& [key, kind] : {std::pair{"a", "null"}, std::pair{"list", "array"}})
+        EXPECT_EQ(said([&, k = key] { as_object(value.at(k)); }),
+                  fmt::format("some.json: a value of it is {} where there has to be object", kind));
+    EXPECT_EQ(as_object(value).size(), 2U);
     EXPECT_THAT(said([&] { value.at("a").at("b"); }), Not(HasSubstr("exception")));
     EXPECT_EQ(read_fields("x", [&] { return value.at("list").at(0).get<int>(); }), 1);
 }

@@ -57,7 +57,7 @@ MomentFile::MomentFile(Journal file) : file_(std::move(file)) {
     if (!stored) return;
     try {
         const auto json = parse_json(*stored, fmt::format("the second moments in {}", file_.path().string()));
-        for (const auto& [weight, value] : json.items())
+        for (const auto& [weight, value] : as_object(json))
             inputs_[weight] = {value.at(0).get<std::string>(), value.at(1).get<std::int64_t>(),
                                value.at(2).get<std::int64_t>()};
     } catch (const nlohmann::json::exception& problem) {

@@ -66,7 +66,7 @@ Imatrix deserialize_imatrix(std::string_view bytes) {
     try {
         const auto json = parse_cbor(bytes, "the importance matrix in the journal");
         Imatrix imatrix;
-        for (const auto& [name, value] : json.at("entries").items()) {
+        for (const auto& [name, value] : as_object(json.at("entries"))) {
             auto& entry = imatrix.entries[name];
             value.at(0).get_to(entry.in_sum2);
             value.at(1).get_to(entry.counts);

@@ -217,6 +217,9 @@ json read_strict_json(const std::filesystem::path& path) {
         if (const auto at = reason.find("syntax error"); at != std::string::npos) reason.erase(0, at);
         throw Error(fmt::format("cannot use {}: line {}{}: it is no valid JSON ({})", path.string(), line,
                                 object.empty() ? "" : fmt::format(", in '{}'", object), reason));
+    } catch (const json::out_of_range&) {
+        throw Error(
+            fmt::format("cannot use {}: it is no valid JSON (a number in it is beyond all numbers)", path.string()));
     }
 }
 

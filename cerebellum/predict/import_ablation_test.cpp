@@ -76,6 +76,10 @@ TEST_F(Ablation, with_nan_is_refused_by_line_and_test) {
     EXPECT_THAT(line, AllOf(HasSubstr("line 3"), HasSubstr("'t2'")));
 }
 
+TEST_F(Ablation, with_a_number_beyond_all_numbers_is_refused) {
+    EXPECT_THAT(refused(R"({"baseline_ppl": 1e999999, "tests": {}})"), HasSubstr("beyond all numbers"));
+}
+
 TEST_F(Ablation, nested_too_deeply_is_refused) {
     std::string deep;
     for (int i = 0; i < 200'000; ++i) deep += "{\"a\":[";
