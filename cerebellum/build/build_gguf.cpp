@@ -265,7 +265,7 @@ std::uint32_t file_type_number(const GgufFile& source, const TypeMap& types) {
     // Quantized types before all others, then the most weights.
     const auto most = std::ranges::max_element(
         weights, {}, [](const auto& entry) { return std::pair(ggml_is_quantized(entry.first), entry.second); });
-    return file_type_of(most->first);
+    return guessed_file_type(most->first);
 }
 
 void check_recipe(const GgufFile& source, const Recipe& recipe, const Imatrix* imatrix) {

@@ -110,7 +110,7 @@ int run_kld(const Values& values) {
     }
     if (values.run.json) {
         auto json = describe(values.text, text, values.run);
-        source["perplexity"] = estimate_json(figures.front().reference.perplexity);
+        source["perplexity"] = figures.front().reference.perplexity;
         json["source"] = source;
         json["files"] = described;
         fmt::print("{}\n", json_to_text(json, 2));

@@ -4,7 +4,7 @@
 
 namespace cerebellum {
 
-std::uint32_t file_type_of(ggml_type type) {
+std::uint32_t guessed_file_type(ggml_type type) {
     switch (type) {
         case GGML_TYPE_F32:
             return LLAMA_FTYPE_ALL_F32;
