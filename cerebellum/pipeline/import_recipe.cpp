@@ -12,6 +12,7 @@
 #include "cerebellum/core/compressed_file.h"
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/list_lines.h"
+#include "cerebellum/core/name_pattern.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/llama/presets.h"
 #include "cerebellum/version.h"
@@ -74,18 +75,19 @@ Recipe recipe_from_type_file(const GgufFile& source, const std::filesystem::path
             std::string pattern = word.substr(0, sign);
             std::ranges::transform(pattern, pattern.begin(),
                                    [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-            try {
-                constexpr std::size_t longest_pattern = 1000;  // std::regex takes stack for each bracket
-                if (pattern.size() > longest_pattern) throw std::regex_error(std::regex_constants::error_stack);
-                const std::regex regex(pattern);
-                if (std::ranges::none_of(source.tensors(), [&](const TensorInfo& tensor) {
-                        return std::regex_search(tensor.name, regex);
-                    }))
-                    throw Error(fmt::format("{}:{}: '{}' matches no tensor of {}; mend it or remove it", file.string(),
-                                            number, pattern, source.path().string()));
-            } catch (const std::regex_error&) {
-                throw Error(fmt::format("{}:{}: '{}' is no regular expression", file.string(), number, pattern));
-            }
+            const auto matches = [&] {
+                try {
+                    return std::ranges::any_of(source.tensors(),
+                                               [regex = name_pattern(pattern)](const TensorInfo& tensor) {
+                                                   return std::regex_search(tensor.name, regex);
+                                               });
+                } catch (const Error& error) {
+                    throw Error(fmt::format("{}:{}: {}", file.string(), number, error.what()));
+                }
+            };
+            if (!matches())
+                throw Error(fmt::format("{}:{}: '{}' matches no tensor of {}; mend it or remove it", file.string(),
+                                        number, pattern, source.path().string()));
             request.overrides.emplace_back(std::move(pattern), *type);
         }
     }

@@ -12,6 +12,7 @@
 #include "cerebellum/core/compressed_file.h"
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/list_lines.h"
+#include "cerebellum/core/name_pattern.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/gguf/gguf_write.h"
 
@@ -162,12 +163,9 @@ NameList NameList::read(const std::filesystem::path& path) {
             continue;
         }
         try {
-            constexpr std::size_t longest_pattern = 1000;  // std::regex takes stack for each bracket
-            if (pattern.size() > longest_pattern) throw std::regex_error(std::regex_constants::error_stack);
-            list.patterns_.emplace_back(pattern);
-        } catch (const std::regex_error&) {
-            throw Error(fmt::format("cannot use the tensor list {}: line {}: '{}' is no regular expression",
-                                    path.string(), number, pattern));
+            list.patterns_.push_back(name_pattern(pattern));
+        } catch (const Error& error) {
+            throw Error(fmt::format("cannot use the tensor list {}: line {}: {}", path.string(), number, error.what()));
         }
     }
     if (list.names_.empty() && list.patterns_.empty())
