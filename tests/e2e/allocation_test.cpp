@@ -99,9 +99,11 @@ TEST_F(Allocating, constraints_hold_in_the_recipe) {
         }
     }
     EXPECT_THAT(recipe.provenance.at("constraints"), HasSubstr("--pin token_embd=q8_0"));
-    // The journal has more types than are asked for.
-    for (const auto& [name, type] : allocated({"--size", std::to_string(budget), "--types", "q4_K,q8_0"}).types)
-        EXPECT_TRUE(type.type == GGML_TYPE_Q4_K || type.type == GGML_TYPE_Q8_0) << name;
+    // The journal has more types than are asked for. The source's own always may stay.
+    const auto asked = allocated({"--size", "5000000", "--types", "q4_K,q8_0"});
+    EXPECT_FALSE(asked.types.empty());
+    for (const auto& [name, type] : asked.types)
+        EXPECT_THAT(type.type, ::testing::AnyOf(GGML_TYPE_Q4_K, GGML_TYPE_Q8_0, GGML_TYPE_F16)) << name;
     const auto few = allocated({"--bpw", "4.5", "--max-types", "2", "--only-types", "q2_K,q4_K,q6_K"});
     std::set<ggml_type> used;
     for (const auto& [name, type] : few.types) used.insert(type.type);
