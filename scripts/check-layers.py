@@ -24,7 +24,7 @@ LADDER = ("core gguf llama replay calibrate quantize journal sweep distribute pr
           "pipeline cli").split()
 LLAMA_HEADERS = {"llama.h", "llama-cpp.h", "llama-ext.h"}
 # Patterns of the user's, as llama.cpp reads them, on names of tensors; lines of llama.cpp's log. Each bounds both.
-REGEX = {"llama/presets.cpp", "pipeline/import_recipe.cpp", "predict/tensor_list.cpp", "predict/tensor_list.h"}
+REGEX = {"llama/presets.cpp", "core/name_pattern.h"}
 # Where nlohmann's readers are called; the ablation's refuses keys that occur twice and bounds the depth itself.
 JSON = {"core/json_text.cpp", "predict/import_ablation.cpp"}
 WRITES_JSON = re.compile(r"\.dump\(")
@@ -91,7 +91,7 @@ SELF_TESTS = [  # file, content, expected beginning of the only violation (empty
     ("core/a.cpp", '#include "cerebellum/nowhere/a.h"\n', 'cerebellum/core/a.cpp:1: "cerebellum/nowhere/a.h"'),
     ("evaluate/a.cpp", "#include <regex>\n", "cerebellum/evaluate/a.cpp:1: evaluate/ includes <regex>"),
     ("evaluate/a_test.cpp", "#include <regex>\n", ""),
-    ("predict/tensor_list.h", "#include <regex>\n", ""),
+    ("core/name_pattern.h", "#include <regex>\n", ""),
     ("cli/a.cpp", "auto a = nlohmann::json::parse(text);\n", "cerebellum/cli/a.cpp:1: cli/ reads JSON without"),
     ("cli/a_test.cpp", "auto a = json::from_cbor(text);\n", ""),
     ("core/json_text.cpp", "auto a = json::parse(text);\n", ""),

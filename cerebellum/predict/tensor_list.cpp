@@ -6,7 +6,6 @@
 #include <charconv>
 #include <limits>
 #include <optional>
-#include <regex>
 #include <sstream>
 
 #include "cerebellum/core/compressed_file.h"

@@ -1,12 +1,12 @@
 #pragma once
 
 #include <filesystem>
-#include <regex>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "cerebellum/core/name_pattern.h"
 #include "cerebellum/gguf/gguf_file.h"
 
 namespace cerebellum {
