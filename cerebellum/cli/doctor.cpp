@@ -1,5 +1,4 @@
 #include "cerebellum/pipeline/doctor.h"
-#include "cerebellum/core/json_text.h"
 
 #include <fmt/format.h>
 
@@ -11,6 +10,7 @@
 #include "cerebellum/cli/commands.h"
 #include "cerebellum/cli/options.h"
 #include "cerebellum/core/error.h"
+#include "cerebellum/core/json_text.h"
 #include "cerebellum/core/size.h"
 #include "cerebellum/report/table.h"
 

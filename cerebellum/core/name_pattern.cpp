@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <string>
 #include <utility>
 #include <vector>
 
@@ -32,11 +31,6 @@ class Check {
     }
 
   private:
-    /// Has been seen in a group: what makes repeating it take more than one way through the same text.
-    struct Group {
-        bool many_ways = false;
-    };
-
     std::string_view step() {
         const char c = pattern_[at_++];
         const bool behind_group = std::exchange(behind_group_, false);
@@ -50,29 +44,33 @@ class Check {
                 return "";
             case '(':
                 if (pattern_.substr(at_).starts_with('?')) at_ += 2;  // (?: (?= (?!
-                groups_.emplace_back();
+                many_ways_.push_back(false);
                 return "";
             case ')':
-                last_ = groups_.size() > 1 ? groups_.back() : Group();
-                if (groups_.size() > 1) groups_.pop_back();
-                groups_.back().many_ways |= last_.many_ways;
-                behind_group_ = true;
+                close_group();
                 return "";
             case '|':
-                groups_.back().many_ways = true;
+                many_ways_.back() = true;
                 return "";
             case '?':
-                groups_.back().many_ways = true;
+                many_ways_.back() = true;
                 return ++optional_ > most_optional ? "it has more than 4 '?'" : "";
             case '*':
             case '+':
             case '{':
-                groups_.back().many_ways = true;
-                if (behind_group && last_.many_ways) return "it repeats a group that has repetitions or alternatives";
+                many_ways_.back() = true;
+                if (behind_group && closed_many_ways_) return "it repeats a group that has repetitions or alternatives";
                 return ++repetitions_ > most_repetitions ? "it has more than 3 repetitions" : "";
             default:
                 return "";
         }
+    }
+
+    void close_group() {
+        closed_many_ways_ = many_ways_.size() > 1 && many_ways_.back();
+        if (many_ways_.size() > 1) many_ways_.pop_back();
+        if (closed_many_ways_) many_ways_.back() = true;
+        behind_group_ = true;
     }
 
     void skip_set() {
@@ -84,8 +82,10 @@ class Check {
 
     std::string_view pattern_;
     std::size_t at_ = 0;
-    std::vector<Group> groups_ = {Group()};
-    Group last_;  // the group that was closed last
+    /// Of every open group, and of the one that was closed last: whether it has repetitions or alternatives, so that
+    /// repeating it takes more than one way through the same text.
+    std::vector<bool> many_ways_ = {false};
+    bool closed_many_ways_ = false;
     bool behind_group_ = false;
     int repetitions_ = 0, optional_ = 0;
 };

@@ -127,30 +127,17 @@ class SlowHostileServers : public ::testing::Test {
                                                             "\n");
     }
     std::vector<std::string> chat(const std::string& url) const {
-        return {"eval",
-                "chat",
-                "choice",
-                "--questions",
-                (shop_ / "in/questions.jsonl").string(),
-                "--server",
-                url,
-                "--timeout",
-                std::to_string(timeout_s),
-                "--out",
-                shop_.out("e")};
+        return eval({"chat", "choice", "--questions", (shop_ / "in/questions.jsonl").string()}, url);
     }
     std::vector<std::string> code(const std::string& url) const {
-        return {"eval",
-                "code",
-                "humaneval",
-                "--tasks",
-                (shop_ / "in/tasks.jsonl").string(),
-                "--server",
-                url,
-                "--timeout",
-                std::to_string(timeout_s),
-                "--out",
-                shop_.out("e")};
+        return eval({"code", "humaneval", "--tasks", (shop_ / "in/tasks.jsonl").string()}, url);
+    }
+    std::vector<std::string> eval(std::vector<std::string> what, const std::string& url) const {
+        what.insert(what.begin(), "eval");
+        for (const auto& more : {std::string("--server"), url, std::string("--timeout"), std::to_string(timeout_s),
+                                 std::string("--out"), shop_.out("e")})
+            what.push_back(more);
+        return what;
     }
 
     testing::ProgramResult expect_no_harm(const std::vector<std::string>& arguments, const std::string& what) {
