@@ -1,13 +1,11 @@
 #include <fmt/format.h>
 
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <set>
 
 #include "cerebellum/build/build_gguf.h"
 #include "cerebellum/cli/commands.h"
 #include "cerebellum/cli/options.h"
-#include "cerebellum/core/file.h"
 #include "cerebellum/core/json_text.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/core/size.h"
@@ -23,11 +21,7 @@ namespace fs = std::filesystem;
 
 /// A recipe, or the types of a GGUF as one.
 Recipe read_mix(const fs::path& path) {
-    check_regular(path);
-    std::ifstream file(path, std::ios::binary);
-    char magic[4] = {};
-    file.read(magic, sizeof magic);
-    if (std::string_view(magic, sizeof magic) != "GGUF") return read_recipe(path);
+    if (!has_gguf_magic(path)) return read_recipe(path);
     const auto gguf = GgufFile::open(path);
     Recipe recipe;
     for (const auto& tensor : gguf.tensors()) recipe.types[tensor.name] = tensor.type;

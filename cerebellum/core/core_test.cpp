@@ -101,6 +101,15 @@ TEST(File, that_is_a_pointer_of_git_lfs_is_refused_with_the_way_to_the_file) {
     std::filesystem::remove_all(folder);
 }
 
+TEST(File, whose_reading_fails_is_named) {
+    try {
+        read_file("/proc/self/mem");  // opens, and its first read fails
+        FAIL();
+    } catch (const Error& error) {
+        EXPECT_STREQ(error.what(), "cannot read /proc/self/mem: Input/output error");
+    }
+}
+
 TEST(File, shows_only_complete_content_under_the_final_name) {
     const auto folder = std::filesystem::temp_directory_path() / "cerebellum-file-test";
     std::filesystem::create_directories(folder);

@@ -10,9 +10,9 @@
 #include <cerrno>
 #include <cstring>
 #include <fstream>
-#include <iterator>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/leftovers.h"
@@ -36,7 +36,11 @@ std::string read_file(const fs::path& path) {
     check_regular(path);
     std::ifstream stream(path, std::ios::binary);
     if (!stream) throw Error(fmt::format("cannot read {}: {}", path.string(), std::strerror(errno)));
-    std::string content((std::istreambuf_iterator<char>(stream)), std::istreambuf_iterator<char>());
+    std::string content;
+    // Never by the buffer's own iterators: those throw an exception without a path where a read fails.
+    std::vector<char> piece(std::size_t{1} << 16);
+    while (stream.read(piece.data(), static_cast<std::streamsize>(piece.size())), stream.gcount() > 0)
+        content.append(piece.data(), static_cast<std::size_t>(stream.gcount()));
     if (stream.bad()) throw Error(fmt::format("cannot read {}: {}", path.string(), std::strerror(errno)));
     check_no_lfs_pointer(path, content);
     return content;

@@ -14,12 +14,12 @@
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
-#include <fstream>
 #include <sstream>
 #include <thread>
 #include <vector>
 
 #include "cerebellum/core/error.h"
+#include "cerebellum/core/proc_files.h"
 #include "cerebellum/evaluate/http_client.h"
 #include "cerebellum/version.h"
 
@@ -185,10 +185,7 @@ bool LlamaServer::running() {
 }
 
 std::uint64_t LlamaServer::peak_resident_bytes() const {
-    std::ifstream status(fmt::format("/proc/{}/status", process_));
-    for (std::string line; std::getline(status, line);)
-        if (line.starts_with("VmHWM:")) return std::stoull(line.substr(6)) * 1024;
-    return 0;
+    return status_bytes(proc_text(fmt::format("/proc/{}/status", process_)), "VmHWM");
 }
 
 /// The last line of its log that speaks of an error; else the last one.

@@ -16,20 +16,19 @@
 #include <array>
 #include <atomic>
 #include <cerrno>
-#include <charconv>
 #include <chrono>
 #include <csignal>
 #include <cstring>
-#include <fstream>
 #include <initializer_list>
-#include <iterator>
 #include <optional>
 #include <span>
+#include <sstream>
 #include <string_view>
 #include <utility>
 #include <vector>
 
 #include "cerebellum/core/error.h"
+#include "cerebellum/core/proc_files.h"
 #include "cerebellum/core/progress.h"
 #include "cerebellum/evaluate/syscall_filter.h"
 
@@ -269,23 +268,13 @@ Child start(const Arguments& command, const std::string& program, const std::str
 std::vector<pid_t> tree_of(pid_t root) {
     std::vector<pid_t> all = {root};
     for (std::size_t i = 0; i < all.size(); ++i) {
-        std::error_code error;
-        for (const auto& thread : fs::directory_iterator(fmt::format("/proc/{}/task", all[i]), error)) {
-            std::ifstream children(thread.path() / "children");
+        const auto tasks = fmt::format("/proc/{}/task", all[i]);
+        for (const auto& thread : proc_names(tasks)) {
+            std::istringstream children(proc_text(fmt::format("{}/{}/children", tasks, thread)));
             for (pid_t child; children >> child;) all.push_back(child);
         }
     }
     return all;
-}
-
-/// Bytes of a field of /proc/PID/status, 0 where it is not there.
-std::uint64_t field_bytes(std::string_view status, std::string_view name) {
-    const auto at = status.find(name);
-    if (at == std::string_view::npos) return 0;
-    const auto begin = std::min(status.find_first_not_of(" \t", at + name.size()), status.size());
-    std::uint64_t value = 0;
-    std::from_chars(status.data() + begin, status.data() + status.size(), value);
-    return value * 1024;
 }
 
 /// Memory that belongs to the processes: their own and shared pages (those of several count for each), what was swapped
@@ -295,14 +284,10 @@ std::uint64_t process_bytes(std::span<const pid_t> processes) {
     constexpr std::uint64_t socket_bytes = 213'000;
     std::uint64_t total = 0;
     for (const pid_t process : processes) {
-        std::ifstream file(fmt::format("/proc/{}/status", process));
-        const std::string status((std::istreambuf_iterator<char>(file)), {});
-        for (const auto* name : {"\nRssAnon:", "\nRssShmem:", "\nVmSwap:", "\nVmPTE:"})
-            total += field_bytes(status, name);
+        const auto status = proc_text(fmt::format("/proc/{}/status", process));
+        for (const auto* field : {"RssAnon", "RssShmem", "VmSwap", "VmPTE"}) total += status_bytes(status, field);
         if (processes.size() <= few) continue;
-        std::error_code error;
-        const auto open = static_cast<std::size_t>(std::distance(
-            fs::directory_iterator(fmt::format("/proc/{}/fd", process), error), fs::directory_iterator{}));
+        const auto open = proc_names(fmt::format("/proc/{}/fd", process)).size();
         if (open > usual_descriptors) total += (open - usual_descriptors) * socket_bytes;
     }
     return total;

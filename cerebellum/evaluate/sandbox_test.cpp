@@ -1,6 +1,6 @@
 #include "cerebellum/evaluate/sandbox.h"
 
-#include <dirent.h>
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -8,11 +8,11 @@
 #include <atomic>
 #include <chrono>
 #include <csignal>
-#include <fstream>
 #include <memory>
 #include <thread>
 
 #include "cerebellum/core/error.h"
+#include "cerebellum/core/proc_files.h"
 #include "cerebellum/core/progress.h"
 
 namespace cerebellum {
@@ -109,13 +109,8 @@ print('done')
 /// Processes of the whole machine that have this in their command line.
 int processes_with(const std::string& text) {
     int count = 0;
-    DIR* folder = opendir("/proc");
-    for (const dirent* entry; (entry = readdir(folder)) != nullptr;) {
-        std::ifstream file(std::string("/proc/") + entry->d_name + "/cmdline");
-        const std::string line((std::istreambuf_iterator<char>(file)), {});
-        count += line.find(text) != std::string::npos ? 1 : 0;
-    }
-    closedir(folder);
+    for (const pid_t process : all_processes())
+        count += proc_text(fmt::format("/proc/{}/cmdline", process)).find(text) != std::string::npos ? 1 : 0;
     return count;
 }
 

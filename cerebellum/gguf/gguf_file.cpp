@@ -11,6 +11,7 @@
 #include <cassert>
 #include <cerrno>
 #include <cstring>
+#include <fstream>
 #include <limits>
 #include <mutex>
 #include <nlohmann/json.hpp>
@@ -20,6 +21,7 @@
 
 #include "cerebellum/core/digest_memory.h"
 #include "cerebellum/core/error.h"
+#include "cerebellum/core/file.h"
 #include "cerebellum/core/json_text.h"
 #include "cerebellum/core/lfs_pointer.h"
 #include "cerebellum/core/quant_type.h"
@@ -34,6 +36,10 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 
 namespace {
+
+bool begins_with_magic(const void* bytes, std::uint64_t size) {
+    return std::memcmp(bytes, GGUF_MAGIC, std::min<std::uint64_t>(size, std::string_view(GGUF_MAGIC).size())) == 0;
+}
 
 static_assert(std::endian::native == std::endian::little, "GGUF files are read as they lie in memory");
 
@@ -207,8 +213,7 @@ void Part::map() {
 
 void Part::parse() {
     check_no_lfs_pointer(path_, {reinterpret_cast<const char*>(mapping_), size_});
-    const auto magic_size = std::min<std::uint64_t>(size_, 4);
-    if (std::memcmp(mapping_, GGUF_MAGIC, magic_size) != 0)
+    if (!begins_with_magic(mapping_, size_))
         refuse(
             "it is no GGUF file (the first bytes are not \"GGUF\"); convert the model with llama.cpp's "
             "convert_hf_to_gguf.py");
@@ -334,6 +339,15 @@ GgufFile::GgufFile(std::unique_ptr<State> state) : state_(std::move(state)) {}
 GgufFile::GgufFile(GgufFile&&) noexcept = default;
 GgufFile& GgufFile::operator=(GgufFile&&) noexcept = default;
 GgufFile::~GgufFile() = default;
+
+bool has_gguf_magic(const fs::path& path) {
+    check_regular(path);
+    std::ifstream stream(path, std::ios::binary);
+    std::array<char, std::string_view(GGUF_MAGIC).size()> magic{};
+    stream.read(magic.data(), magic.size());
+    if (!stream && !stream.eof()) throw Error(fmt::format("cannot read {}: {}", path.string(), std::strerror(errno)));
+    return begins_with_magic(magic.data(), static_cast<std::uint64_t>(stream.gcount()));
+}
 
 GgufFile GgufFile::open(const fs::path& path) {
     return State::open(path, false);

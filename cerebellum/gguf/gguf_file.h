@@ -35,6 +35,10 @@ struct TensorInfo {
     std::int64_t n_weights() const { return row_length() * n_rows(); }
 };
 
+/// Whether a file begins as all GGUF files do, as far as it goes (an empty one does). Throws Error where it is not
+/// there or cannot be read.
+bool has_gguf_magic(const std::filesystem::path& path);
+
 /// A GGUF file, mapped read-only and checked: every tensor's data lies inside the file, sizes do not overflow.
 /// A split model (NAME-00001-of-0000N.gguf) is opened by its first file and is one object; its metadata is the first
 /// file's.

@@ -3,10 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstring>
-#include <fstream>
 #include <limits>
 #include <numeric>
 #include <span>
@@ -24,15 +22,6 @@ namespace {
 
 constexpr std::string_view sums_suffix = ".in_sum2";
 constexpr std::string_view counts_suffix = ".counts";
-
-/// What begins with "GGUF", and whatever GgufFile::open finds better words for.
-bool is_gguf(const std::filesystem::path& path) {
-    std::error_code code;
-    if (!std::filesystem::is_regular_file(path, code)) return true;
-    std::array<char, 4> magic{};
-    std::ifstream stream(path, std::ios::binary);
-    return !stream.read(magic.data(), magic.size()) || std::memcmp(magic.data(), GGUF_MAGIC, magic.size()) == 0;
-}
 
 void check_value(float value, const std::filesystem::path& path, std::string_view name) {
     if (!std::isfinite(value) || value < 0.0f)
@@ -123,7 +112,7 @@ std::vector<float> read_floats(const GgufFile& file, const TensorInfo& tensor) {
 }  // namespace
 
 Imatrix read_imatrix(const std::filesystem::path& path) {
-    if (!is_gguf(path)) return read_legacy_imatrix(path);
+    if (!has_gguf_magic(path)) return read_legacy_imatrix(path);
     const GgufFile file = GgufFile::open(path);
     const auto refuse = [&](std::string_view reason) {
         throw Error(fmt::format("cannot use {} as an importance matrix: {}", path.string(), reason));

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cctype>
 #include <cmath>
-#include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -15,7 +14,6 @@
 
 #include "cerebellum/build/build_gguf.h"
 #include "cerebellum/core/error.h"
-#include "cerebellum/core/file.h"
 #include "cerebellum/core/json_text.h"
 #include "cerebellum/core/quant_type.h"
 #include "cerebellum/evaluate/built_file.h"
@@ -39,14 +37,6 @@ struct FromSource {
     std::string imatrix;
     Estimate kld;
 };
-
-bool is_gguf(const fs::path& path) {
-    check_regular(path);
-    std::ifstream stream(path, std::ios::binary);
-    char magic[4] = {};
-    stream.read(magic, sizeof magic);
-    return stream && std::string_view(magic, sizeof magic) == "GGUF";
-}
 
 /// The baseline as a file beside the journal, made of the source where it is not there yet.
 fs::path baseline_file(Session& session, const RunOptions& run, const std::string& name, const Recipe& wanted,
@@ -304,7 +294,7 @@ CrushSweep crush_sweep(RunOptions run, const CrushOptions& options, Progress& pr
     bool foreign = false;
     run.full = true;
     if (name != "source") {
-        if (fs::exists(name) && is_gguf(name)) {
+        if (fs::exists(name) && has_gguf_magic(name)) {
             foreign = true;
             run.baseline = name;
             name = fs::path(name).filename().string();

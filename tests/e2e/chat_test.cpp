@@ -11,6 +11,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "cerebellum/core/proc_files.h"
 #include "cerebellum/evaluate/audit_log.h"
 #include "cerebellum/httplib.h"
 #include "tests/e2e/program.h"
@@ -219,14 +220,10 @@ TEST_F(Chat, programs_are_judged_and_judged_again) {
 /// Processes that were started with `text` in their command line.
 std::set<pid_t> processes_with(const std::string& program, const std::string& text) {
     std::set<pid_t> found;
-    for (const auto& entry : fs::directory_iterator("/proc")) {
-        const auto name = entry.path().filename().string();
-        if (name.find_first_not_of("0123456789") != std::string::npos) continue;
-        std::ifstream file(entry.path() / "cmdline");
-        const std::string line((std::istreambuf_iterator<char>(file)), {});
+    for (const pid_t process : all_processes()) {
+        const auto line = proc_text(fmt::format("/proc/{}/cmdline", process));
         const auto first = line.substr(0, line.find('\0'));
-        if (fs::path(first).filename() == program && line.find(text) != std::string::npos)
-            found.insert(static_cast<pid_t>(std::stol(name)));
+        if (fs::path(first).filename() == program && line.find(text) != std::string::npos) found.insert(process);
     }
     return found;
 }

@@ -12,6 +12,7 @@
 #include <string_view>
 #include <vector>
 
+#include "cerebellum/core/proc_files.h"
 #include "cerebellum/gguf/gguf_file.h"
 #include "tests/e2e/program.h"
 
@@ -120,20 +121,15 @@ class Workshop {
 /// Processes of a session that are still there (and no zombies).
 inline std::set<pid_t> processes_of_session(pid_t session) {
     std::set<pid_t> found;
-    std::error_code gone;
-    for (const auto& entry : fs::directory_iterator("/proc", gone)) {
-        const auto name = entry.path().filename().string();
-        if (name.find_first_not_of("0123456789") != std::string::npos) continue;
-        std::ifstream file(entry.path() / "stat");
-        std::string line;
-        std::getline(file, line);  // no error where it has just ended
+    for (const pid_t process : all_processes()) {
+        const auto line = proc_text(fmt::format("/proc/{}/stat", process));
         const auto close = line.rfind(')');
         if (close == std::string::npos) continue;
         std::istringstream fields(line.substr(close + 1));
         char state = ' ';
         long parent = 0, group = 0, of = 0;
         if (fields >> state >> parent >> group >> of && of == session && state != 'Z' && state != 'X')
-            found.insert(static_cast<pid_t>(std::stol(name)));
+            found.insert(process);
     }
     return found;
 }
