@@ -35,8 +35,8 @@ struct TensorInfo {
     std::int64_t n_weights() const { return row_length() * n_rows(); }
 };
 
-/// Whether a file begins as all GGUF files do, as far as it goes (an empty one does). Throws Error where it is not
-/// there or cannot be read.
+/// Whether a file begins as all GGUF files do, as far as it goes: an empty one does, and one that cannot be opened, of
+/// which GgufFile::open says what is wrong. Throws Error where it is no regular file.
 bool has_gguf_magic(const std::filesystem::path& path);
 
 /// A GGUF file, mapped read-only and checked: every tensor's data lies inside the file, sizes do not overflow.
