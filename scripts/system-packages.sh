@@ -20,10 +20,13 @@ declare -A command_of=(
   [bubblewrap]=bwrap [pkg-config]=pkg-config [glslc]=glslc
   [libopenmpi-dev]=mpicxx [openmpi-bin]=mpirun
   [slurm-wlm]=slurmctld [munge]=munged
+  [zsh]=zsh [fish]=fish [groff]=groff
 )
 build=(build-essential cmake ninja-build git npm libsqlite3-dev nlohmann-json3-dev libcli11-dev libeigen3-dev libfmt-dev
        libssl-dev zlib1g-dev libboost-dev libyaml-cpp-dev)
-test=(libgtest-dev libgmock-dev librapidcheck-dev libglpk-dev pkg-config libcpp-httplib-dev libbrotli-dev python3 bubblewrap)
+mpi=(libopenmpi-dev openmpi-bin)  # 97 MB: the build does without, its tests do not
+test=(libgtest-dev libgmock-dev librapidcheck-dev libglpk-dev pkg-config libcpp-httplib-dev libbrotli-dev python3 bubblewrap
+      zsh fish groff "${mpi[@]}")
 lint=(clang-format clang-tidy python3)
 pip=(python3 python3-pip)
 # Clang before 16 does not understand the ranges of GCC 12's library (Debian 12: its 'clang' is 14).
@@ -32,7 +35,6 @@ vulkan=(glslc libvulkan-dev spirv-headers mesa-vulkan-drivers)
 package=(dpkg-dev file)
 package_test=(debootstrap qemu-user)
 web=(chromium)
-mpi=(libopenmpi-dev openmpi-bin)  # 97 MB, so nothing installs it by itself: what wants it does without or skips
 slurm=(slurm-wlm munge)           # for one slow test, which skips without it
 
 # The newest Clang that apt knows, of those that can.

@@ -61,6 +61,10 @@ struct Extraction {
     const char* reply;
 };
 
+void PrintTo(const Extraction& extraction, std::ostream* out) {
+    *out << extraction.what;
+}
+
 class ExtractSolution : public ::testing::TestWithParam<Extraction> {};
 
 TEST_P(ExtractSolution, runs_as_the_reply_meant_it) {
@@ -144,6 +148,10 @@ struct Hostile {
     const char* what;
     const char* code;
 };
+
+void PrintTo(const Hostile& hostile, std::ostream* out) {
+    *out << hostile.what;
+}
 
 class HostileProgram : public ::testing::TestWithParam<Hostile> {};
 

@@ -142,7 +142,10 @@ time.sleep(0.5)
 }
 
 INSTANTIATE_TEST_SUITE_P(Isolation, Leftovers,
-                         ::testing::Values(Sandbox::Isolation::full, Sandbox::Isolation::limits_only));
+                         ::testing::Values(Sandbox::Isolation::full, Sandbox::Isolation::limits_only),
+                         [](const auto& test) {
+                             return test.param == Sandbox::Isolation::full ? "full" : "limits_only";
+                         });
 
 TEST(Sandbox, ends_within_a_second_when_the_user_asks_to_stop) {
     const auto sandbox = make(Sandbox::Isolation::full, 120.0);

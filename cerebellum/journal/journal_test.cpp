@@ -23,6 +23,29 @@ namespace fs = std::filesystem;
 using testing::AllOf;
 using testing::HasSubstr;
 
+/// While it lives, this process may do what an ordinary user may, to whom all in the folder belongs. Root may write
+/// everywhere.
+class WithoutRoot {
+  public:
+    explicit WithoutRoot(const fs::path& folder) {
+        if (!was_root_) return;
+        for (const auto& entry : fs::recursive_directory_iterator(folder)) give(entry.path());
+        give(folder);
+        EXPECT_EQ(::setresuid(nobody, nobody, 0), 0);
+    }
+    ~WithoutRoot() {
+        if (!was_root_) return;
+        EXPECT_EQ(::setresuid(0, 0, 0), 0);
+    }
+    WithoutRoot(const WithoutRoot&) = delete;
+    WithoutRoot& operator=(const WithoutRoot&) = delete;
+
+  private:
+    static constexpr uid_t nobody = 65534;
+    static void give(const fs::path& path) { EXPECT_EQ(::chown(path.c_str(), nobody, static_cast<gid_t>(-1)), 0); }
+    bool was_root_ = ::geteuid() == 0;
+};
+
 class JournalTest : public testing::Test {
   protected:
     void SetUp() override {
@@ -240,8 +263,8 @@ TEST_F(JournalTest, one_writer_at_a_time_and_any_readers) {
 
 TEST_F(JournalTest, folders_that_cannot_be_written_are_named) {
     EXPECT_THAT(message_of([&] { Journal::open(folder_ / "none" / "journal.db", identity_); }), HasSubstr("no folder"));
-    if (::geteuid() == 0) GTEST_SKIP() << "root may write everywhere";
     fs::permissions(folder_, fs::perms::owner_read | fs::perms::owner_exec);
+    const WithoutRoot ordinary(folder_);
     EXPECT_THAT(message_of([&] { Journal::open(path_, identity_); }), HasSubstr("permission"));
 }
 
@@ -405,8 +428,8 @@ TEST_F(JournalTest, is_readable_in_a_folder_that_is_not_writable) {
         auto journal = Journal::open(path_, identity_);
         journal.record(sample(1));
     }
-    if (::geteuid() == 0) GTEST_SKIP() << "root may write everywhere";
     fs::permissions(folder_, fs::perms::owner_read | fs::perms::owner_exec);
+    const WithoutRoot ordinary(folder_);
     EXPECT_EQ(Journal::open_existing(path_).measurements().size(), 1u);
 }
 

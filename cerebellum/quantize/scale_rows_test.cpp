@@ -6,6 +6,7 @@
 #include <cmath>
 #include <random>
 
+#include "cerebellum/core/quant_type.h"
 #include "cerebellum/gguf/gguf_support_test.h"
 #include "cerebellum/quantize/quantize_tensor.h"
 #include "cerebellum/replay/replay_support_test.h"
@@ -86,7 +87,8 @@ TEST_P(ScaledRows, need_an_exponent_for_every_channel) {
     EXPECT_THAT(error_of([&] { check_scaling(matrix, {{}, of_rows_}); }), HasSubstr("32 columns"));
 }
 
-INSTANTIATE_TEST_SUITE_P(Types, ScaledRows, ::testing::Values(GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_BF16));
+INSTANTIATE_TEST_SUITE_P(Types, ScaledRows, ::testing::Values(GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_BF16),
+                         [](const auto& test) { return std::string(type_name(test.param)); });
 
 TEST(ScaleRows, refuses_quantized_tensors_and_numbers_beyond_f16) {
     const TemporaryFolder folder;
