@@ -49,7 +49,7 @@ void run(const std::string& model, const std::string& size, const std::string& o
 
     const auto& imatrix = session.imatrix();
     const auto problem = cerebellum::make_problem(session.source(), session.journal(),
-                                                  cerebellum::imatrix_info(imatrix, session.imatrix_name()), 0);
+                                                  cerebellum::imatrix_info(imatrix, session.imatrix_name()));
     cerebellum::AllocationRequest request;
     request.goal =
         cerebellum::AllocationGoal::of_size(cerebellum::parse_size(size).bytes(session.source().n_weights()));

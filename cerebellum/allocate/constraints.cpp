@@ -187,7 +187,7 @@ std::string types_of(const TensorChoices& tensor) {
 
 void check_matches(const AllocationProblem& problem, const Constraint& constraint, int n_blocks) {
     if (constraint.kind == Kind::couple) {
-        if (couplings_of({0, problem.tensors, 0}, {&constraint}).empty())
+        if (couplings_of({.tensors = problem.tensors}, {&constraint}).empty())
             throw Error(
                 fmt::format("{} concerns nothing: no block has two measured tensors of that kind", constraint.text));
         return;
@@ -301,20 +301,20 @@ bool is_allowed(const AllocationProblem& problem, const TypeMap& types) {
     return problem.max_types == 0 || used.size() <= problem.max_types;
 }
 
-AllocationProblem constrained(const AllocationProblem& problem, const Constraints& constraints) {
+AllocationProblem constrained(const AllocationProblem& problem, const Constraints& constraints,
+                              std::uint64_t budget_bytes) {
     auto result = constrained_for_any_size(problem, constraints);
     const auto least = smallest_file_bytes(problem), smallest = smallest_file_bytes(result);
-    if (smallest <= problem.budget_bytes || least > problem.budget_bytes) return result;  // allocate() refuses the rest
+    if (smallest <= budget_bytes || least > budget_bytes) return result;  // allocate() refuses the rest
     const int n_blocks = block_count(problem);
     const auto met = [&](const List& some) {
-        return smallest_file_bytes(filtered(problem, some, n_blocks)) <= problem.budget_bytes;
+        return smallest_file_bytes(filtered(problem, some, n_blocks)) <= budget_bytes;
     };
     const auto conflict = smallest_conflict(list_of(constraints), met);
-    throw Error(
-        fmt::format("the budget of {} bytes is too small for {}: the smallest file has {} bytes with and {} "
-                    "without; ask for more or drop one",
-                    problem.budget_bytes, conflict_text(conflict),
-                    smallest_file_bytes(filtered(problem, conflict, n_blocks)), least));
+    throw Error(fmt::format(
+        "the budget of {} bytes is too small for {}: the smallest file has {} bytes with and {} "
+        "without; ask for more or drop one",
+        budget_bytes, conflict_text(conflict), smallest_file_bytes(filtered(problem, conflict, n_blocks)), least));
 }
 
 std::string texts_of(const Constraints& constraints) {

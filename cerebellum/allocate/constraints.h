@@ -49,11 +49,12 @@ Constraint only_these_types(std::string_view text, std::vector<ggml_type> types)
 
 /// The problem with only those choices left that every constraint allows, and tensors coupled. Throws Error where a
 /// constraint concerns no tensor of the problem, where no type is left for some tensor (naming the tensor and the
-/// smallest set of constraints that conflict), and where the budget is below the smallest file that is left (naming the
-/// constraints that make it so large, and by how much).
-AllocationProblem constrained(const AllocationProblem& problem, const Constraints& constraints);
+/// smallest set of constraints that conflict), and where `budget_bytes` are below the smallest file that is left
+/// (naming the constraints that make it so large, and by how much).
+AllocationProblem constrained(const AllocationProblem& problem, const Constraints& constraints,
+                              std::uint64_t budget_bytes);
 
-/// Whether these types obey what is left of a constrained problem (its budget apart). Tensors that are not among the
+/// Whether these types obey what is left of a constrained problem. Tensors that are not among the
 /// problem's may have any type.
 bool is_allowed(const AllocationProblem& constrained_problem, const TypeMap& types);
 

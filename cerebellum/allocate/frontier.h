@@ -27,7 +27,7 @@ struct Frontier {
 
 /// The lower convex hull of everything that can be had, found by one sort: each group's own hull, steepest steps first
 /// (these are the solutions of the linear relaxation that happen to be whole, hence optimal for their size). Between
-/// two points `allocate` may find better files than the lower point. The budget is not looked at. Throws Error for a
+/// two points `allocate` may find better files than the lower point. Throws Error for a
 /// problem with max_types, whose best files lie on no such path.
 Frontier solve_frontier(const AllocationProblem& problem);
 

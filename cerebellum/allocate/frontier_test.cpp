@@ -40,8 +40,7 @@ TEST(Frontier, every_point_is_the_best_file_of_its_size) {
         ASSERT_GT(points.size(), 5U);
         EXPECT_EQ(points.front().file_bytes, smallest_file_bytes(problem));
         for (std::size_t i = 0; i < points.size(); ++i) {
-            problem.budget_bytes = points[i].file_bytes;
-            const auto allocation = allocate(problem);
+            const auto allocation = allocate(problem, points[i].file_bytes);
             EXPECT_NEAR(allocation.predicted_kld, points[i].kld, 1e-12) << seed << ' ' << i;
             const auto types = types_at(frontier, points[i].file_bytes);
             std::uint64_t bytes = problem.fixed_bytes;
@@ -99,9 +98,8 @@ TEST(AllocateUnder, a_limited_number_of_types_is_kept) {
     const double limit = 0.5 * (points.front().kld + points.back().kld);
     const auto found = allocate_under(problem, limit);
     EXPECT_LE(found.predicted_kld, limit);
-    auto smaller = problem;
-    smaller.budget_bytes = found.file_bytes - std::max<std::uint64_t>(1, found.file_bytes / 10'000) - 1;
-    EXPECT_GT(allocate(smaller).predicted_kld, limit);
+    const auto smaller = found.file_bytes - std::max<std::uint64_t>(1, found.file_bytes / 10'000) - 1;
+    EXPECT_GT(allocate(problem, smaller).predicted_kld, limit);
 }
 
 TEST(AllocateUnder, says_what_the_least_is) {

@@ -55,8 +55,7 @@ TEST(MarginalMoves, begin_with_the_swap_that_an_allocation_missed) {
 
 TEST(MarginalMoves, of_an_optimal_recipe_all_cost_something) {
     auto problem = three_tensors();
-    problem.budget_bytes = 1200;
-    const auto optimal = allocate(problem);
+    const auto optimal = allocate(problem, 1200);
     for (const auto& move : marginal_moves(problem, optimal.types)) EXPECT_GE(move.penalty, -1e-12);
 }
 

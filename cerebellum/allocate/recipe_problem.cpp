@@ -101,20 +101,19 @@ std::uint64_t smallest_file_bytes(const AllocationProblem& problem) {
     return bytes;
 }
 
-Allocation allocate(const AllocationProblem& problem) {
+Allocation allocate(const AllocationProblem& problem, std::uint64_t budget_bytes) {
     const auto groups = groups_of(problem);
-    if (const auto smallest = smallest_file_bytes(problem); smallest > problem.budget_bytes)
+    if (const auto smallest = smallest_file_bytes(problem); smallest > budget_bytes)
         throw Error(fmt::format(
             "the budget of {} bytes is too small: the smallest possible file has {} bytes; ask for at least that much",
-            problem.budget_bytes, smallest));
+            budget_bytes, smallest));
     try {
-        return allocation_of(problem, groups,
-                             solve(groups, problem.budget_bytes - problem.fixed_bytes, problem.max_types));
+        return allocation_of(problem, groups, solve(groups, budget_bytes - problem.fixed_bytes, problem.max_types));
     } catch (const BudgetTooSmall& error) {
         throw Error(fmt::format(
             "the budget of {} bytes is too small for {} types: the smallest file with so few has {} bytes; ask for at "
             "least that much or allow more types",
-            problem.budget_bytes, problem.max_types, problem.fixed_bytes + error.smallest_bytes()));
+            budget_bytes, problem.max_types, problem.fixed_bytes + error.smallest_bytes()));
     }
 }
 

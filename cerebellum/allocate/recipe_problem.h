@@ -23,11 +23,10 @@ struct TensorChoices {
     std::vector<TypeChoice> choices;
 };
 
-/// Which types to give to which tensors of a file of at most `budget_bytes`.
+/// Which types the tensors of a file can be given.
 struct AllocationProblem {
     std::uint64_t fixed_bytes = 0;  // everything in the file that no choice changes
     std::vector<TensorChoices> tensors;
-    std::uint64_t budget_bytes = 0;
     /// Tensors, as indices, that take one type together. No tensor is in two of these.
     std::vector<std::vector<std::size_t>> coupled = {};
     /// At most so many distinct types among `tensors`; 0: any number.
@@ -52,13 +51,20 @@ struct Allocation {
     bool exact = false;
 };
 
-/// Throws Error, with the smallest possible size in it, where the budget cannot be met, and where no choice of
-/// `max_types` types serves every tensor.
-Allocation allocate(const AllocationProblem& problem);
+/// A recipe to be bettered by other choices of the problem, within a budget.
+struct StartingRecipe {
+    AllocationProblem problem;
+    std::uint64_t budget_bytes = 0;  // of the file
+    TypeMap types;                   // of every tensor of the problem
+};
 
-/// The smallest file whose predicted damage is at most `max_kld`; the problem's budget is not looked at. `exact` says
-/// that no smaller one is (with max_types: none smaller by more than a ten-thousandth). Throws Error, with the least
-/// damage possible in it, where no allocation stays under it.
+/// The least damage in a file of at most `budget_bytes`. Throws Error, with the smallest possible size in it, where the
+/// budget cannot be met, and where no choice of `max_types` types serves every tensor.
+Allocation allocate(const AllocationProblem& problem, std::uint64_t budget_bytes);
+
+/// The smallest file whose predicted damage is at most `max_kld`. `exact` says that no smaller one is (with max_types:
+/// none smaller by more than a ten-thousandth). Throws Error, with the least damage possible in it, where no allocation
+/// stays under it.
 Allocation allocate_under(const AllocationProblem& problem, double max_kld);
 
 /// Bytes of the smallest file there is, whatever its damage.

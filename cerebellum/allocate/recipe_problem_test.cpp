@@ -8,10 +8,9 @@
 namespace cerebellum {
 namespace {
 
-AllocationProblem problem(std::uint64_t budget) {
+AllocationProblem problem() {
     AllocationProblem result;
     result.fixed_bytes = 1000;
-    result.budget_bytes = budget;
     result.tensors = {{"a", {{GGML_TYPE_F16, 200, 0.0}, {GGML_TYPE_Q8_0, 108, 0.01}, {GGML_TYPE_Q4_0, 60, 0.3}}},
                       {"b", {{GGML_TYPE_F16, 400, 0.0}, {GGML_TYPE_Q8_0, 216, 0.04}, {GGML_TYPE_Q4_0, 120, 0.2}}},
                       {"c", {{GGML_TYPE_F16, 80, 0.0}, {GGML_TYPE_Q4_0, 24, 0.5}}}};
@@ -19,14 +18,14 @@ AllocationProblem problem(std::uint64_t budget) {
 }
 
 TEST(Allocate, is_the_best_of_all_assignments_and_never_over_budget) {
+    const auto p = problem();
     for (std::uint64_t budget = 1204; budget < 1700; budget += 7) {
-        const auto p = problem(budget);
         double best = std::numeric_limits<double>::infinity();
         for (const auto& a : p.tensors[0].choices)
             for (const auto& b : p.tensors[1].choices)
                 for (const auto& c : p.tensors[2].choices)
                     if (1000 + a.bytes + b.bytes + c.bytes <= budget) best = std::min(best, a.kld + b.kld + c.kld);
-        const auto allocation = allocate(p);
+        const auto allocation = allocate(p, budget);
         EXPECT_LE(allocation.file_bytes, budget);
         EXPECT_NEAR(allocation.predicted_kld, best, 1e-12) << budget;
         EXPECT_LE(allocation.lower_bound, best + 1e-12);
@@ -41,13 +40,13 @@ TEST(Allocate, is_the_best_of_all_assignments_and_never_over_budget) {
 TEST(Allocate, names_the_smallest_size_where_the_budget_is_too_small) {
     for (const std::uint64_t budget : {std::uint64_t{0}, std::uint64_t{999}, std::uint64_t{1203}}) {
         try {
-            allocate(problem(budget));
+            allocate(problem(), budget);
             ADD_FAILURE() << budget;
         } catch (const Error& error) {
             EXPECT_THAT(error.what(), ::testing::HasSubstr("1204"));
         }
     }
-    EXPECT_EQ(allocate(problem(1204)).file_bytes, 1204U);
+    EXPECT_EQ(allocate(problem(), 1204).file_bytes, 1204U);
 }
 
 }  // namespace

@@ -67,11 +67,11 @@ std::map<std::string, std::vector<TypeCost>> costs_of(std::span<const Measuremen
 }  // namespace
 
 AllocationProblem make_problem(const GgufFile& source, const Journal& journal,
-                               const std::optional<ImatrixInfo>& imatrix, std::uint64_t budget_bytes, const Aim& aim) {
+                               const std::optional<ImatrixInfo>& imatrix, const Aim& aim) {
     const auto measurements = weighed_measurements(journal, aim);
     if (measurements.empty())
         throw Error(fmt::format("{} holds no measurements; run 'cerebellum ablate' first", journal.path().string()));
-    auto problem = make_problem(source, measurements, imatrix, budget_bytes, aim.objective, aim.rounding);
+    auto problem = make_problem(source, measurements, imatrix, aim.objective, aim.rounding);
     // Only now: figures of other types may be what those of the wanted ones were carried over from.
     if (!aim.types.empty())
         for (auto& tensor : problem.tensors) {
@@ -84,11 +84,9 @@ AllocationProblem make_problem(const GgufFile& source, const Journal& journal,
 }
 
 AllocationProblem make_problem(const GgufFile& source, std::span<const Measurement> measurements,
-                               const std::optional<ImatrixInfo>& imatrix, std::uint64_t budget_bytes,
-                               Objective objective, RoundingChoice rounding) {
-    auto problem = make_problem(source.tensors(), fixed_bytes(source, imatrix), measurements, objective, rounding);
-    problem.budget_bytes = budget_bytes;
-    return problem;
+                               const std::optional<ImatrixInfo>& imatrix, Objective objective,
+                               RoundingChoice rounding) {
+    return make_problem(source.tensors(), fixed_bytes(source, imatrix), measurements, objective, rounding);
 }
 
 AllocationProblem make_problem(std::span<const TensorInfo> tensors, std::uint64_t header_bytes,

@@ -17,13 +17,11 @@ namespace cerebellum {
 /// that the aim allows, and the source's own type at no damage. Tensors without figures keep their type. Under another
 /// objective than KLD the choices' damage is what predict_cost says.
 AllocationProblem make_problem(const GgufFile& source, const Journal& journal,
-                               const std::optional<ImatrixInfo>& imatrix, std::uint64_t budget_bytes,
-                               const Aim& aim = {});
+                               const std::optional<ImatrixInfo>& imatrix, const Aim& aim = {});
 
 /// The same from figures that are not, or not all, in a journal, and of which every window counts as it is.
 AllocationProblem make_problem(const GgufFile& source, std::span<const Measurement> measurements,
-                               const std::optional<ImatrixInfo>& imatrix, std::uint64_t budget_bytes,
-                               Objective objective = Objective::kld,
+                               const std::optional<ImatrixInfo>& imatrix, Objective objective = Objective::kld,
                                RoundingChoice rounding = RoundingChoice::automatic);
 
 /// Names the second moments that the journal's figures were made with in a recipe that rounds with feedback.

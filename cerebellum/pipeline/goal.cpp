@@ -29,16 +29,15 @@ namespace cerebellum {
 namespace {
 
 /// Constraints first, so that what they make impossible is said in their words.
-Allocation allocate_within(AllocationProblem& problem, const Constraints& constraints, std::uint64_t budget_bytes) {
-    problem.budget_bytes = budget_bytes;
-    return allocate(constrained(problem, constraints));
+Allocation allocate_within(const AllocationProblem& problem, const Constraints& constraints,
+                           std::uint64_t budget_bytes) {
+    return allocate(constrained(problem, constraints, budget_bytes), budget_bytes);
 }
 
 Allocation allocate_smallest(const AllocationProblem& problem, const Constraints& constraints) {
     auto smallest = constrained_for_any_size(problem, constraints);
     smallest.max_types = 0;
-    smallest.budget_bytes = smallest_file_bytes(smallest);
-    return allocate(smallest);
+    return allocate(smallest, smallest_file_bytes(smallest));
 }
 
 /// llama.cpp's account of a file with these types that is not built.
@@ -60,7 +59,7 @@ std::string describe(const ServingSetup& setup) {
 }
 
 /// Finds the largest file whose run fits: its size is corrected by what llama.cpp's account says is left or too much.
-SolvedGoal fit_memory(const GgufFile& source, AllocationProblem problem, const AllocationRequest& request) {
+SolvedGoal fit_memory(const GgufFile& source, const AllocationProblem& problem, const AllocationRequest& request) {
     const auto& goal = request.goal;
     SolvedGoal best;
     ServingMemory best_memory;
@@ -147,7 +146,7 @@ std::vector<PlacedTensor> tensors_to_place(const GgufFile& source, const TypeMap
 
 /// Weights of at most so many bytes on the device and so many beside it: allocates both together, then fills the device
 /// with what is read most. Where the parts do not come out even, both budgets shrink by what is too much.
-SolvedGoal split(const GgufFile& source, AllocationProblem problem, const AllocationRequest& request) {
+SolvedGoal split(const GgufFile& source, const AllocationProblem& problem, const AllocationRequest& request) {
     const auto& goal = request.goal;
     std::uint64_t header_bytes = problem.fixed_bytes;
     for (const auto& tensor : source.tensors())
@@ -203,7 +202,7 @@ AllocationGoal AllocationGoal::of_size(std::uint64_t bytes) {
     return goal;
 }
 
-SolvedGoal solve_goal(const GgufFile& source, AllocationProblem problem, const AllocationRequest& request) {
+SolvedGoal solve_goal(const GgufFile& source, const AllocationProblem& problem, const AllocationRequest& request) {
     SolvedGoal solved;
     switch (request.goal.kind) {
         case AllocationGoal::Kind::size:
@@ -216,10 +215,10 @@ SolvedGoal solve_goal(const GgufFile& source, AllocationProblem problem, const A
             solved.budget_bytes = solved.allocation.file_bytes;
             break;
         case AllocationGoal::Kind::memory:
-            solved = fit_memory(source, std::move(problem), request);
+            solved = fit_memory(source, problem, request);
             break;
         case AllocationGoal::Kind::split:
-            solved = split(source, std::move(problem), request);
+            solved = split(source, problem, request);
             break;
     }
     solved.provenance["goal"] = request.goal.text;
@@ -299,7 +298,7 @@ Recipe make_recipe(const GgufFile& source, const Journal& journal, const SolvedG
     }
     note_moments(journal, recipe);
     const Aim kld{Objective::kld, aim.profile, aim.rounding};
-    const auto problem = make_problem(source, journal, std::nullopt, 0, kld);
+    const auto problem = make_problem(source, journal, std::nullopt, kld);
     note_prediction(problem, make_calibration(problem, journal, kld), recipe);
     return recipe;
 }

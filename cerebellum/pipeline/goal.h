@@ -50,9 +50,9 @@ struct SolvedGoal {
     std::map<std::string, std::string> provenance;
 };
 
-/// Solves the problem, which offers all choices there are (its budget is not looked at), under the request's
+/// Solves the problem, which offers all choices there are, under the request's
 /// constraints for the request's goal. Throws Error where it cannot be reached, naming what is in the way.
-SolvedGoal solve_goal(const GgufFile& source, AllocationProblem problem, const AllocationRequest& request);
+SolvedGoal solve_goal(const GgufFile& source, const AllocationProblem& problem, const AllocationRequest& request);
 
 /// The same, but a largest damage holds for the whole file as measured recipes calibrate it, one standard error on top.
 /// Without such recipes it holds for the sum of single damages, which a remark says. `problem` is in KLD.

@@ -92,7 +92,6 @@ class Builder {
         find_skipped();
         if (options_.extrapolate_layer) learn_blocks();
         AllocationProblem problem;
-        problem.budget_bytes = options_.budget_bytes;
         problem.fixed_bytes = model_.fixed_bytes;
         for (const auto& tensor : model_.base.tensors) {
             auto choices = choices_of(tensor);
@@ -106,7 +105,7 @@ class Builder {
                 fmt::format("there is nothing to decide: no measured tensor of {} may have another type than "
                             "it has in the base; allow more --types or give an --imatrix",
                             table_.origin));
-        const auto allocation = allocate(problem);
+        const auto allocation = allocate(problem, options_.budget_bytes);
         describe(allocation);
         return std::move(result_);
     }

@@ -178,7 +178,7 @@ InteractionResult measure_interactions(Session& session, const InteractionOption
     const auto& source = session.source();
     const auto imatrix_file = imatrix_info(session.imatrix(), session.imatrix_name());
     const auto problem =
-        make_problem(source, session.journal(), imatrix_file, 0, {Objective::kld, {}, session.rounding()});
+        make_problem(source, session.journal(), imatrix_file, {Objective::kld, {}, session.rounding()});
     InteractionResult result;
     auto changes = choose_changes(source, problem, options.bits);
     std::set<std::string> planned;

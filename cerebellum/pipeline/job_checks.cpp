@@ -32,7 +32,6 @@ void check_budget(Session& session, std::uint64_t budget_bytes) {
             if (const auto type = parse_encoding(measured.type)) candidates[measured.tensor].push_back(*type);
     AllocationProblem problem;
     problem.fixed_bytes = fixed_bytes(source, imatrix_info(session.imatrix(), session.imatrix_name()));
-    problem.budget_bytes = budget_bytes;
     for (const auto& tensor : source.tensors()) {
         TypeChoice smallest{tensor.type, tensor_bytes(tensor, tensor.type), 0.0};
         for (const auto type : candidates[tensor.name])
@@ -40,7 +39,7 @@ void check_budget(Session& session, std::uint64_t budget_bytes) {
                 smallest = {type, bytes, 0.0};
         problem.tensors.push_back({tensor.name, {smallest}});
     }
-    allocate(problem);
+    allocate(problem, budget_bytes);
 }
 
 /// Throws UsageError where the model cannot be measured both as it is and scaled.

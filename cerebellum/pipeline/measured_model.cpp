@@ -22,7 +22,7 @@ MeasuredModel open_measured(const std::filesystem::path& model, const std::files
     auto imatrix = imatrix_from_journal(journal);
     const auto info =
         imatrix ? std::optional(imatrix_info(*imatrix, journal.get_meta("imatrix_name").value_or(""))) : std::nullopt;
-    auto problem = make_problem(source, journal, info, 0, aim);
+    auto problem = make_problem(source, journal, info, aim);
     return {std::move(source), std::move(journal), std::move(imatrix), std::move(problem)};
 }
 

@@ -16,7 +16,7 @@ struct MeasuredModel {
     GgufFile source;
     Journal journal;
     std::optional<Imatrix> imatrix;
-    AllocationProblem problem;  // all choices, no budget
+    AllocationProblem problem;  // all choices
 };
 
 /// Opens both for reading. Throws Error where one cannot be used, the journal is of another model, was measured in

@@ -28,26 +28,25 @@ class Maker {
     }
 
     OwnRecipes make() {
-        problem_ = make_problem(source_, session_.journal(), imatrix_, 0, options_.aim);
-        own_.kld_problem = make_problem(source_, session_.journal(), imatrix_, 0, in_kld_);
+        problem_ = make_problem(source_, session_.journal(), imatrix_, options_.aim);
+        own_.kld_problem = make_problem(source_, session_.journal(), imatrix_, in_kld_);
         allocate();
         if (own_.goal.kind == AllocationGoal::Kind::max_kld) correct_goal();
-        problem_.budget_bytes = own_.kld_problem.budget_bytes = own_.budget_bytes;
         const auto budgets = neighbouring_budgets(own_.budget_bytes, session_.options().effort);
         measure_recipes(session_, own_.kld_problem, budgets, progress_);
         own_.calibration = make_calibration(own_.kld_problem, session_.journal(), in_kld_);
         note_prediction(own_.kld_problem, own_.calibration, own_.recipe);
-        own_.problem = constrained(problem_, options_.request.constraints);
+        own_.problem = constrained(problem_, options_.request.constraints, own_.budget_bytes);
         if (options_.rounds > 0) {
-            auto refinement =
-                refine(session_, own_.kld_problem, own_.versions.back().types, options_.rounds, in_kld_, progress_);
+            auto refinement = refine(session_, {own_.kld_problem, own_.budget_bytes, own_.versions.back().types},
+                                     options_.rounds, in_kld_, progress_);
             own_.rounds = std::move(refinement.rounds);
             add_version(refinement.types, "rounds");
         }
         own_.n_before_search = own_.versions.size();
         if (options_.search_seconds > 0.0) {
-            own_.search = search_for(session_, own_.problem, own_.versions.back().types, options_.search_seconds,
-                                     options_.aim, progress_);
+            own_.search = search_for(session_, {own_.problem, own_.budget_bytes, own_.versions.back().types},
+                                     options_.search_seconds, options_.aim, progress_);
             add_version(own_.search->result.types, "search");
         }
         return std::move(own_);

@@ -19,8 +19,12 @@ constexpr std::size_t most_trials = 64;
 
 class Refiner {
   public:
-    Refiner(Session& session, const AllocationProblem& problem, const Aim& aim, Progress& progress)
-        : session_(session), problem_(problem), aim_(aim), progress_(progress) {}
+    Refiner(Session& session, const StartingRecipe& start, const Aim& aim, Progress& progress)
+        : session_(session),
+          problem_(start.problem),
+          budget_bytes_(start.budget_bytes),
+          aim_(aim),
+          progress_(progress) {}
 
     /// One round; `types` becomes the new recipe where it is taken.
     Round run(TypeMap& types) {
@@ -32,7 +36,7 @@ class Refiner {
             mixes.back()[problem_.tensors[move.tensor].name] = choice_of(move).type;
         }
         const auto scores = measure(mixes);
-        const auto next = allocate(around(types, moves, scores)).types;
+        const auto next = allocate(around(types, moves, scores), budget_bytes_).types;
         Round round;
         round.tried = moves.size();
         for (const auto& [name, type] : next)
@@ -78,16 +82,16 @@ class Refiner {
 
     Session& session_;
     const AllocationProblem& problem_;
+    const std::uint64_t budget_bytes_;
     const Aim& aim_;
     Progress& progress_;
 };
 
 }  // namespace
 
-Refinement refine(Session& session, const AllocationProblem& problem, const TypeMap& start, int n_rounds,
-                  const Aim& aim, Progress& progress) {
-    Refinement result{start, {}};
-    Refiner refiner(session, problem, aim, progress);
+Refinement refine(Session& session, const StartingRecipe& start, int n_rounds, const Aim& aim, Progress& progress) {
+    Refinement result{start.types, {}};
+    Refiner refiner(session, start, aim, progress);
     for (int round = 0; round < n_rounds; ++round) {
         result.rounds.push_back(refiner.run(result.types));
         const auto& last = result.rounds.back();

@@ -24,9 +24,8 @@ struct Refinement {
 
 /// Moves the point that damage is measured at to the recipe itself: for each tensor the next larger and the next
 /// smaller type worth having, all others as the recipe has them, are measured as whole mixes against the source, the
-/// most marginal ones first; the problem's budget is then allocated again between what was measured. Ends when nothing
+/// most marginal ones first; the budget is then allocated again between what was measured. Ends when nothing
 /// changes, a change is not significantly better on the text that is measured on, or after `n_rounds`.
-Refinement refine(Session& session, const AllocationProblem& problem, const TypeMap& start, int n_rounds,
-                  const Aim& aim, Progress& progress);
+Refinement refine(Session& session, const StartingRecipe& start, int n_rounds, const Aim& aim, Progress& progress);
 
 }  // namespace cerebellum

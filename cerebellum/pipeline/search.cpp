@@ -43,18 +43,17 @@ struct Candidate {
 
 class Search {
   public:
-    Search(const AllocationProblem& problem, const TypeMap& start, const SearchTrial& trial, Progress& progress)
-        : problem_(problem), trial_(trial), progress_(progress) {
+    Search(const StartingRecipe& start, const SearchTrial& trial, Progress& progress)
+        : problem_(start.problem), budget_bytes_(start.budget_bytes), trial_(trial), progress_(progress) {
         // Every group of coupled tensors as one tensor.
-        groups_.fixed_bytes = problem.fixed_bytes;
-        groups_.budget_bytes = problem.budget_bytes;
-        groups_.max_types = problem.max_types;
-        for (const auto& group : groups_of(problem)) {
-            const auto& name = problem.tensors[group.tensors.front()].name;
+        groups_.fixed_bytes = problem_.fixed_bytes;
+        groups_.max_types = problem_.max_types;
+        for (const auto& group : groups_of(problem_)) {
+            const auto& name = problem_.tensors[group.tensors.front()].name;
             groups_.tensors.push_back({name, group.choices});
-            now_[name] = start.at(name);
+            now_[name] = start.types.at(name);
             auto& members = members_[name];
-            for (const auto tensor : group.tensors) members.push_back(problem.tensors[tensor].name);
+            for (const auto tensor : group.tensors) members.push_back(problem_.tensors[tensor].name);
         }
     }
 
@@ -186,10 +185,10 @@ class Search {
     }
 
     std::optional<Candidate> solved(const AllocationProblem& local) const {
-        if (smallest_file_bytes(local) > local.budget_bytes) return std::nullopt;
+        if (smallest_file_bytes(local) > budget_bytes_) return std::nullopt;
         Allocation solution;
         try {
-            solution = allocate(local);
+            solution = allocate(local, budget_bytes_);
         } catch (const Error&) {  // not with so few types
             return std::nullopt;
         }
@@ -260,6 +259,7 @@ class Search {
     }
 
     const AllocationProblem& problem_;
+    const std::uint64_t budget_bytes_;
     const SearchTrial& trial_;
     Progress& progress_;
     AllocationProblem groups_;
@@ -277,9 +277,8 @@ std::size_t SearchResult::accepted() const {
     return static_cast<std::size_t>(std::ranges::count(steps, true, &SearchStep::accepted));
 }
 
-SearchResult search_recipe(const AllocationProblem& problem, const TypeMap& start, const SearchTrial& trial,
-                           Progress& progress) {
-    return Search(problem, start, trial, progress).run();
+SearchResult search_recipe(const StartingRecipe& start, const SearchTrial& trial, Progress& progress) {
+    return Search(start, trial, progress).run();
 }
 
 }  // namespace cerebellum

@@ -42,7 +42,7 @@ enum class SearchWindows { explore, confirm };
 using SearchTrial = std::function<std::optional<std::vector<std::vector<WindowScore>>>(std::span<const TypeMap> recipes,
                                                                                        SearchWindows windows)>;
 
-/// Searches around a recipe, never leaving the problem's budget and constraints.
+/// Searches around a recipe, never leaving its budget and the problem's constraints.
 ///
 /// Single tensors (coupled ones together) are changed to another type each, all others staying as the recipe has them,
 /// and measured on the exploring windows, those first whose change would gain most if the predictions were off by as
@@ -54,7 +54,6 @@ using SearchTrial = std::function<std::optional<std::vector<std::vector<WindowSc
 /// from the changed recipe.
 ///
 /// Takes no decision by the clock: a longer search begins with the steps of a shorter one.
-SearchResult search_recipe(const AllocationProblem& problem, const TypeMap& start, const SearchTrial& trial,
-                           Progress& progress);
+SearchResult search_recipe(const StartingRecipe& start, const SearchTrial& trial, Progress& progress);
 
 }  // namespace cerebellum

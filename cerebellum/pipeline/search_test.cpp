@@ -44,10 +44,16 @@ class World {
         }
         std::uint64_t least = smallest_file_bytes(truth_), most = 0;
         for (const auto& tensor : truth_.tensors) most += tensor.choices.front().bytes;
-        truth_.budget_bytes = predicted_.budget_bytes = least + (most - least) / 4;
+        budget_bytes_ = least + (most - least) / 4;
     }
 
     AllocationProblem& predicted() { return predicted_; }
+    std::uint64_t budget_bytes() const { return budget_bytes_; }
+    TypeMap best_predicted() const { return allocate(predicted_, budget_bytes_).types; }
+    SearchResult search(const TypeMap& start, const SearchTrial& trial) const {
+        NoProgress progress;
+        return search_recipe({predicted_, budget_bytes_, start}, trial, progress);
+    }
     const AllocationProblem& truth() const { return truth_; }
 
     static const TypeChoice& choice(const TensorChoices& tensor, const TypeMap& recipe) {
@@ -105,19 +111,19 @@ class World {
     std::uint64_t seed_ = 0;
     int calls_ = 0;
     AllocationProblem predicted_, truth_;
+    std::uint64_t budget_bytes_ = 0;
 };
 
 TEST(Search, finds_what_wrong_predictions_have_missed) {
-    NoProgress progress;
     double possible = 0.0, gained = 0.0;
     std::size_t accepted = 0, wrong = 0;
     for (unsigned seed = 0; seed < 20; ++seed) {
         World world(24, 0.3, 0.1, seed);
-        const auto start = allocate(world.predicted()).types;
-        const auto found = search_recipe(world.predicted(), start, world.trial(), progress);
+        const auto start = world.best_predicted();
+        const auto found = world.search(start, world.trial());
         EXPECT_TRUE(found.exhausted);
-        EXPECT_LE(world.bytes(found.types), world.predicted().budget_bytes);
-        possible += 1.0 - world.damage(allocate(world.truth()).types) / world.damage(start);
+        EXPECT_LE(world.bytes(found.types), world.budget_bytes());
+        possible += 1.0 - world.damage(allocate(world.truth(), world.budget_bytes()).types) / world.damage(start);
         gained += 1.0 - world.damage(found.types) / world.damage(start);
         auto recipe = start;
         for (const auto& step : found.steps) {
@@ -128,7 +134,7 @@ TEST(Search, finds_what_wrong_predictions_have_missed) {
                 after[tensor] = type;
             }
             EXPECT_EQ(step.file_bytes, world.bytes(after));
-            EXPECT_LE(step.file_bytes, world.predicted().budget_bytes);
+            EXPECT_LE(step.file_bytes, world.budget_bytes());
             EXPECT_EQ(step.accepted, step.p <= step.level);
             if (!step.accepted) continue;
             ++accepted;
@@ -143,16 +149,15 @@ TEST(Search, finds_what_wrong_predictions_have_missed) {
 }
 
 TEST(Search, hardly_ever_leaves_the_best_recipe_there_is) {
-    NoProgress progress;
     constexpr unsigned worlds = 300;
     unsigned left = 0;
     std::size_t tests = 0;
     for (unsigned seed = 0; seed < worlds; ++seed) {
         // The predictions mislead and the windows are noisy, but nothing is better than the start.
         World world(12, 0.3, 0.6, seed);
-        const auto best = allocate(world.truth());
+        const auto best = allocate(world.truth(), world.budget_bytes());
         ASSERT_TRUE(best.exact);
-        const auto found = search_recipe(world.predicted(), best.types, world.trial(), progress);
+        const auto found = world.search(best.types, world.trial());
         tests += found.steps.size();
         left += found.accepted() > 0 ? 1 : 0;
     }
@@ -162,16 +167,15 @@ TEST(Search, hardly_ever_leaves_the_best_recipe_there_is) {
 }
 
 TEST(Search, that_is_cut_short_has_done_the_first_steps_of_a_longer_one) {
-    NoProgress progress;
     World world(24, 0.3, 0.1, 3);
-    const auto start = allocate(world.predicted()).types;
-    const auto whole = search_recipe(world.predicted(), start, world.trial(), progress);
+    const auto start = world.best_predicted();
+    const auto whole = world.search(start, world.trial());
     ASSERT_GE(whole.steps.size(), 2U);
     const int all_calls = world.calls();
-    const auto again = search_recipe(world.predicted(), start, world.trial(), progress);
+    const auto again = world.search(start, world.trial());
     EXPECT_EQ(again.types, whole.types);
     for (int calls = 0; calls < all_calls; ++calls) {
-        const auto part = search_recipe(world.predicted(), start, world.trial(calls), progress);
+        const auto part = world.search(start, world.trial(calls));
         EXPECT_FALSE(part.exhausted);
         ASSERT_LE(part.steps.size(), whole.steps.size());
         auto recipe = start;
@@ -186,14 +190,13 @@ TEST(Search, that_is_cut_short_has_done_the_first_steps_of_a_longer_one) {
 }
 
 TEST(Search, keeps_to_couplings_and_the_number_of_types) {
-    NoProgress progress;
     std::size_t accepted = 0;
     for (unsigned seed = 0; seed < 5; ++seed) {
         World world(12, 0.5, 0.05, seed);
         auto& problem = world.predicted();
         problem.coupled = {{0, 1, 2}, {5, 6}};
         problem.max_types = 3;
-        const auto found = search_recipe(problem, allocate(problem).types, world.trial(), progress);
+        const auto found = world.search(world.best_predicted(), world.trial());
         accepted += found.accepted();
         EXPECT_EQ(found.types.at("t0"), found.types.at("t1"));
         EXPECT_EQ(found.types.at("t0"), found.types.at("t2"));
@@ -201,7 +204,7 @@ TEST(Search, keeps_to_couplings_and_the_number_of_types) {
         std::set<ggml_type> used;
         for (const auto& [tensor, type] : found.types) used.insert(type.type);
         EXPECT_LE(used.size(), 3U);
-        EXPECT_LE(world.bytes(found.types), problem.budget_bytes);
+        EXPECT_LE(world.bytes(found.types), world.budget_bytes());
     }
     EXPECT_GE(accepted, 3U);
 }

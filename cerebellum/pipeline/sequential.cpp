@@ -86,7 +86,7 @@ class Seen {
 };
 
 /// The price of a byte at which the cheapest choices together just fit.
-double price_of_a_byte(const AllocationProblem& problem) {
+double price_of_a_byte(const AllocationProblem& problem, std::uint64_t budget_bytes) {
     const auto bytes_at = [&](double price) {
         std::uint64_t bytes = problem.fixed_bytes;
         for (const auto& tensor : problem.tensors)
@@ -96,10 +96,10 @@ double price_of_a_byte(const AllocationProblem& problem) {
         return bytes;
     };
     double low = 0.0, high = 1e-15;
-    while (bytes_at(high) > problem.budget_bytes && high < 1e15) high *= 10.0;
+    while (bytes_at(high) > budget_bytes && high < 1e15) high *= 10.0;
     for (int i = 0; i < 100; ++i) {
         const double middle = 0.5 * (low + high);
-        (bytes_at(middle) > problem.budget_bytes ? low : high) = middle;
+        (bytes_at(middle) > budget_bytes ? low : high) = middle;
     }
     return high;
 }
@@ -134,9 +134,9 @@ double sample_variance(std::span<const double> values) {
 /// Which choices the errors of the figures leave open at one budget.
 class OpenChoices {
   public:
-    OpenChoices(const Seen& seen, AllocationProblem problem) : problem_(std::move(problem)) {
+    OpenChoices(const Seen& seen, const AllocationProblem& problem, std::uint64_t budget_bytes) : problem_(problem) {
         for (const auto& m : seen.rows()) (m.tier == Tier::fast ? fast_ : full_)[{m.tensor, m.type}] = &m;
-        price_ = price_of_a_byte(problem_);
+        price_ = price_of_a_byte(problem_, budget_bytes);
         for (const auto& tensor : problem_.tensors)
             best_.push_back(
                 *std::ranges::min_element(tensor.choices, {}, [&](const TypeChoice& c) { return cost(c); }));
@@ -342,11 +342,10 @@ SequentialReport measure_sequentially(const SequentialDesign& design, const Sequ
         const Seen seen(design, state);
         std::tie(report.tokens, report.fixed_tokens) = tokens_of(design, state, seen);
         report.expected_loss.clear();
-        auto problem = design.problem(seen.rows());
+        const auto problem = design.problem(seen.rows());
         auto next = state;
         for (const auto budget : options.budgets_bytes) {
-            problem.budget_bytes = budget;
-            const OpenChoices open(seen, problem);
+            const OpenChoices open(seen, problem, budget);
             report.expected_loss.push_back(open.relative_loss());
             if (open.relative_loss() > options.tolerance) more |= extend(next, design, open, options.tolerance);
         }
@@ -377,7 +376,7 @@ SequentialReport measure_sequentially(Session& session, const SequentialOptions&
     design.measure = [&](std::span<const TensorPlan> wanted) { return session.measure(wanted); };
     design.figures = [&] { return session.journal().measurements(); };
     design.problem = [&](std::span<const Measurement> measurements) {
-        return make_problem(session.source(), measurements, imatrix, 0, Objective::kld, session.rounding());
+        return make_problem(session.source(), measurements, imatrix, Objective::kld, session.rounding());
     };
     return measure_sequentially(design, options, progress);
 }

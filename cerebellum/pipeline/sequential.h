@@ -34,7 +34,7 @@ struct SequentialDesign {
     double tokens_per_window = 0.0;
     std::function<SweepSummary(std::span<const TensorPlan>)> measure;  // brings the figures up to a plan
     std::function<std::vector<Measurement>()> figures;                 // all that there are
-    /// The choices that these figures offer, with the bytes that no choice changes; the budget is left open.
+    /// The choices that these figures offer, with the bytes that no choice changes.
     std::function<AllocationProblem(std::span<const Measurement>)> problem;
 };
 

@@ -106,11 +106,7 @@ class World {
     }
     const std::vector<TensorPlan>& plan() const { return plan_; }
 
-    double damage_of_recipe(double bits) const {
-        auto open = problem(figures());
-        open.budget_bytes = budget(bits);
-        return damage(allocate(open).types);
-    }
+    double damage_of_recipe(double bits) const { return damage(allocate(problem(figures()), budget(bits)).types); }
 
   private:
     double draw(std::size_t a, std::size_t b, std::size_t w) const {

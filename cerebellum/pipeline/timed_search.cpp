@@ -44,8 +44,8 @@ void check_search_text(Session& session) {
                         explore, confirm, least_explore_windows, least_confirm_windows, 2 * session.context()));
 }
 
-TimedSearch search_for(Session& session, const AllocationProblem& problem, const TypeMap& start, double seconds,
-                       const Aim& aim, Progress& progress) {
+TimedSearch search_for(Session& session, const StartingRecipe& start, double seconds, const Aim& aim,
+                       Progress& progress) {
     TimedSearch search;
     search.explore_windows = windows_of(session, TextPart::search).size();
     search.confirm_windows = windows_of(session, TextPart::confirm).size();
@@ -68,7 +68,7 @@ TimedSearch search_for(Session& session, const AllocationProblem& problem, const
         }
         return scores;
     };
-    search.result = search_recipe(problem, start, trial, progress);
+    search.result = search_recipe(start, trial, progress);
     search.seconds = clock.seconds();
     progress.info(fmt::format("search: {} changes measured, {} of {} tests accepted; {}", search.result.explored,
                               search.result.accepted(), search.result.steps.size(),

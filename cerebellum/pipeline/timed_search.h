@@ -21,8 +21,8 @@ void check_search_text(Session& session);
 
 /// search_recipe() with whole-recipe replays, for about so many seconds: a trial that is not expected to end in time is
 /// not begun. What the journal holds takes no time, so that the same search again goes on where the time was up.
-TimedSearch search_for(Session& session, const AllocationProblem& problem, const TypeMap& start, double seconds,
-                       const Aim& aim, Progress& progress);
+TimedSearch search_for(Session& session, const StartingRecipe& start, double seconds, const Aim& aim,
+                       Progress& progress);
 
 /// What was accepted, for a recipe's provenance.
 std::map<std::string, std::string> search_provenance(const SearchResult& result);

@@ -14,7 +14,7 @@ namespace {
 
 void predict(Session& session, const std::vector<GgufFile>& opened, std::vector<VerifiedFile>& files) {
     if (session.journal().measurements().empty()) return;
-    const auto problem = make_problem(session.source(), session.journal(), std::nullopt, 0);
+    const auto problem = make_problem(session.source(), session.journal(), std::nullopt);
     const auto calibration = make_calibration(problem, session.journal());
     for (std::size_t i = 0; i < files.size(); ++i) {
         TypeMap types;

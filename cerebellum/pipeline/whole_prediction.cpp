@@ -79,13 +79,12 @@ void note_prediction(const AllocationProblem& problem, const Calibration& calibr
     recipe.provenance["calibrated_kld_error"] = fmt::format("{:.3g}", predicted->calibrated.error);
 }
 
-std::vector<MixMeasurement> measure_recipes(Session& session, AllocationProblem problem,
+std::vector<MixMeasurement> measure_recipes(Session& session, const AllocationProblem& problem,
                                             std::span<const std::uint64_t> budgets, Progress& progress) {
     std::vector<TypeMap> recipes;
     for (const auto budget : budgets) {
         if (budget < smallest_bytes(problem)) continue;
-        problem.budget_bytes = budget;
-        recipes.push_back(allocate(problem).types);
+        recipes.push_back(allocate(problem, budget).types);
     }
     constexpr TextPart parts[] = {TextPart::measured, TextPart::selection};
     auto rows = measure_mixes(session, recipes, parts, "recipe", progress);

@@ -46,8 +46,8 @@ std::optional<WholePrediction> predict_whole(const AllocationProblem& problem, c
 void note_prediction(const AllocationProblem& problem, const Calibration& calibration, Recipe& recipe);
 
 /// Recipes for these sizes are solved and measured as wholes on the text that single damages were measured on; sizes
-/// below the smallest possible file are left out. `problem`'s own budget does not matter.
-std::vector<MixMeasurement> measure_recipes(Session& session, AllocationProblem problem,
+/// below the smallest possible file are left out.
+std::vector<MixMeasurement> measure_recipes(Session& session, const AllocationProblem& problem,
                                             std::span<const std::uint64_t> budgets, Progress& progress);
 
 /// Budgets around one, itself left out: what its recipe is calibrated by. Most of what a job quantizes as a whole it
