@@ -123,16 +123,16 @@ TEST(Constraints, coupled_tensors_get_one_type_and_the_best_such_allocation) {
                 for (const auto output : some_types)
                     for (const auto gate_up : some_types)
                         for (const auto down : some_types) {
-                            double kld = embedding.kld;
+                            double kld = embedding.cost;
                             std::uint64_t bytes = problem.fixed_bytes + embedding.bytes;
                             const ggml_type all[] = {qkv, qkv, qkv, output, gate_up, gate_up, down};
                             for (std::size_t i = 0; i < 7; ++i) {
-                                kld += of(i + 1, all[i]).kld;
+                                kld += of(i + 1, all[i]).cost;
                                 bytes += of(i + 1, all[i]).bytes;
                             }
                             if (bytes <= budget) best = std::min(best, kld);
                         }
-        EXPECT_NEAR(allocation.predicted_kld, best, 1e-12) << budget;
+        EXPECT_NEAR(allocation.cost, best, 1e-12) << budget;
     }
 }
 
@@ -175,7 +175,7 @@ TEST(Constraints, a_limited_number_of_types) {
         for (const auto& [name, type] : allocation.types) ++used[type.type];
         EXPECT_LE(used.size(), most);
         EXPECT_TRUE(allocation.exact);
-        EXPECT_LE(allocation.lower_bound, allocation.predicted_kld);
+        EXPECT_LE(allocation.lower_bound, allocation.cost);
     }
     const auto problem = small_transformer();
     EXPECT_THAT(refusal(problem, {{}, 1}, smallest_file_bytes(problem) + 1000), HasSubstr("too small for 1 type"));

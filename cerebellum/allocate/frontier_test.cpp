@@ -41,7 +41,7 @@ TEST(Frontier, every_point_is_the_best_file_of_its_size) {
         EXPECT_EQ(points.front().file_bytes, smallest_file_bytes(problem));
         for (std::size_t i = 0; i < points.size(); ++i) {
             const auto allocation = allocate(problem, points[i].file_bytes);
-            EXPECT_NEAR(allocation.predicted_kld, points[i].kld, 1e-12) << seed << ' ' << i;
+            EXPECT_NEAR(allocation.cost, points[i].cost, 1e-12) << seed << ' ' << i;
             const auto types = types_at(frontier, points[i].file_bytes);
             std::uint64_t bytes = problem.fixed_bytes;
             double kld = 0.0;
@@ -49,13 +49,13 @@ TEST(Frontier, every_point_is_the_best_file_of_its_size) {
                 for (const auto& choice : tensor.choices)
                     if (choice.type == types.at(tensor.name)) {
                         bytes += choice.bytes;
-                        kld += choice.kld;
+                        kld += choice.cost;
                     }
             EXPECT_EQ(bytes, points[i].file_bytes);
-            EXPECT_NEAR(kld, points[i].kld, 1e-12);
+            EXPECT_NEAR(kld, points[i].cost, 1e-12);
             if (i > 0) {
                 EXPECT_GT(points[i].file_bytes, points[i - 1].file_bytes);
-                EXPECT_LT(points[i].kld, points[i - 1].kld);
+                EXPECT_LT(points[i].cost, points[i - 1].cost);
             }
         }
     }
@@ -67,7 +67,7 @@ TEST(AllocateUnder, finds_the_smallest_file_of_all_assignments) {
         if (seed % 2 == 1) problem.coupled = {{0, 3}};
         const auto points = points_of(solve_frontier(problem));
         for (const double share : {1e-9, 0.02, 0.3, 0.8, 1.5}) {
-            const double limit = points.back().kld + share * (points.front().kld - points.back().kld);
+            const double limit = points.back().cost + share * (points.front().cost - points.back().cost);
             const auto found = allocate_under(problem, limit);
             const auto groups = groups_of(problem);
             std::vector<std::size_t> choice(groups.size(), 0);
@@ -77,7 +77,7 @@ TEST(AllocateUnder, finds_the_smallest_file_of_all_assignments) {
                 double kld = 0.0;
                 for (std::size_t g = 0; g < groups.size(); ++g) {
                     bytes += groups[g].choices[choice[g]].bytes;
-                    kld += groups[g].choices[choice[g]].kld;
+                    kld += groups[g].choices[choice[g]].cost;
                 }
                 if (kld <= limit * (1.0 + 1e-14)) least = std::min(least, bytes);
                 std::size_t g = 0;
@@ -86,7 +86,7 @@ TEST(AllocateUnder, finds_the_smallest_file_of_all_assignments) {
             }
             EXPECT_TRUE(found.exact);
             EXPECT_EQ(found.file_bytes, least) << seed << ' ' << share;
-            EXPECT_LE(found.predicted_kld, limit * (1.0 + 1e-14));
+            EXPECT_LE(found.cost, limit * (1.0 + 1e-14));
         }
     }
 }
@@ -95,11 +95,11 @@ TEST(AllocateUnder, a_limited_number_of_types_is_kept) {
     auto problem = random_problem(3, 10, 5, false);
     problem.max_types = 2;
     const auto points = points_of(solve_frontier(random_problem(3, 10, 5, false)));
-    const double limit = 0.5 * (points.front().kld + points.back().kld);
+    const double limit = 0.5 * (points.front().cost + points.back().cost);
     const auto found = allocate_under(problem, limit);
-    EXPECT_LE(found.predicted_kld, limit);
+    EXPECT_LE(found.cost, limit);
     const auto smaller = found.file_bytes - std::max<std::uint64_t>(1, found.file_bytes / 10'000) - 1;
-    EXPECT_GT(allocate(problem, smaller).predicted_kld, limit);
+    EXPECT_GT(allocate(problem, smaller).cost, limit);
 }
 
 TEST(AllocateUnder, says_what_the_least_is) {
@@ -122,7 +122,7 @@ TEST(Frontier, knees_are_found_where_the_curve_bends) {
     }
     EXPECT_EQ(knee_points(points), std::vector<std::size_t>{30});
     // A straight line has none, nor have two points.
-    for (int i = 0; i <= 100; ++i) points[static_cast<std::size_t>(i)].kld = std::exp(-0.05 * i);
+    for (int i = 0; i <= 100; ++i) points[static_cast<std::size_t>(i)].cost = std::exp(-0.05 * i);
     EXPECT_TRUE(knee_points(points).empty());
     EXPECT_TRUE(knee_points(std::span(points).first(2)).empty());
     // Two bends.
@@ -132,7 +132,7 @@ TEST(Frontier, knees_are_found_where_the_curve_bends) {
                                : x < 5.0 ? -4.0 - 0.1 * (x - 2.0)
                                : x < 6.5 ? -4.3 - 2.0 * (x - 5.0)
                                          : -7.3 - 0.1 * (x - 6.5);
-        points[static_cast<std::size_t>(i)].kld = std::exp(log_kld);
+        points[static_cast<std::size_t>(i)].cost = std::exp(log_kld);
     }
     EXPECT_EQ(knee_points(points), (std::vector<std::size_t>{20, 65}));
     EXPECT_EQ(knee_points(points, 1).size(), 1U);

@@ -8,7 +8,7 @@
 
 namespace cerebellum {
 
-/// One way to store a group: what it takes and what damage it is predicted to do. Costs are finite and of any sign
+/// One way to store a group: what it takes and what it costs. Costs are finite and of any sign
 /// (noise makes small ones negative).
 struct Option {
     std::uint64_t bytes = 0;

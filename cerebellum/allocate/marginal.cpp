@@ -18,14 +18,14 @@ std::vector<std::size_t> hull(const std::vector<TypeChoice>& choices) {
     std::vector<std::size_t> order(choices.size());
     for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
     std::ranges::sort(order, [&](std::size_t a, std::size_t b) {
-        return std::pair(choices[a].bytes, choices[a].kld) < std::pair(choices[b].bytes, choices[b].kld);
+        return std::pair(choices[a].bytes, choices[a].cost) < std::pair(choices[b].bytes, choices[b].cost);
     });
     const auto slope = [&](std::size_t a, std::size_t b) {
-        return (choices[b].kld - choices[a].kld) / (bytes_of(choices[b]) - bytes_of(choices[a]));
+        return (choices[b].cost - choices[a].cost) / (bytes_of(choices[b]) - bytes_of(choices[a]));
     };
     std::vector<std::size_t> points;
     for (const auto i : order) {
-        if (!points.empty() && choices[i].kld >= choices[points.back()].kld) continue;
+        if (!points.empty() && choices[i].cost >= choices[points.back()].cost) continue;
         while (points.size() >= 2 && slope(points[points.size() - 2], points.back()) >= slope(points.back(), i))
             points.pop_back();
         points.push_back(i);
@@ -35,7 +35,7 @@ std::vector<std::size_t> hull(const std::vector<TypeChoice>& choices) {
 
 /// Cost per byte between two choices, as a positive price.
 double price(const TypeChoice& smaller, const TypeChoice& larger) {
-    return (smaller.kld - larger.kld) / (bytes_of(larger) - bytes_of(smaller));
+    return (smaller.cost - larger.cost) / (bytes_of(larger) - bytes_of(smaller));
 }
 
 /// A recipe's choices, and the next ones on the hull.
@@ -80,7 +80,7 @@ std::vector<Move> marginal_moves(const AllocationProblem& problem, const TypeMap
             if (!to) continue;
             const auto& choice = problem.tensors[t].choices[*to];
             const auto& now = *all.tensors[t].now;
-            moves.push_back({t, *to, choice.kld - now.kld + all.byte_price * (bytes_of(choice) - bytes_of(now))});
+            moves.push_back({t, *to, choice.cost - now.cost + all.byte_price * (bytes_of(choice) - bytes_of(now))});
         }
     std::ranges::stable_sort(moves, {}, &Move::penalty);
     return moves;

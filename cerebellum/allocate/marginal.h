@@ -15,7 +15,7 @@ struct Move {
         0.0;  // cost it adds at the recipe's own price of a byte; the smaller, the nearer to being worth it
 };
 
-/// The price of a byte at a recipe, damage per byte: between what the best promotion gains for one and what the
+/// The price of a byte at a recipe, cost per byte: between what the best promotion gains for one and what the
 /// cheapest demotion costs, along the lower convex hulls. `types` names every tensor of the problem.
 double byte_price(const AllocationProblem& problem, const TypeMap& types);
 

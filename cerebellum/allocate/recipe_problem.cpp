@@ -22,7 +22,7 @@ AllocationGroup couple(const AllocationProblem& problem, const std::vector<std::
             const auto same = std::ranges::find(choices, first.type, &TypeChoice::type);
             if (same == choices.end()) return false;
             sum.bytes += same->bytes;
-            sum.kld += same->kld;
+            sum.cost += same->cost;
             return true;
         });
         if (common) group.choices.push_back(sum);
@@ -34,7 +34,7 @@ KnapsackProblem knapsack_of(const std::vector<AllocationGroup>& groups) {
     KnapsackProblem knapsack;
     for (const auto& group : groups) {
         auto& options = knapsack.groups.emplace_back();
-        for (const auto& choice : group.choices) options.push_back({choice.bytes, choice.kld});
+        for (const auto& choice : group.choices) options.push_back({choice.bytes, choice.cost});
     }
     return knapsack;
 }
@@ -69,7 +69,7 @@ Allocation allocation_of(const AllocationProblem& problem, const std::vector<All
         for (const auto index : groups[g].tensors)
             result.types[problem.tensors[index].name] = groups[g].choices[solution.choice[g]].type;
     result.file_bytes = problem.fixed_bytes + solution.bytes;
-    result.predicted_kld = solution.cost;
+    result.cost = solution.cost;
     result.lower_bound = solution.lower_bound;
     result.exact = solution.exact;
     return result;
@@ -117,20 +117,20 @@ Allocation allocate(const AllocationProblem& problem, std::uint64_t budget_bytes
     }
 }
 
-Allocation allocate_under(const AllocationProblem& problem, double max_kld) {
+Allocation allocate_under(const AllocationProblem& problem, double max_cost) {
     const auto groups = groups_of(problem);
     std::uint64_t most = 0;
     for (const auto& group : groups) most += std::ranges::max(group.choices, {}, &TypeChoice::bytes).bytes;
     auto best = solve(groups, most, problem.max_types);
-    if (best.cost > max_kld)
+    if (best.cost > max_cost)
         throw Error(
             fmt::format("no choice of types is predicted to stay under a KLD of {:.6g}: the least is {:.6g}, at {} "
                         "bytes; allow more damage or more types",
-                        max_kld, best.cost, problem.fixed_bytes + best.bytes));
+                        max_cost, best.cost, problem.fixed_bytes + best.bytes));
     // Between the relaxation's size, which nothing can undercut, and the next size that it can really have.
     auto unconstrained = problem;
     unconstrained.max_types = 0;
-    const auto bracket = bracket_under(solve_frontier(unconstrained), max_kld);
+    const auto bracket = bracket_under(solve_frontier(unconstrained), max_cost);
     std::uint64_t below = bracket.not_less_than - problem.fixed_bytes;
     below -= std::min<std::uint64_t>(below, 1);
     const std::uint64_t step = size_step(groups);
@@ -148,16 +148,16 @@ Allocation allocate_under(const AllocationProblem& problem, double max_kld) {
             solution = solve(groups, middle, problem.max_types);
         } catch (const BudgetTooSmall&) {
         }
-        if (solution && solution->cost <= max_kld) {
+        if (solution && solution->cost <= max_cost) {
             best = std::move(*solution);
         } else {
-            exact = exact && (!solution || solution->exact || solution->lower_bound > max_kld);
+            exact = exact && (!solution || solution->exact || solution->lower_bound > max_cost);
             below = middle;
         }
     }
     best.exact = exact;
     auto result = allocation_of(problem, groups, best);
-    result.lower_bound = std::min(result.lower_bound, result.predicted_kld);
+    result.lower_bound = std::min(result.lower_bound, result.cost);
     return result;
 }
 

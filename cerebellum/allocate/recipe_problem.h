@@ -10,12 +10,12 @@
 
 namespace cerebellum {
 
-/// One way to store a tensor: its type, the bytes it takes in the file (padding included), the damage it is predicted
-/// to do in nats per token.
+/// One way to store a tensor: its type, the bytes it takes in the file (padding included), and what it is predicted to
+/// cost: KLD in nats per token, or what another objective counts.
 struct TypeChoice {
     Encoding type;
     std::uint64_t bytes = 0;
-    double kld = 0.0;
+    double cost = 0.0;
 };
 
 struct TensorChoices {
@@ -33,7 +33,7 @@ struct AllocationProblem {
     std::size_t max_types = 0;
 };
 
-/// Tensors that are decided together, and the sums of bytes and damage that each common type comes to.
+/// Tensors that are decided together, and the sums of bytes and cost that each common type comes to.
 struct AllocationGroup {
     std::vector<std::size_t> tensors;
     std::vector<TypeChoice> choices;
@@ -46,8 +46,8 @@ std::vector<AllocationGroup> groups_of(const AllocationProblem& problem);
 struct Allocation {
     TypeMap types;
     std::uint64_t file_bytes = 0;
-    double predicted_kld = 0.0;  // sum over tensors
-    double lower_bound = 0.0;    // no allocation within the budget is predicted to do less damage
+    double cost = 0.0;         // sum over tensors
+    double lower_bound = 0.0;  // no allocation within the budget is predicted to cost less
     bool exact = false;
 };
 
@@ -58,16 +58,16 @@ struct StartingRecipe {
     TypeMap types;                   // of every tensor of the problem
 };
 
-/// The least damage in a file of at most `budget_bytes`. Throws Error, with the smallest possible size in it, where the
+/// The least cost in a file of at most `budget_bytes`. Throws Error, with the smallest possible size in it, where the
 /// budget cannot be met, and where no choice of `max_types` types serves every tensor.
 Allocation allocate(const AllocationProblem& problem, std::uint64_t budget_bytes);
 
-/// The smallest file whose predicted damage is at most `max_kld`. `exact` says that no smaller one is (with max_types:
-/// none smaller by more than a ten-thousandth). Throws Error, with the least damage possible in it, where no allocation
+/// The smallest file whose predicted cost is at most `max_cost`. `exact` says that no smaller one is (with max_types:
+/// none smaller by more than a ten-thousandth). Throws Error, with the least cost possible in it, where no allocation
 /// stays under it.
-Allocation allocate_under(const AllocationProblem& problem, double max_kld);
+Allocation allocate_under(const AllocationProblem& problem, double max_cost);
 
-/// Bytes of the smallest file there is, whatever its damage.
+/// Bytes of the smallest file there is, whatever its cost.
 std::uint64_t smallest_file_bytes(const AllocationProblem& problem);
 
 }  // namespace cerebellum

@@ -24,10 +24,10 @@ TEST(Allocate, is_the_best_of_all_assignments_and_never_over_budget) {
         for (const auto& a : p.tensors[0].choices)
             for (const auto& b : p.tensors[1].choices)
                 for (const auto& c : p.tensors[2].choices)
-                    if (1000 + a.bytes + b.bytes + c.bytes <= budget) best = std::min(best, a.kld + b.kld + c.kld);
+                    if (1000 + a.bytes + b.bytes + c.bytes <= budget) best = std::min(best, a.cost + b.cost + c.cost);
         const auto allocation = allocate(p, budget);
         EXPECT_LE(allocation.file_bytes, budget);
-        EXPECT_NEAR(allocation.predicted_kld, best, 1e-12) << budget;
+        EXPECT_NEAR(allocation.cost, best, 1e-12) << budget;
         EXPECT_LE(allocation.lower_bound, best + 1e-12);
         std::uint64_t bytes = p.fixed_bytes;
         for (const auto& tensor : p.tensors)

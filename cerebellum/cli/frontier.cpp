@@ -42,7 +42,7 @@ std::string describe(const FrontierReport& report, const GgufFile& source) {
     std::ranges::sort(shown);
     shown.erase(std::unique(shown.begin(), shown.end()), shown.end());
     for (const auto i : shown)
-        lines.push_back({points[i].file_bytes, points[i].kld,
+        lines.push_back({points[i].file_bytes, points[i].cost,
                          std::ranges::find(report.knees, i) != report.knees.end() ? "<- knee" : ""});
     for (const auto& preset : report.presets) {
         if (!preset.kld) continue;
@@ -128,7 +128,7 @@ Command add_frontier(CLI::App& app) {
                        report.points[knee].file_bytes,
                        8.0 * static_cast<double>(report.points[knee].file_bytes) /
                            static_cast<double>(measured.source.n_weights()),
-                       report.points[knee].kld);
+                       report.points[knee].cost);
         if (report.knees.empty()) fmt::print("No size stands out.\n");
         fmt::print("{} sizes, each the best file of at most its size, in {}.\n", report.points.size(), output.string());
         return 0;

@@ -113,11 +113,11 @@ std::string draw(const Sizes& sizes, const TextStyle& style) {
         stock{'+', "stock mixes of llama-quantize", {}};
     // Files that hardly differ from the source would take most of a logarithmic axis.
     constexpr double drawn_range = 1e-5;
-    const double least = drawn_range * sizes.points.front().kld;
+    const double least = drawn_range * sizes.points.front().cost;
     for (const auto& point : sizes.points)
-        if (point.kld >= least) ours.points.emplace_back(sizes.bits(point.file_bytes), point.kld);
+        if (point.cost >= least) ours.points.emplace_back(sizes.bits(point.file_bytes), point.cost);
     for (const auto knee : sizes.knees)
-        knees.points.emplace_back(sizes.bits(sizes.points[knee].file_bytes), sizes.points[knee].kld);
+        knees.points.emplace_back(sizes.bits(sizes.points[knee].file_bytes), sizes.points[knee].cost);
     for (const auto& preset : sizes.presets)
         if (preset.kld) stock.points.emplace_back(sizes.bits(preset.bytes), *preset.kld);
     std::string text = draw_log_plot({ours, stock, knees}, "bits per weight", "predicted KLD, nats per token", style);
@@ -125,7 +125,7 @@ std::string draw(const Sizes& sizes, const TextStyle& style) {
     for (const auto knee : sizes.knees)
         rows.push_back({"knee", format_bytes(sizes.points[knee].file_bytes),
                         fmt::format("{:.2f}", sizes.bits(sizes.points[knee].file_bytes)),
-                        fmt::format("{:.5f}", sizes.points[knee].kld)});
+                        fmt::format("{:.5f}", sizes.points[knee].cost)});
     for (const auto& preset : sizes.presets)
         if (preset.kld)
             rows.push_back({preset.name, format_bytes(preset.bytes), fmt::format("{:.2f}", sizes.bits(preset.bytes)),
@@ -149,7 +149,7 @@ nlohmann::json to_json(const std::vector<Shown>& all, const Sizes& sizes) {
     }
     const auto add = [&](nlohmann::json& list, const FrontierPoint& point) {
         list.push_back(
-            {{"bytes", point.file_bytes}, {"bpw", sizes.bits(point.file_bytes)}, {"predicted_kld", point.kld}});
+            {{"bytes", point.file_bytes}, {"bpw", sizes.bits(point.file_bytes)}, {"predicted_kld", point.cost}});
     };
     for (const auto& point : sizes.points) add(frontier, point);
     for (const auto knee : sizes.knees) add(knees, sizes.points[knee]);

@@ -6,19 +6,20 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <csignal>
 #include <cstring>
 #include <optional>
 #include <thread>
+#include <utility>
 
 #ifdef __linux__
 #include <sys/prctl.h>
 #endif
 
 #include "cerebellum/core/error.h"
-#include "cerebellum/core/leftovers.h"
 
 extern char** environ;  // NOLINT(readability-redundant-declaration): not every system's unistd.h has it
 
@@ -46,108 +47,116 @@ std::vector<char*> pointers_to(std::vector<std::string>& strings) {
     return pointers;
 }
 
-/// A process and what it says. Ended on destruction, with all that it has started, where it still runs.
-class Child {
-  public:
-    explicit Child(const ChildCommand& command) {
-        auto arguments = command.arguments;
-        auto environment = environment_of(command);
-        // Everything that takes memory is done before the fork: other threads may hold the allocator's lock.
-        auto argv = pointers_to(arguments);
-        auto envp = pointers_to(environment);
-        int output[2], failure[2];
-        if (::pipe(output) != 0) fail(command, errno);
-        if (::pipe(failure) != 0) {
-            const int reason = errno;
-            ::close(output[0]);
-            ::close(output[1]);
-            fail(command, reason);
-        }
-        for (const int end : {output[0], output[1], failure[0], failure[1]}) ::fcntl(end, F_SETFD, FD_CLOEXEC);
-        process_ = ::fork();
-        if (process_ == 0) {
-            ::setpgid(0, 0);  // Ctrl-C is ours to handle
-#ifdef __linux__
-            ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-#endif
-            for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGPIPE, SIGXFSZ}) std::signal(signal, SIG_DFL);
-            const int null = ::open("/dev/null", O_RDONLY | O_CLOEXEC);
-            if (null >= 0) ::dup2(null, STDIN_FILENO);
-            ::dup2(output[1], STDOUT_FILENO);
-            ::dup2(output[1], STDERR_FILENO);
-            environ = envp.data();
-            ::execvp(argv[0], argv.data());
-            const int reason = errno;
-            [[maybe_unused]] const auto told = ::write(failure[1], &reason, sizeof(reason));
-            ::_exit(127);
-        }
-        const int fork_failure = errno;
-        ::close(output[1]);
-        ::close(failure[1]);
-        output_ = output[0];
-        int reason = process_ < 0 ? fork_failure : 0;
-        if (process_ > 0 && ::read(failure[0], &reason, sizeof(reason)) != sizeof(reason)) reason = 0;
-        ::close(failure[0]);
-        if (reason != 0) {
-            end_all();
-            ::close(output_);
-            fail(command, reason);
-        }
-        group_.emplace(process_);
-    }
-    ~Child() {
-        end_all();
-        if (output_ >= 0) ::close(output_);
-    }
-    Child(const Child&) = delete;
-    Child& operator=(const Child&) = delete;
+[[noreturn]] void fail(const ChildCommand& command, int reason) {
+    throw Error(fmt::format("cannot run {}: {}", command.arguments.front(), std::strerror(reason)));
+}
 
-    int output() const {
-        return output_;
-    }
-    int wait() {
-        int status = 0;
-        while (process_ > 0) {
-            if (::waitpid(process_, &status, 0) == process_)
-                process_ = 0;
-            else if (errno != EINTR)
-                throw Error(fmt::format("lost track of a program: {}", std::strerror(errno)));
-        }
-        return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-    }
-
-  private:
-    [[noreturn]] static void fail(const ChildCommand& command, int reason) {
-        throw Error(fmt::format("cannot run {}: {}", command.arguments.front(), std::strerror(reason)));
-    }
-
-    void end_all() {
-        if (process_ <= 0) return;
-        ::kill(-process_, SIGTERM);
-        using namespace std::chrono_literals;
-        const auto deadline = std::chrono::steady_clock::now() + 3s;
-        while (::waitpid(process_, nullptr, WNOHANG) == 0) {
-            if (std::chrono::steady_clock::now() > deadline) {
-                ::kill(-process_, SIGKILL);
-                ::waitpid(process_, nullptr, 0);
-                break;
-            }
-            std::this_thread::sleep_for(10ms);
-        }
-        ::kill(-process_, SIGKILL);  // what it has started
-        process_ = 0;
-    }
-
-    pid_t process_ = -1;
-    std::optional<Leftover> group_;
-    int output_ = -1;
+/// A pipe that no other program gets.
+struct Pipe {
+    Descriptor out, in;
 };
+
+Pipe make_pipe(const ChildCommand& command) {
+    int ends[2];
+    if (::pipe(ends) != 0) fail(command, errno);
+    for (const int end : ends) ::fcntl(end, F_SETFD, FD_CLOEXEC);
+    return {Descriptor(ends[0]), Descriptor(ends[1])};
+}
+
+/// Between fork and exec: only what is safe there. A reason why it cannot run goes into `failure`.
+[[noreturn]] void become(char** argv, char** variables, int output, bool errors_are_ours, int failure) {
+    ::setpgid(0, 0);
+#ifdef __linux__
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+#endif
+    for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGPIPE, SIGXFSZ}) std::signal(signal, SIG_DFL);
+    const int null = ::open("/dev/null", O_RDONLY | O_CLOEXEC);
+    if (null >= 0) ::dup2(null, STDIN_FILENO);
+    ::dup2(output, STDOUT_FILENO);
+    if (!errors_are_ours) ::dup2(output, STDERR_FILENO);
+    environ = variables;
+    ::execvp(argv[0], argv);
+    const int reason = errno;
+    [[maybe_unused]] const auto told = ::write(failure, &reason, sizeof(reason));
+    ::_exit(127);
+}
 
 }  // namespace
 
+ChildProcess::ChildProcess(const ChildCommand& command) {
+    auto arguments = command.arguments;
+    auto environment = environment_of(command);
+    // Everything that takes memory is done before the fork: other threads may hold the allocator's lock.
+    auto argv = pointers_to(arguments);
+    auto variables = pointers_to(environment);
+    auto failure = make_pipe(command);
+    std::optional<Pipe> words;
+    if (command.output < 0) words.emplace(make_pipe(command));
+    const int output = words ? words->in.number() : command.output;
+    process_ = ::fork();
+    if (process_ == 0) become(argv.data(), variables.data(), output, command.errors_are_ours, failure.in.number());
+    if (process_ < 0) fail(command, errno);
+    failure.in.close();
+    int reason = 0;
+    if (::read(failure.out.number(), &reason, sizeof(reason)) == sizeof(reason)) {
+        fetch(0);
+        fail(command, reason);
+    }
+    group_.emplace(process_);
+    if (words) output_.emplace(std::move(words->out));
+}
+
+ChildProcess::~ChildProcess() {
+    end();
+}
+
+/// Whether it has ended.
+bool ChildProcess::fetch(int options) {
+    if (end_) return true;
+    int status = 0;
+    pid_t fetched = 0;
+    while ((fetched = ::waitpid(process_, &status, options)) < 0 && errno == EINTR) {
+    }
+    if (fetched == 0) return false;
+    // Where SIGCHLD is ignored nobody can say how it ended: not well, then.
+    if (fetched < 0) status = 1 << 8;
+    const int signal = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
+    end_ = ChildEnd{signal != 0 ? 128 + signal : WEXITSTATUS(status), signal};
+    group_.reset();
+    return true;
+}
+
+std::optional<ChildEnd> ChildProcess::ended() {
+    fetch(WNOHANG);
+    return end_;
+}
+
+ChildEnd ChildProcess::wait() {
+    fetch(0);
+    return *end_;
+}
+
+void ChildProcess::ask_to_end() {
+    if (!ended()) ::kill(-process_, SIGTERM);
+}
+
+void ChildProcess::end(std::chrono::milliseconds patience) {
+    using namespace std::chrono_literals;
+    if (ended()) return;
+    const auto begun = std::chrono::steady_clock::now();
+    ask_to_end();
+    while (!ended()) {
+        const auto most = Progress::stop_requested ? std::min(patience, 300ms) : patience;
+        if (std::chrono::steady_clock::now() - begun > most) break;
+        std::this_thread::sleep_for(10ms);
+    }
+    ::kill(-process_, SIGKILL);  // it, and what it has started
+    wait();
+}
+
 int run_child(const ChildCommand& command, const std::function<void(std::string_view)>& on_line,
               const Progress& progress) {
-    Child child(command);
+    ChildProcess child(command);
     std::string pending;
     while (true) {
         progress.check();
@@ -165,7 +174,7 @@ int run_child(const ChildCommand& command, const std::function<void(std::string_
         pending.erase(0, begin);
     }
     if (!pending.empty()) on_line(pending);
-    return child.wait();
+    return child.wait().code;
 }
 
 }  // namespace cerebellum

@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "cerebellum/core/error.h"
+#include "cerebellum/core/file.h"
 
 namespace cerebellum {
 namespace {
@@ -60,6 +61,39 @@ TEST(ChildProcess, NamesWhatCannotBeStarted) {
     } catch (const Error& error) {
         EXPECT_THAT(error.what(), HasSubstr("/no/such/program: No such file"));
     }
+}
+
+TEST(ChildProcess, WritesIntoAFileAndLeavesErrorsToUs) {
+    char path[] = "/tmp/cerebellum-child-XXXXXX";
+    const int file = ::mkstemp(path);
+    ASSERT_GE(file, 0);
+    ::testing::internal::CaptureStderr();
+    ChildCommand command{{"sh", "-c", "echo said; echo complained >&2; kill -15 $$"}};
+    command.output = file;
+    command.errors_are_ours = true;
+    ChildProcess child(command);
+    EXPECT_EQ(child.output(), -1);
+    const auto end = child.wait();
+    EXPECT_EQ(::testing::internal::GetCapturedStderr(), "complained\n");
+    EXPECT_EQ(end.signal, SIGTERM);
+    EXPECT_EQ(end.code, 128 + SIGTERM);
+    ::close(file);
+    EXPECT_EQ(read_file(path), "said\n");
+    ::unlink(path);
+}
+
+TEST(ChildProcess, EndsWhatDoesNotListenAndWhatItHasStarted) {
+    const ChildCommand command{
+        {"sh", "-c", "trap '' TERM; (trap '' TERM; sleep 60) & echo ready; while :; do sleep 1; done"}};
+    ChildProcess child(command);
+    char word[16];
+    ASSERT_GT(::read(child.output(), word, sizeof word), 0);
+    EXPECT_FALSE(child.ended());
+    const auto begun = std::chrono::steady_clock::now();
+    child.end(std::chrono::milliseconds(200));
+    EXPECT_LT(std::chrono::steady_clock::now() - begun, std::chrono::seconds(2));
+    EXPECT_EQ(child.wait().signal, SIGKILL);
+    EXPECT_EQ(::read(child.output(), word, sizeof word), 0) << "somebody still has the other end";
 }
 
 TEST(ChildProcess, StoppingEndsTheProgramAndWhatItStarted) {

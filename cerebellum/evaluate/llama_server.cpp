@@ -4,14 +4,11 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <chrono>
-#include <csignal>
 #include <cstdlib>
 #include <cstring>
 #include <sstream>
@@ -112,35 +109,13 @@ LlamaServer::LlamaServer(const fs::path& model, const LlamaServerSettings& setti
       log_(fs::temp_directory_path() / fmt::format("cerebellum-llama-server-{}-{}.log", getpid(), free_port())),
       leftover_(log_.path()),
       port_(free_port()) {
-    start(model, settings);
-    try {
-        wait_until_ready(settings.start_timeout_s, progress);
-    } catch (...) {
-        kill(process_, SIGKILL);
-        waitpid(process_, nullptr, 0);
-        throw;
-    }
-}
-
-void LlamaServer::start(const fs::path& model, const LlamaServerSettings& settings) {
-    const auto arguments = arguments_of(executable_, model, settings, port_);
-    std::vector<char*> argv;
-    for (const auto& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
-    argv.push_back(nullptr);
-    const int log = open(log_.path().c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    if (log < 0) throw Error(fmt::format("cannot write {}: {}", log_.path().string(), std::strerror(errno)));
-    process_ = fork();
-    if (process_ == 0) {
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
-        setpgid(0, 0);  // Ctrl-C is ours to handle
-        dup2(log, STDOUT_FILENO);
-        dup2(log, STDERR_FILENO);
-        execv(argv[0], argv.data());
-        _exit(127);
-    }
-    close(log);
-    if (process_ < 0) throw Error(fmt::format("cannot start {}: {}", executable_.string(), std::strerror(errno)));
-    group_.emplace(process_);
+    const Descriptor log(open(log_.path().c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
+    if (log.number() < 0) throw Error(fmt::format("cannot write {}: {}", log_.path().string(), std::strerror(errno)));
+    ChildCommand command;
+    command.arguments = arguments_of(executable_, model, settings, port_);
+    command.output = log.number();
+    process_.emplace(command);
+    wait_until_ready(settings.start_timeout_s, progress);
 }
 
 void LlamaServer::wait_until_ready(int timeout_s, Progress& progress) {
@@ -160,16 +135,7 @@ void LlamaServer::wait_until_ready(int timeout_s, Progress& progress) {
 }
 
 LlamaServer::~LlamaServer() {
-    if (!running()) return;
-    kill(process_, SIGTERM);
-    // Who wants to stop waits no longer for a server that takes its time.
-    const auto patience = [] { return std::chrono::milliseconds(Progress::stop_requested ? 300 : 5000); };
-    const auto begun = std::chrono::steady_clock::now();
-    while (running() && std::chrono::steady_clock::now() - begun < patience())
-        std::this_thread::sleep_for(std::chrono::milliseconds(20));
-    if (!running()) return;
-    kill(process_, SIGKILL);
-    waitpid(process_, nullptr, 0);
+    if (process_) process_->end(std::chrono::seconds(5));
 }
 
 std::string LlamaServer::url() const {
@@ -177,15 +143,11 @@ std::string LlamaServer::url() const {
 }
 
 bool LlamaServer::running() {
-    if (process_ > 0 && waitpid(process_, nullptr, WNOHANG) != 0) {
-        process_ = -1;
-        group_.reset();
-    }
-    return process_ > 0;
+    return !process_->ended();
 }
 
 std::uint64_t LlamaServer::peak_resident_bytes() const {
-    return status_bytes(proc_text(fmt::format("/proc/{}/status", process_)), "VmHWM");
+    return status_bytes(proc_text(fmt::format("/proc/{}/status", process())), "VmHWM");
 }
 
 /// The last line of its log that speaks of an error; else the last one.

@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 
+#include "cerebellum/core/child_process.h"
 #include "cerebellum/core/file.h"
 #include "cerebellum/core/leftovers.h"
 #include "cerebellum/core/progress.h"
@@ -42,10 +43,9 @@ class LlamaServer {
     bool running();
     /// Most resident memory it has had, in bytes; 0 where the system does not say.
     std::uint64_t peak_resident_bytes() const;
-    pid_t process() const { return process_; }
+    pid_t process() const { return process_->process(); }
 
   private:
-    void start(const std::filesystem::path& model, const LlamaServerSettings& settings);
     void wait_until_ready(int timeout_s, Progress& progress);
     std::string last_words() const;
 
@@ -53,8 +53,7 @@ class LlamaServer {
     ScratchFile log_;
     Leftover leftover_;
     int port_ = 0;
-    pid_t process_ = -1;
-    std::optional<Leftover> group_;
+    std::optional<ChildProcess> process_;
 };
 
 }  // namespace cerebellum

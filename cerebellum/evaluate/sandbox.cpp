@@ -27,6 +27,7 @@
 #include <utility>
 #include <vector>
 
+#include "cerebellum/core/descriptor.h"
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/proc_files.h"
 #include "cerebellum/core/progress.h"
@@ -56,21 +57,6 @@ fs::path on_path(const char* name) {
         if (auto path = fs::path(folder) / name; access(path.c_str(), X_OK) == 0) return path;
     return {};
 }
-
-/// A descriptor that is closed with the object.
-class Descriptor {
-  public:
-    explicit Descriptor(int number) : number_(number) {}
-    ~Descriptor() {
-        if (number_ >= 0) close(number_);
-    }
-    Descriptor(Descriptor&& other) noexcept : number_(std::exchange(other.number_, -1)) {}
-    Descriptor& operator=(Descriptor&&) = delete;
-    int number() const { return number_; }
-
-  private:
-    int number_;
-};
 
 /// An anonymous file with this in it.
 Descriptor memory_file(std::string_view content) {

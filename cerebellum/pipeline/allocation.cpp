@@ -123,7 +123,7 @@ std::optional<double> predicted_kld(const AllocationProblem& problem, const Type
         if (wanted == types.end()) continue;
         const auto choice = std::ranges::find(tensor.choices, wanted->second, &TypeChoice::type);
         if (choice == tensor.choices.end()) return std::nullopt;
-        sum += choice->kld;
+        sum += choice->cost;
     }
     return sum;
 }

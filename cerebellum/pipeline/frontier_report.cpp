@@ -34,9 +34,10 @@ std::vector<PresetMark> mark_presets(const MeasuredModel& measured, std::span<co
                 mark.unmeasured += !known.contains(name);
         const auto above =
             std::ranges::upper_bound(points, mark.bytes, {}, [](const auto& point) { return point.file_bytes; });
-        if (above != points.begin()) mark.frontier_kld = (above - 1)->kld;
+        if (above != points.begin()) mark.frontier_kld = (above - 1)->cost;
         if (mark.kld) {
-            const auto enough = std::ranges::find_if(points, [&](const auto& point) { return point.kld <= *mark.kld; });
+            const auto enough =
+                std::ranges::find_if(points, [&](const auto& point) { return point.cost <= *mark.kld; });
             if (enough != points.end()) mark.same_kld_bytes = enough->file_bytes;
         }
         marks.push_back(std::move(mark));
@@ -70,12 +71,12 @@ nlohmann::json to_json(const FrontierReport& report, const MeasuredModel& measur
         steps.push_back({{"tensors", step.tensors},
                          {"type", type_name(step.type)},
                          {"bytes", step.file_bytes},
-                         {"predicted_kld", step.kld}});
+                         {"predicted_kld", step.cost}});
     auto knees = nlohmann::json::array();
     for (const auto knee : report.knees)
         knees.push_back({{"bytes", report.points[knee].file_bytes},
                          {"bpw", bits_per_weight_of(report.points[knee].file_bytes, source)},
-                         {"predicted_kld", report.points[knee].kld}});
+                         {"predicted_kld", report.points[knee].cost}});
     auto presets = nlohmann::json::array();
     for (const auto& preset : report.presets)
         presets.push_back({{"name", preset.name},
@@ -95,7 +96,7 @@ nlohmann::json to_json(const FrontierReport& report, const MeasuredModel& measur
             {"weights", source.n_weights()},
             {"smallest",
              {{"bytes", report.points.front().file_bytes},
-              {"predicted_kld", report.points.front().kld},
+              {"predicted_kld", report.points.front().cost},
               {"types", std::move(types)}}},
             {"steps", std::move(steps)},
             {"knees", std::move(knees)},

@@ -84,7 +84,7 @@ SolvedGoal fit_memory(const GgufFile& source, const AllocationProblem& problem, 
         }
         const auto left = goal.device_bytes - used;
         const bool all_it_can_use = allocation.file_bytes + left < budget;
-        if (best.budget_bytes == 0 || allocation.predicted_kld < best.allocation.predicted_kld) {
+        if (best.budget_bytes == 0 || allocation.cost < best.allocation.cost) {
             best.allocation = std::move(allocation);
             best.budget_bytes = budget;
             best_memory = memory;
@@ -245,7 +245,7 @@ SolvedGoal solve_calibrated_goal(const GgufFile& source, const AllocationProblem
     std::optional<SolvedGoal> best;
     for (int round = 0; round < most_rounds; ++round) {
         auto solved = solve_goal(source, problem, request);
-        const auto predicted = calibration.predict(solved.allocation.predicted_kld);
+        const auto predicted = calibration.predict(solved.allocation.cost);
         const double upper = predicted.mean + (std::isfinite(predicted.error) ? predicted.error : 0.0);
         if (upper <= wanted && (!best || solved.allocation.file_bytes < best->allocation.file_bytes)) {
             solved.remarks.push_back(fmt::format(
@@ -284,7 +284,7 @@ Recipe make_recipe(const GgufFile& source, const Journal& journal, const SolvedG
         fmt::format("{:.9g}", solved.allocation.lower_bound);
     if (!in_kld) {
         recipe.provenance["objective"] = objective_name(aim.objective);
-        recipe.provenance["predicted_objective"] = fmt::format("{:.6g}", solved.allocation.predicted_kld);
+        recipe.provenance["predicted_objective"] = fmt::format("{:.6g}", solved.allocation.cost);
     }
     if (!aim.profile.empty()) recipe.provenance["profile"] = aim.profile;
     recipe.provenance["optimal"] = solved.allocation.exact ? "yes" : "within the gap to the lower bound";

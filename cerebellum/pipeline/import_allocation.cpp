@@ -158,7 +158,7 @@ class Builder {
         std::vector<TypeChoice> choices = {base};
         // Figures against high precision, and a base that is not: it does damage as well.
         if (source == model_.source_types.end() || source->second != tensor.type)
-            choices.front().kld = sensitivity.damage(rounding_error(tensor.type), base_error);
+            choices.front().cost = sensitivity.damage(rounding_error(tensor.type), base_error);
         const auto offer = [&](ggml_type type) {
             if (std::ranges::find(choices, Encoding(type), &TypeChoice::type) != choices.end()) return;
             choices.push_back({type, tensor_bytes(tensor, type), sensitivity.damage(rounding_error(type), base_error)});
@@ -186,7 +186,7 @@ class Builder {
         recipe.source_name = model_.name;
         recipe.source_fingerprint = model_.fingerprint;
         recipe.file_bytes = allocation.file_bytes;
-        recipe.predicted_kld = allocation.predicted_kld;
+        recipe.predicted_kld = allocation.cost;
         result_.tensor_bytes = allocation.file_bytes - model_.fixed_bytes;
         result_.optimal = allocation.exact;
         if (!model_.fixed_bytes_known)

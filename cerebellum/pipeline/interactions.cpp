@@ -47,7 +47,7 @@ std::vector<Change> choose_changes(const GgufFile& source, const AllocationProbl
                 nearest = &choice;
         if (nearest == nullptr) continue;
         changes.push_back({tensor.name, nearest->type, layer_of(tensor.name),
-                           nearest->kld / static_cast<double>(source_bytes - nearest->bytes)});
+                           nearest->cost / static_cast<double>(source_bytes - nearest->bytes)});
     }
     return changes;
 }

@@ -262,7 +262,7 @@ json allocation(const AllocationProblem& problem, const ReportSources& sources, 
         auto members = json::array(), choices = json::array();
         for (const auto index : group.tensors) members.push_back(numbering.tensor(problem.tensors[index].name));
         for (const auto& choice : group.choices)
-            choices.push_back({numbering.type(choice.type), choice.bytes, choice.kld});
+            choices.push_back({numbering.type(choice.type), choice.bytes, choice.cost});
         groups.push_back({{"tensors", std::move(members)}, {"choices", std::move(choices)}});
     }
     std::string constraints;
@@ -295,7 +295,7 @@ json calibration_curve(const Calibration& calibration, std::span<const MeasuredW
                        const AllocationProblem& problem) {
     if (calibration.empty()) return json::array();
     double largest = 0.0;
-    for (const auto& tensor : problem.tensors) largest += std::ranges::max(tensor.choices, {}, &TypeChoice::kld).kld;
+    for (const auto& tensor : problem.tensors) largest += std::ranges::max(tensor.choices, {}, &TypeChoice::cost).cost;
     std::set<double> sums;
     for (const auto& whole : wholes)
         if (whole.kind == "recipe" && whole.sum > 0.0) sums.insert(whole.sum);

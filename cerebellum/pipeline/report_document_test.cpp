@@ -79,7 +79,7 @@ TEST_F(ReportDocument, allocates_what_the_problem_offers) {
             const auto choice = json::parse(group["choices"][c].dump());
             EXPECT_EQ(document["types"][choice[0].get<std::size_t>()]["name"], type_name(wanted.type));
             EXPECT_EQ(choice[1].get<std::uint64_t>(), wanted.bytes);
-            EXPECT_EQ(choice[2].get<double>(), wanted.kld);
+            EXPECT_EQ(choice[2].get<double>(), wanted.cost);
         }
     }
     EXPECT_EQ(document["model"]["name"], "invented.gguf");

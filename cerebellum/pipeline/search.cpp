@@ -103,7 +103,7 @@ class Search {
     }
     double predicted_damage() const {
         double sum = 0.0;
-        for (std::size_t g = 0; g < groups_.tensors.size(); ++g) sum += now_of(g).kld;
+        for (std::size_t g = 0; g < groups_.tensors.size(); ++g) sum += now_of(g).cost;
         return sum;
     }
 
@@ -116,9 +116,9 @@ class Search {
             const auto& choices = groups_.tensors[g].choices;
             for (std::size_t c = 0; c < choices.size(); ++c) {
                 if (choices[c].type == now.type) continue;
-                const double penalty = choices[c].kld - now.kld +
+                const double penalty = choices[c].cost - now.cost +
                                        price * (static_cast<double>(choices[c].bytes) - static_cast<double>(now.bytes));
-                promising.emplace_back(expected_loss({penalty, prediction_error * std::hypot(choices[c].kld, now.kld),
+                promising.emplace_back(expected_loss({penalty, prediction_error * std::hypot(choices[c].cost, now.cost),
                                                       std::numeric_limits<double>::infinity()}),
                                        Change{g, c});
             }
@@ -142,7 +142,7 @@ class Search {
         const auto scores = trial_(recipes, SearchWindows::explore);
         if (!scores) return false;
         for (std::size_t i = 0; i < changes.size(); ++i) {
-            const double before = now_of(changes[i].group).kld, after = choice_of(changes[i]).kld;
+            const double before = now_of(changes[i].group).cost, after = choice_of(changes[i]).cost;
             effects_[changes[i]] = {after - before, std::max(before, after),
                                     kld_difference((*scores)[i + 1], scores->front())};
         }
@@ -192,8 +192,8 @@ class Search {
         } catch (const Error&) {  // not with so few types
             return std::nullopt;
         }
-        if (solution.types == now_ || !(-solution.predicted_kld > least_gain * predicted_damage())) return std::nullopt;
-        return Candidate{std::move(solution.types), -solution.predicted_kld};
+        if (solution.types == now_ || !(-solution.cost > least_gain * predicted_damage())) return std::nullopt;
+        return Candidate{std::move(solution.types), -solution.cost};
     }
 
     std::optional<Candidate> best_combination() { return solved(around()); }

@@ -61,7 +61,7 @@ class World {
     }
     double damage(const TypeMap& recipe) const {
         double sum = 0.0;
-        for (const auto& tensor : truth_.tensors) sum += choice(tensor, recipe).kld;
+        for (const auto& tensor : truth_.tensors) sum += choice(tensor, recipe).cost;
         return sum;
     }
     std::uint64_t bytes(const TypeMap& recipe) const {
@@ -102,7 +102,7 @@ class World {
             std::mt19937_64 own(seed_ + 7919 * window + 104729 * (t + 1) +
                                 1299709ULL * static_cast<unsigned>(made.type.type));
             std::normal_distribution<double> noise;
-            sum += made.kld * (1.0 + noise_ * noise(own));
+            sum += made.cost * (1.0 + noise_ * noise(own));
         }
         return {tokens, tokens * difficulty * sum, 0.0, 0.0, tokens};
     }

@@ -91,7 +91,7 @@ double price_of_a_byte(const AllocationProblem& problem, std::uint64_t budget_by
         std::uint64_t bytes = problem.fixed_bytes;
         for (const auto& tensor : problem.tensors)
             bytes += std::ranges::min(tensor.choices, {}, [&](const TypeChoice& choice) {
-                         return choice.kld + price * static_cast<double>(choice.bytes);
+                         return choice.cost + price * static_cast<double>(choice.bytes);
                      }).bytes;
         return bytes;
     };
@@ -140,7 +140,7 @@ class OpenChoices {
         for (const auto& tensor : problem_.tensors)
             best_.push_back(
                 *std::ranges::min_element(tensor.choices, {}, [&](const TypeChoice& c) { return cost(c); }));
-        for (const auto& choice : best_) damage_ += choice.kld;
+        for (const auto& choice : best_) damage_ += choice.cost;
         find_levels();
         find_rivals();
         judge();
@@ -164,7 +164,7 @@ class OpenChoices {
     }
 
   private:
-    double cost(const TypeChoice& choice) const { return choice.kld + price_ * static_cast<double>(choice.bytes); }
+    double cost(const TypeChoice& choice) const { return choice.cost + price_ * static_cast<double>(choice.bytes); }
 
     /// A choice's damage window by window; empty for the source's own type.
     std::vector<double> by_window(const std::string& tensor, const TypeChoice& choice) const {
@@ -175,7 +175,7 @@ class OpenChoices {
             const auto& row = *fast->second;
             const double mean = clustered_mean(row.local_energy, row.local_counts).mean;
             for (std::size_t w = 0; w < row.windows(); ++w)
-                values.push_back(mean > 0.0 ? choice.kld * row.local_energy[w] / row.local_counts[w] / mean : 0.0);
+                values.push_back(mean > 0.0 ? choice.cost * row.local_energy[w] / row.local_counts[w] / mean : 0.0);
         } else if (full != full_.end()) {
             const auto& row = *full->second;
             for (std::size_t w = 0; w < row.windows(); ++w) values.push_back(row.kld[w] / row.counts[w]);
@@ -193,7 +193,7 @@ class OpenChoices {
             expected.resize(levels_.size());
             for (std::size_t w = 0; w < values.size(); ++w) {
                 levels_[w] += values[w];
-                expected[w] += best_[t].kld;
+                expected[w] += best_[t].cost;
             }
         }
         for (std::size_t w = 0; w < levels_.size(); ++w)
@@ -224,14 +224,14 @@ class OpenChoices {
                 rival.tensor = t;
                 rival.type = choice.type;
                 rival.gap = cost(choice) - cost(best);
-                rival.scale = choice.kld + best.kld + price_ * std::fabs(bytes);
+                rival.scale = choice.cost + best.cost + price_ * std::fabs(bytes);
                 rival.windows = static_cast<double>(n);
                 rival.variance = sample_variance(gaps);
                 rival.gain_variance = gain_variance;
                 rival.gain_windows = gain_windows;
                 // Within a rounding both answer to the same gain.
-                rival.gain_lever = choice.type.rounding == best.type.rounding ? std::fabs(choice.kld - best.kld)
-                                                                              : std::hypot(choice.kld, best.kld);
+                rival.gain_lever = choice.type.rounding == best.type.rounding ? std::fabs(choice.cost - best.cost)
+                                                                              : std::hypot(choice.cost, best.cost);
                 if (rival.scale > 0.0 && n > 0) rivals_.push_back(rival);
             }
         }
