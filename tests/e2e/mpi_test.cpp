@@ -82,12 +82,7 @@ class Mpi : public ::testing::Test {
         return wait(program);
     }
     static ProgramResult wait(Program& program) {
-        const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(300);
-        while (program.running()) {
-            if (std::chrono::steady_clock::now() > deadline) program.send(SIGKILL);
-            std::this_thread::sleep_for(std::chrono::milliseconds(5));
-        }
-        return program.wait();
+        return program.wait(std::chrono::seconds(300));
     }
     std::size_t rows(const std::string& name) const {
         try {

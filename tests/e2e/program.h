@@ -71,6 +71,15 @@ class Program {
         pid_ = 0;
         return false;
     }
+    /// Killed where it has not ended by itself after a while.
+    ProgramResult wait(std::chrono::seconds limit) {
+        const auto deadline = std::chrono::steady_clock::now() + limit;
+        while (running()) {
+            if (std::chrono::steady_clock::now() > deadline) send(SIGKILL);
+            std::this_thread::sleep_for(std::chrono::milliseconds(2));
+        }
+        return wait();
+    }
     ProgramResult wait() {
         while (pid_ > 0) {
             if (::waitpid(pid_, &status_, 0) == pid_)
@@ -101,12 +110,7 @@ inline std::vector<std::string> with_program(std::vector<std::string> arguments)
 inline ProgramResult run_program(const std::vector<std::string>& arguments, const fs::path& logs,
                                  std::chrono::seconds limit = std::chrono::seconds(100)) {
     Program program(with_program(arguments), logs);
-    const auto deadline = std::chrono::steady_clock::now() + limit;
-    while (program.running()) {
-        if (std::chrono::steady_clock::now() > deadline) program.send(SIGKILL);
-        std::this_thread::sleep_for(std::chrono::milliseconds(2));
-    }
-    return program.wait();
+    return program.wait(limit);
 }
 
 /// The text on the repository's own shelf: plain English, enough for small windows.

@@ -79,12 +79,7 @@ class Workshop {
     ProgramResult run(const std::vector<std::string>& arguments,
                       std::chrono::seconds limit = std::chrono::seconds(60)) const {
         Program program(alone(arguments), logs());
-        const auto deadline = std::chrono::steady_clock::now() + limit;
-        while (program.running()) {
-            if (std::chrono::steady_clock::now() > deadline) program.send(SIGKILL);
-            std::this_thread::sleep_for(std::chrono::milliseconds(2));
-        }
-        return program.wait();
+        return program.wait(limit);
     }
     /// The journal of a sweep over the model, measured once.
     void measure() const {
