@@ -52,7 +52,7 @@ Command add_allocate(CLI::App& app) {
     command->footer(
         "Examples:\n  cerebellum allocate model-f16.gguf --size 3.5bpw -o recipe.json\n"
         "  cerebellum allocate model-f16.gguf --max-kld 0.02 --pin token_embd=q8_0 --couple qkv -o recipe.json\n"
-        "  cerebellum allocate model-f16.gguf --vram 12GiB --ctx 16384 --kv q8_0 --parallel 4 -o recipe.json\n"
+        "  cerebellum allocate model-f16.gguf --vram 12GiB --serve-ctx 16384 --kv q8_0 --parallel 4 -o recipe.json\n"
         "  cerebellum allocate --ablation ablation_results.json --budget 12.0 --output tensor_types.txt\n\n"
         "Takes well under a second; the model is read once for its digest, which is remembered.");
     add_imported(*command, values->common, values->imported);
@@ -60,12 +60,11 @@ Command add_allocate(CLI::App& app) {
         ->add_option("--journal", values->common.journal,
                      "The journal with the measurements (default: in this folder, named after the model)")
         ->type_name("FILE");
-    values->common.rounding = "auto";
-    add_rounding(*command, values->common,
-                 "Which measured roundings may be chosen: ggml, feedback (where it was measured), auto (either)");
+    add_chosen_rounding(*command, values->common);
     add_output(*command, values->common, values->output,
                "The recipe (JSON); a llama-quantize type file and the importance matrix go beside it");
-    add_goal(*command, values->goal, true);
+    add_goal(*command, values->goal);
+    command->add_option("--ctx", values->common.context, "Older name of --serve-ctx")->check(CLI::PositiveNumber);
     add_constraints(*command, values->constraints);
     add_aim(*command, values->common);
     add_threads(*command, values->common);
@@ -81,6 +80,8 @@ Command add_allocate(CLI::App& app) {
         if (values->common.model.empty()) throw UsageError("model is required; see 'cerebellum allocate --help'");
         if (!values->imported.budget_gb.empty())
             throw UsageError("--budget is for --ablation and --sensitivity; give --size");
+        TerminalProgress progress(values->common.quiet, values->common.verbose);
+        settle_contexts(values->goal, values->common.context, 0, progress);
         AllocationRequest request{goal_of(values->goal), {}};
         const std::filesystem::path output = values->output;
         const auto aim = aim_of(values->common);
@@ -93,7 +94,6 @@ Command add_allocate(CLI::App& app) {
         guard_journal(guard, journal);
         guard.check();
         const auto measured = open_measured(values->common.model, journal, aim);
-        TerminalProgress progress(values->common.quiet, values->common.verbose);
         warn_of_unusable(measured.journal, progress);
         if (measured.imatrix) guard.writes("the importance matrix beside the recipe", imatrix_path(output));
         const auto lock = guard.lock();

@@ -141,7 +141,7 @@ void add_imported(CLI::App& command, CommonOptions& common, ImportedValues& valu
                     "The same from per-tensor measurements of the GGUF-Tool-Suite: a folder or a CSV file")
         ->type_name("PATH");
     add_import_source(command, values.source);
-    command.add_option("--types", common.types, "Only these types, as q4_K,q6_K,iq4_xs");
+    add_types(command, common);
     command
         .add_option("--imatrix", common.imatrix,
                     "Imported measurements: the importance matrix (GGUF) that the file will be quantized with; without "

@@ -27,7 +27,7 @@ std::vector<ggml_type> types_fast_on(const std::string& device, int threads) {
 
 }  // namespace
 
-void add_goal(CLI::App& command, GoalOptions& options, bool with_context) {
+void add_goal(CLI::App& command, GoalOptions& options) {
     const char* group = "Goal (one of)";
     command.add_option("--size", options.size, "Size of the file: 12GB, 11.5GiB, 800MB, 4.25bpw")
         ->type_name("SIZE")
@@ -47,11 +47,9 @@ void add_goal(CLI::App& command, GoalOptions& options, bool with_context) {
         ->group(group);
     command.add_option("--cpu-size", options.cpu_size, "Weights of at most so much beside the GPU")->group(group);
     const char* serving = "How the file will be run (for --vram and --gpu-size)";
-    if (with_context)
-        command.add_option("--ctx", options.context, "Tokens of context, of all sequences together")
-            ->check(CLI::PositiveNumber)
-            ->capture_default_str()
-            ->group(serving);
+    command.add_option("--serve-ctx", options.context, "Tokens of context, of all sequences together (default: 4096)")
+        ->check(CLI::PositiveNumber)
+        ->group(serving);
     command.add_option("--parallel", options.parallel, "Sequences at a time")
         ->check(CLI::PositiveNumber)
         ->capture_default_str()
@@ -64,6 +62,22 @@ void add_goal(CLI::App& command, GoalOptions& options, bool with_context) {
                     "Device whose memory is counted: CUDA0, or host:port of a ggml RPC server (default: the first GPU)")
         ->type_name("NAME")
         ->group(serving);
+}
+
+void add_window(CLI::App& command, int& window) {
+    command.add_option("--window", window, "Older name of --ctx")->check(CLI::PositiveNumber);
+}
+
+int settle_contexts(GoalOptions& goal, int context, int window, Progress& progress) {
+    const bool of_memory = !goal.vram.empty() || !goal.gpu_size.empty();
+    if (window > 0) progress.warn("--window is called --ctx now");
+    if (of_memory && goal.context == 0 && context > 0) {
+        progress.warn(
+            "--ctx is taken for the context that the file will be run with, as before; it is called --serve-ctx now");
+        goal.context = context;
+        return window;
+    }
+    return window > 0 ? window : context;
 }
 
 void add_compare(CLI::App& command, std::string& compare) {
@@ -109,6 +123,7 @@ void add_constraints(CLI::App& command, ConstraintOptions& options) {
 }
 
 AllocationGoal goal_of(const GoalOptions& options) {
+    constexpr int usual_context = 4096;
     const bool split = !options.gpu_size.empty() || !options.cpu_size.empty();
     const int given =
         !options.size.empty() + !options.bpw.empty() + (options.max_kld > 0.0) + !options.vram.empty() + split;
@@ -135,7 +150,7 @@ AllocationGoal goal_of(const GoalOptions& options) {
     const auto cache_type = parse_type(options.cache_type);
     if (!cache_type) throw UsageError(fmt::format("--kv {}: ggml has no such type", options.cache_type));
     goal.serving = {options.serve_on.empty() ? default_serving_device() : options.serve_on,
-                    options.context,
+                    options.context > 0 ? options.context : usual_context,
                     options.parallel,
                     *cache_type,
                     {}};
@@ -147,7 +162,7 @@ AllocationGoal goal_of(const GoalOptions& options) {
     } else {
         goal.kind = AllocationGoal::Kind::memory;
         goal.device_bytes = amount("--vram", options.vram);
-        goal.text = fmt::format("--vram {} --ctx {} --kv {} --parallel {}", options.vram, options.context,
+        goal.text = fmt::format("--vram {} --serve-ctx {} --kv {} --parallel {}", options.vram, goal.serving.context,
                                 options.cache_type, options.parallel);
     }
     return goal;

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "cerebellum/core/progress.h"
 #include "cerebellum/pipeline/goal.h"
 
 namespace cerebellum::cli {
@@ -12,7 +13,7 @@ namespace cerebellum::cli {
 struct GoalOptions {
     std::string size, bpw, vram, gpu_size, cpu_size;
     double max_kld = 0.0;
-    int context = 4096;
+    int context = 0;  // that the file will be run with; 0: not given
     int parallel = 1;
     std::string cache_type = "f16";
     std::string serve_on;
@@ -29,8 +30,13 @@ struct ConstraintOptions {
     }
 };
 
-/// `with_context`: also --ctx, where it is not an option of the command's own already.
-void add_goal(CLI::App& command, GoalOptions& options, bool with_context);
+void add_goal(CLI::App& command, GoalOptions& options);
+/// --window: what --ctx was called where the goal took its name.
+void add_window(CLI::App& command, int& window);
+/// Tells the context that a file will be run with from that of the windows it is measured with, where older spellings
+/// are used: --ctx with a goal of memory was the first, and --window the second. Says so where they are. `context` and
+/// `window`: as given; returns tokens per window, 0 where nobody said.
+int settle_contexts(GoalOptions& goal, int context, int window, Progress& progress);
 void add_constraints(CLI::App& command, ConstraintOptions& options);
 /// --compare: "auto" or "all".
 void add_compare(CLI::App& command, std::string& compare);

@@ -55,7 +55,7 @@ void add_measuring(CLI::App& command, CommonOptions& options) {
     command.add_option("--seed", options.seed, "Seed of the text that the model writes")
         ->check(CLI::NonNegativeNumber)
         ->capture_default_str();
-    command.add_option("--types", options.types, "Only these types, comma-separated, for example q4_K,q6_K,iq4_xs");
+    add_types(command, options);
     add_rounding(
         command, options,
         "How integers are chosen: ggml (each weight by itself), feedback (with the second moments of the "
@@ -112,6 +112,16 @@ void add_device_memory(CLI::App& command, std::string& size) {
         ->type_name("SIZE");
 }
 
+void add_types(CLI::App& command, CommonOptions& options) {
+    command.add_option("--types", options.types, "Only these types, comma-separated, for example q4_K,q6_K,iq4_xs");
+}
+
+void add_chosen_rounding(CLI::App& command, CommonOptions& options) {
+    options.rounding = "auto";
+    add_rounding(command, options,
+                 "Which measured roundings may be chosen: ggml, feedback (where it was measured), auto (either)");
+}
+
 void add_rounding(CLI::App& command, CommonOptions& options, const std::string& help) {
     command.add_option("--rounding", options.rounding, help)->type_name("HOW")->capture_default_str();
 }
@@ -125,6 +135,19 @@ Effort effort_of(const CommonOptions& options) {
     if (options.quick && options.thorough) throw UsageError("--quick and --thorough: choose one of them");
     if (options.quick) return Effort::quick;
     return options.thorough ? Effort::thorough : Effort::normal;
+}
+
+void add_bettering(CLI::App& command, int& rounds, std::string& search) {
+    command
+        .add_option("--rounds", rounds,
+                    "Up to so many times measure promotions and demotions around the recipe and allocate again "
+                    "(default: 0)")
+        ->check(CLI::NonNegativeNumber);
+    command
+        .add_option("--search", search,
+                    "For about so long, as 10m, 90s or 1h, try swaps of precision between tensors on text that the "
+                    "allocation has not seen, and keep those that are significantly better. Run again to go on")
+        ->type_name("TIME");
 }
 
 void add_scaling(CLI::App& command, std::string& scaling) {

@@ -44,12 +44,18 @@ void add_measuring(CLI::App& command, CommonOptions& options);
 void add_dry_run(CLI::App& command, CommonOptions& options);
 /// Throws UsageError where two were given.
 Effort effort_of(const CommonOptions& options);
+/// --rounds and --search: what is tried around a recipe.
+void add_bettering(CLI::App& command, int& rounds, std::string& search);
 void add_scaling(CLI::App& command, std::string& scaling);
 /// --device, for what runs a model.
 void add_device(CLI::App& command, std::string& device);
 void add_device_memory(CLI::App& command, std::string& size);
-/// --rounding, for what measures and what allocates.
+/// --types: those that are measured, or that may be chosen.
+void add_types(CLI::App& command, CommonOptions& options);
+/// --rounding, for what measures.
 void add_rounding(CLI::App& command, CommonOptions& options, const std::string& help);
+/// --rounding, for what allocates from what was measured.
+void add_chosen_rounding(CLI::App& command, CommonOptions& options);
 void add_output(CLI::App& command, CommonOptions& options, std::string& output, const std::string& help);
 void add_threads(CLI::App& command, CommonOptions& options);
 void add_aim(CLI::App& command, CommonOptions& options);

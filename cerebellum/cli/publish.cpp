@@ -40,7 +40,7 @@ struct Values {
     CardSettings settings;
     std::string folder, name;
     std::vector<std::string> eval_texts, results;
-    std::string scaling = "off", compare = "auto";
+    std::string scaling = "off", compare = "auto", search;
     int rounds = -1, window = 0;  // rounds: as many as the effort says
     bool speed = false;
 };
@@ -220,9 +220,11 @@ void write_hashes(const fs::path& folder, const fs::path& facts, const fs::path&
 }
 
 int publish(const Values& values, const CLI::App& app, const CLI::App& command) {
-    const auto goal = goal_of(values.goal);
-    const auto effort = effort_of(values.common);
     TerminalProgress progress(values.common.quiet, values.common.verbose);
+    auto goal_options = values.goal;
+    const int context = settle_contexts(goal_options, values.common.context, values.window, progress);
+    const auto goal = goal_of(goal_options);
+    const auto effort = effort_of(values.common);
     const fs::path model = values.common.model;
     if (fs::is_directory(model))
         throw Error(fmt::format("{} is a folder; make a GGUF of it first: cerebellum convert {} -o model.gguf",
@@ -251,10 +253,10 @@ int publish(const Values& values, const CLI::App& app, const CLI::App& command) 
         options.request.goal = goal;
         options.aim = aim_of(values.common);
         options.rounds = rounds_of(values.rounds, effort, options, values.constraints);
+        if (!values.search.empty()) options.search_seconds = parse_seconds("--search", values.search);
         auto common = values.common;
         common.journal = journal.string();
-        if (goal.kind == AllocationGoal::Kind::memory || goal.kind == AllocationGoal::Kind::split)
-            common.context = values.window;
+        common.context = context;
         return dry_run(run_options(common, file.string()), job_request(model, options), common.json, progress);
     }
     const json asked = {{"cerebellum", CEREBELLUM_VERSION},
@@ -316,6 +318,9 @@ int publish(const Values& values, const CLI::App& app, const CLI::App& command) 
     const auto aims = shared_arguments(command, *app.get_subcommand("report"),
                                        {"--output", "--force", "--json", "--journal", "--results"});
     page.insert(page.end(), aims.begin(), aims.end());
+    // Where it was not given: the file was made of one rounding, whatever a journal of before may have of another.
+    if (std::ranges::find(aims, "--rounding") == aims.end())
+        page.insert(page.end(), {"--rounding", values.common.rounding});
     page.emplace_back("--force");
     if (has_report_page())
         publication.run({"report", page, stored, {report_path(file)}});
@@ -358,7 +363,8 @@ Command add_publish(CLI::App& app) {
         "Everything for a folder to publish: file, verification, report, model card, Modelfile, results, hashes");
     command->footer(
         "Examples:\n  cerebellum publish model-f16.gguf --size 4.25bpw\n"
-        "  cerebellum publish model-bf16.gguf --vram 12GiB --ctx 16384 --folder out --license apache-2.0 --base-model "
+        "  cerebellum publish model-bf16.gguf --vram 12GiB --serve-ctx 16384 --folder out --license apache-2.0 "
+        "--base-model "
         "org/model\n\n"
         "Runs 'quantize', 'eval' (with --eval-text or --speed), 'modelfile', 'report' and 'card'. Interrupt it at any "
         "time: the "
@@ -373,20 +379,13 @@ Command add_publish(CLI::App& app) {
     command
         ->add_option("--file-name", values->name, "Name of the file without .gguf (default: the model's, and the size)")
         ->type_name("NAME");
-    add_goal(*command, values->goal, false);
+    add_goal(*command, values->goal);
     add_constraints(*command, values->constraints);
     add_measuring(*command, values->common);
     add_dry_run(*command, values->common);
-    command
-        ->add_option("--window", values->window,
-                     "Tokens per window where --ctx says how the file will be run (with --vram or --gpu-size)")
-        ->check(CLI::PositiveNumber);
+    add_window(*command, values->window);
     add_aim(*command, values->common);
-    command
-        ->add_option("--rounds", values->rounds,
-                     "Up to so many times measure promotions and demotions around the recipe and allocate again "
-                     "(default: 0)")
-        ->check(CLI::NonNegativeNumber);
+    add_bettering(*command, values->rounds, values->search);
     add_scaling(*command, values->scaling);
     add_compare(*command, values->compare);
     const char* group = "Evaluations for the card";

@@ -93,7 +93,8 @@ Command add_quantize(CLI::App& app) {
         app.add_subcommand("quantize", "The whole job: measure, allocate, build and verify a file of a given size");
     command->footer(
         "Examples:\n  cerebellum quantize model-f16.gguf --size 4.25bpw -o model-small.gguf --text notes.txt\n"
-        "  cerebellum quantize model-f16.gguf --vram 12GiB --ctx 16384 --kv q8_0 --parallel 4 -o model-12g.gguf\n\n"
+        "  cerebellum quantize model-f16.gguf --vram 12GiB --serve-ctx 16384 --kv q8_0 --parallel 4 -o "
+        "model-12g.gguf\n\n"
         "Interrupt it at any time; the same command goes on where it stopped. Another --size reuses the measurements.");
     add_model(*command, values->common);
     command->get_option("model")->description(
@@ -109,35 +110,18 @@ Command add_quantize(CLI::App& app) {
         ->type_name("FILE");
     command->add_option("--report", values->report, "Also write a page about the run, as 'report' does")
         ->type_name("FILE.html");
-    command
-        ->add_option("--window", values->window,
-                     "Tokens per window where --ctx says how the file will be run (with --vram or --gpu-size)")
-        ->check(CLI::PositiveNumber);
-    add_goal(*command, values->goal, false);
+    add_window(*command, values->window);
+    add_goal(*command, values->goal);
     add_constraints(*command, values->constraints);
     add_aim(*command, values->common);
-    command
-        ->add_option("--rounds", values->rounds,
-                     "Up to so many times measure promotions and demotions around the recipe and allocate again "
-                     "(default: 0)")
-        ->check(CLI::NonNegativeNumber);
-    command
-        ->add_option("--search", values->search,
-                     "For about so long, as 10m, 90s or 1h, try swaps of precision between tensors on text that the "
-                     "allocation has not seen, and keep those that are significantly better. Run again to go on")
-        ->type_name("TIME");
+    add_bettering(*command, values->rounds, values->search);
     add_scaling(*command, values->scaling);
     add_compare(*command, values->compare);
     add_json(*command, values->common);
     return [values] {
         TerminalProgress progress(values->common.quiet, values->common.verbose);
         QuantizeOptions options;
-        if (!values->goal.vram.empty() || !values->goal.gpu_size.empty()) {
-            if (values->common.context > 0) values->goal.context = values->common.context;
-            values->common.context = values->window;
-        } else if (values->window > 0) {
-            values->common.context = values->window;
-        }
+        values->common.context = settle_contexts(values->goal, values->common.context, values->window, progress);
         options.request.goal = goal_of(values->goal);
         options.output = values->output;
         options.overwrite = values->common.force;

@@ -42,6 +42,8 @@ Command add_report(CLI::App& app) {
         ->type_name("FILE");
     add_output(*command, values->common, values->output, "The page (HTML)");
     add_constraints(*command, values->constraints);
+    add_types(*command, values->common);
+    add_chosen_rounding(*command, values->common);
     add_aim(*command, values->common);
     add_threads(*command, values->common);
     add_json(*command, values->common);

@@ -29,10 +29,21 @@ std::optional<Encoding> parse_encoding(std::string_view name) {
     return Encoding(*type, Rounding::feedback);
 }
 
+std::string_view rounding_choice_name(RoundingChoice choice) {
+    switch (choice) {
+        case RoundingChoice::ggml:
+            return "ggml";
+        case RoundingChoice::feedback:
+            return "feedback";
+        case RoundingChoice::automatic:
+            return "auto";
+    }
+    return "";
+}
+
 std::optional<RoundingChoice> parse_rounding_choice(std::string_view name) {
-    if (name == "ggml") return RoundingChoice::ggml;
-    if (name == "feedback") return RoundingChoice::feedback;
-    if (name == "auto") return RoundingChoice::automatic;
+    for (const auto choice : {RoundingChoice::ggml, RoundingChoice::feedback, RoundingChoice::automatic})
+        if (name == rounding_choice_name(choice)) return choice;
     return std::nullopt;
 }
 

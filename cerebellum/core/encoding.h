@@ -44,5 +44,6 @@ enum class RoundingChoice {
 
 /// "ggml", "feedback" or "auto"; empty for anything else.
 std::optional<RoundingChoice> parse_rounding_choice(std::string_view name);
+std::string_view rounding_choice_name(RoundingChoice choice);
 
 }  // namespace cerebellum

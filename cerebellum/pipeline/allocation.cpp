@@ -72,15 +72,18 @@ AllocationProblem make_problem(const GgufFile& source, const Journal& journal,
     if (measurements.empty())
         throw Error(fmt::format("{} holds no measurements; run 'cerebellum ablate' first", journal.path().string()));
     auto problem = make_problem(source, measurements, imatrix, aim.objective, aim.rounding);
-    // Only now: figures of other types may be what those of the wanted ones were carried over from.
-    if (!aim.types.empty())
-        for (auto& tensor : problem.tensors) {
-            const auto own = tensor.choices.front().type;
-            std::erase_if(tensor.choices, [&](const TypeChoice& choice) {
-                return choice.type != own && std::ranges::find(aim.types, choice.type.type) == aim.types.end();
-            });
-        }
+    keep_types(problem, aim.types);  // only now: figures of others may be what those of these were carried over from
     return problem;
+}
+
+void keep_types(AllocationProblem& problem, std::span<const ggml_type> types) {
+    if (types.empty()) return;
+    for (auto& tensor : problem.tensors) {
+        const auto own = tensor.choices.front().type;
+        std::erase_if(tensor.choices, [&](const TypeChoice& choice) {
+            return choice.type != own && std::ranges::find(types, choice.type.type) == types.end();
+        });
+    }
 }
 
 AllocationProblem make_problem(const GgufFile& source, std::span<const Measurement> measurements,

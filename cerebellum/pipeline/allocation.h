@@ -33,6 +33,9 @@ AllocationProblem make_problem(std::span<const TensorInfo> tensors, std::uint64_
                                std::span<const Measurement> measurements, Objective objective,
                                RoundingChoice rounding = RoundingChoice::automatic);
 
+/// Leaves only choices of these types, and the source's own, which come first. None given: all stay.
+void keep_types(AllocationProblem& problem, std::span<const ggml_type> types);
+
 /// Sum of the tensors' predicted damages under a map of types; empty where some type was not measured.
 std::optional<double> predicted_kld(const AllocationProblem& problem, const TypeMap& types);
 

@@ -68,7 +68,7 @@ SolvedGoal fit_memory(const GgufFile& source, const AllocationProblem& problem, 
     if (least.device.total() > goal.device_bytes)
         throw Error(fmt::format(
             "{} of memory are too little for {}: even the smallest file, {} bytes, takes {}; "
-            "allow more, shorten --ctx or store the cache in fewer bits (--kv)",
+            "allow more, shorten --serve-ctx or store the cache in fewer bits (--kv)",
             format_bytes(goal.device_bytes), describe(goal.serving), smallest.file_bytes, describe(least.device)));
     std::uint64_t budget = smallest.file_bytes + (goal.device_bytes - least.device.total());
     constexpr int most_tries = 8;

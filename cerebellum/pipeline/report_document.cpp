@@ -131,7 +131,8 @@ Opened open(const ReportSources& sources) {
         opened.exact_bytes = header.has_value();
         const std::uint64_t fixed = header ? *header : 0;
         opened.problem = make_problem(opened.tensors, fixed, weighed_measurements(*opened.alone, sources.aim),
-                                      sources.aim.objective);
+                                      sources.aim.objective, sources.aim.rounding);
+        keep_types(opened.problem, sources.aim.types);
         opened.in_kld =
             make_problem(opened.tensors, fixed, weighed_measurements(*opened.alone, in_kld), Objective::kld);
     }
@@ -272,10 +273,18 @@ json allocation(const AllocationProblem& problem, const ReportSources& sources, 
         constraints += (constraints.empty() ? "" : " ") + constraint.text.substr(0, value);
         constraints += shell_word(constraint.text.substr(value));
     }
-    return {{"fixed_bytes", problem.fixed_bytes},   {"exact_bytes", exact_bytes},
-            {"groups", std::move(groups)},          {"objective", objective_name(sources.aim.objective)},
-            {"profile", sources.aim.profile},       {"max_types", sources.constraints.max_types},
-            {"constraints", std::move(constraints)}};
+    std::string choices;
+    if (sources.aim.rounding != RoundingChoice::automatic)
+        choices = fmt::format("--rounding {}", rounding_choice_name(sources.aim.rounding));
+    if (!sources.aim.types.empty()) {
+        std::vector<std::string> names;
+        for (const auto type : sources.aim.types) names.emplace_back(type_name(type));
+        choices += fmt::format("{}--types {}", choices.empty() ? "" : " ", fmt::join(names, ","));
+    }
+    return {{"fixed_bytes", problem.fixed_bytes},    {"exact_bytes", exact_bytes},
+            {"groups", std::move(groups)},           {"objective", objective_name(sources.aim.objective)},
+            {"profile", sources.aim.profile},        {"max_types", sources.constraints.max_types},
+            {"constraints", std::move(constraints)}, {"choices", std::move(choices)}};
 }
 
 std::uint64_t bytes_of(const AllocationProblem& problem, const TypeMap& types) {

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "cerebellum/allocate/recipe_problem.h"
 #include "cerebellum/build/build_gguf.h"
@@ -84,6 +85,36 @@ TEST_F(ReportDocument, allocates_what_the_problem_offers) {
     }
     EXPECT_EQ(document["model"]["name"], "invented.gguf");
     EXPECT_EQ(document["tensors"][2]["pattern"], "^blk\\.0\\.attn_v\\.weight$=");
+}
+
+TEST_F(ReportDocument, offers_only_the_roundings_and_types_that_were_asked_for) {
+    auto journal = Journal::open(journal_path(), Journal::open_existing(journal_path()).identity());
+    for (auto m : journal.measurements()) {
+        if (m.type != "q2_K" && m.type != "q4_K") continue;
+        m.type += "+feedback";
+        for (auto* figures : {&m.kld, &m.local_energy})
+            for (auto& figure : *figures) figure *= 0.5;
+        journal.record(m);
+    }
+    const auto offered = [&] {
+        const auto document = report_document(sources_);
+        std::set<std::string> names;
+        for (const auto& group : document["allocation"]["groups"])
+            for (const auto& choice : group["choices"])
+                names.insert(document["types"][choice[0].get<std::size_t>()]["name"].get<std::string>());
+        names.erase(type_name(tensors_.front().type));
+        return std::pair(names, document["allocation"]["choices"].get<std::string>());
+    };
+    using Names = std::set<std::string>;
+    EXPECT_EQ(offered(), std::pair(Names({"q2_K", "q2_K+feedback", "q3_K", "q4_K", "q4_K+feedback", "q6_K", "q8_0"}),
+                                   std::string()));
+    sources_.aim.rounding = RoundingChoice::ggml;
+    sources_.aim.types = {GGML_TYPE_Q3_K, GGML_TYPE_Q4_K};
+    EXPECT_EQ(offered(), std::pair(Names({"q3_K", "q4_K"}), std::string("--rounding ggml --types q3_K,q4_K")));
+    sources_.aim = {};
+    sources_.aim.rounding = RoundingChoice::feedback;
+    EXPECT_EQ(offered(), std::pair(Names({"q2_K+feedback", "q3_K", "q4_K+feedback", "q6_K", "q8_0"}),
+                                   std::string("--rounding feedback")));
 }
 
 TEST_F(ReportDocument, without_a_recipe_or_model_leaves_the_header_out) {

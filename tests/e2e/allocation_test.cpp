@@ -128,16 +128,33 @@ TEST_F(Allocating, the_smallest_file_under_a_kld_is_what_a_size_would_have_given
 
 TEST_F(Allocating, memory_is_filled_and_not_exceeded) {
     const std::uint64_t memory = 24'000'000;
-    const auto result = allocate(
-        {"--vram", std::to_string(memory), "--ctx", "1024", "--kv", "q8_0", "--parallel", "2", "--serve-on", "CPU"});
+    const auto result = allocate({"--vram", std::to_string(memory), "--serve-ctx", "1024", "--kv", "q8_0", "--parallel",
+                                  "2", "--serve-on", "CPU"});
     ASSERT_EQ(result.code, 0) << result.errors;
     EXPECT_THAT(result.output, HasSubstr("llama.cpp's account of CPU (1024 tokens of context, 2 sequences"));
     const auto few = read_recipe(path("r.json"));
-    const auto longer = allocated(
-        {"--vram", std::to_string(memory), "--ctx", "2048", "--kv", "q8_0", "--parallel", "2", "--serve-on", "CPU"});
+    const auto longer = allocated({"--vram", std::to_string(memory), "--serve-ctx", "2048", "--kv", "q8_0",
+                                   "--parallel", "2", "--serve-on", "CPU"});
     EXPECT_LT(longer.file_bytes, few.file_bytes);
-    EXPECT_THAT(refused({"--vram", "3MB", "--ctx", "4096", "--serve-on", "CPU"}, failure),
+    EXPECT_THAT(refused({"--vram", "3MB", "--serve-ctx", "4096", "--serve-on", "CPU"}, failure),
                 AllOf(HasSubstr("even the smallest file"), HasSubstr("cache")));
+}
+
+TEST_F(Allocating, the_context_of_the_file_may_still_be_called_as_before) {
+    const std::vector<std::string> goal = {"--vram", "24MB", "--kv", "q8_0", "--serve-on", "CPU"};
+    const auto with = [&](const std::string& option) {
+        auto all = goal;
+        all.insert(all.end(), {option, "1024"});
+        const auto result = allocate(all);
+        EXPECT_EQ(result.code, 0) << result.errors;
+        const auto recipe = read_recipe(path("r.json"));
+        return std::tuple(recipe.file_bytes, recipe.provenance.at("goal"),
+                          result.errors.find("called --serve-ctx now") != std::string::npos);
+    };
+    const auto [bytes, text, told] = with("--serve-ctx");
+    EXPECT_FALSE(told);
+    EXPECT_THAT(text, HasSubstr("--serve-ctx 1024"));
+    EXPECT_EQ(with("--ctx"), std::tuple(bytes, text, true));
 }
 
 TEST_F(Allocating, a_split_names_every_tensor_once) {

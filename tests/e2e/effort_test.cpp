@@ -71,6 +71,18 @@ TEST_F(Efforts, a_dry_run_says_what_there_is_to_do_and_writes_nothing) {
     EXPECT_GT(plan["memory_bytes"].get<double>(), 1e7);
 }
 
+TEST_F(Efforts, a_dry_run_of_publishing_knows_of_the_search) {
+    const auto seconds = [&](const std::vector<std::string>& more) {
+        auto arguments = command({"publish", small_model().string(), "--size", "3.6MB", "--folder",
+                                  (work_ / "out").string(), "--types", "q4_K", "--rounds", "0", "--dry-run", "--json"});
+        arguments.insert(arguments.end(), more.begin(), more.end());
+        return stage(succeed(arguments)["stages"], "allocating")["seconds"].get<double>();
+    };
+    const double without = seconds({});
+    EXPECT_GT(seconds({"--search", "10h"}), without + 35'000.0);
+    EXPECT_FALSE(fs::exists(work_ / "out"));
+}
+
 TEST_F(Efforts, a_dry_run_takes_off_what_the_journal_holds_and_leaves_it_alone) {
     succeed(command({"ablate", small_model().string(), "--journal", (work_ / "j.db").string(), "--types", "q2_K",
                      "--tensors", "blk.0.*", "--json"}));

@@ -11,6 +11,7 @@
 #include "cerebellum/build/recipe.h"
 #include "cerebellum/core/file.h"
 #include "cerebellum/gguf/gguf_file.h"
+#include "cerebellum/report/html_report.h"
 #include "tests/e2e/program.h"
 
 namespace cerebellum {
@@ -75,6 +76,21 @@ TEST_F(RoundingJob, measures_both_roundings_and_builds_what_the_recipe_says_on_a
     succeed(build("one.gguf", "1"));
     succeed(build("three.gguf", "3"));
     EXPECT_EQ(read_file(path("one.gguf")), read_file(path("three.gguf")));
+
+    // The page allocates from what 'allocate' does.
+    const auto choices_of_page = [&](std::vector<std::string> more) {
+        more.insert(more.begin(),
+                    {"report", small_model().string(), "--journal", path("j.db"), "-o", path("page.html"), "--force"});
+        succeed(more);
+        const auto page = read_file(path("page.html"));
+        const auto begin = page.find(R"("choices":")");
+        return begin == std::string::npos ? "" : page.substr(begin, page.find('"', begin + 11) - begin + 1);
+    };
+    if (has_report_page()) {
+        EXPECT_EQ(choices_of_page({}), R"("choices":"")");
+        EXPECT_EQ(choices_of_page({"--rounding", "ggml", "--types", "q2_K"}),
+                  R"("choices":"--rounding ggml --types q2_K")");
+    }
 
     auto without = build("none.gguf", "1");
     without.erase(without.begin() + 6, without.begin() + 8);

@@ -144,7 +144,7 @@ export function recipePanel(report, budget) {
     changes.hidden = differing.length === 0;
     changes.replaceChildren(el("summary", {}, `${plural(differing.length, "tensor")} differ${differing.length === 1 ? "s" : ""} from the delivered file`), el("ul", { class: "changes" }, differing.map((i) => el("li", {}, report.tensors[i].name, el("span", { class: "soft" }, ` ${report.typeName(report.delivered.types[i])} → ${report.typeName(mix.types[i])}`)))));
     text.value = report.typeFile(mix.types);
-    const aim = [report.json.allocation.constraints, report.inKld ? "" : `--objective ${report.json.allocation.objective}`, report.json.allocation.profile ? `--profile ${shellWord(report.json.allocation.profile)}` : ""].filter(Boolean).join(" ");
+    const aim = [report.json.allocation.constraints, report.json.allocation.choices, report.inKld ? "" : `--objective ${report.json.allocation.objective}`, report.json.allocation.profile ? `--profile ${shellWord(report.json.allocation.profile)}` : ""].filter(Boolean).join(" ");
     const model = shellWord(source), named = (ending) => shellWord(`${stem()}${ending}`);
     commands.textContent =
       `cerebellum allocate ${model} --journal ${shellWord(report.json.journal.file)} --size ${budget.bytes}${aim ? ` ${aim}` : ""} -o ${named(".recipe.json")}\n` +

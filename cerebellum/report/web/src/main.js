@@ -67,6 +67,7 @@ function workbench() {
     json.label && `${json.label}.`,
     !json.allocation.exact_bytes && "Header and tokenizer are not counted: neither the model nor a recipe was given to this report.",
     json.allocation.max_types > 0 && `The slider does not obey the limit of ${json.allocation.max_types} distinct types that the delivered file has.`,
+    json.allocation.choices && `Choices that are allocated from: ${json.allocation.choices}`,
     json.allocation.constraints && `Constraints that hold at every budget: ${json.allocation.constraints}`,
     !report.inKld && `Allocated for the objective ${json.allocation.objective}; damage is shown as KLD all the same.`,
     json.allocation.profile && `Domains count as in the profile ${json.allocation.profile}.`,
