@@ -30,7 +30,7 @@ namespace {
 std::vector<std::string> environment_of(const ChildCommand& command) {
     const auto name_of = [](std::string_view variable) { return variable.substr(0, variable.find('=')); };
     std::vector<std::string> all;
-    for (char** ours = environ; *ours != nullptr; ++ours) {
+    for (char** ours = environ; *ours != nullptr && !command.environment_is_all; ++ours) {
         bool changed = false;
         for (const auto& other : command.environment) changed = changed || name_of(other) == name_of(*ours);
         if (!changed) all.emplace_back(*ours);
@@ -58,13 +58,18 @@ struct Pipe {
 
 Pipe make_pipe(const ChildCommand& command) {
     int ends[2];
+#ifdef __linux__
+    // At once: another thread may start a program just now, which would keep the other end open.
+    if (::pipe2(ends, O_CLOEXEC) != 0) fail(command, errno);
+#else
     if (::pipe(ends) != 0) fail(command, errno);
     for (const int end : ends) ::fcntl(end, F_SETFD, FD_CLOEXEC);
+#endif
     return {Descriptor(ends[0]), Descriptor(ends[1])};
 }
 
 /// Between fork and exec: only what is safe there. A reason why it cannot run goes into `failure`.
-[[noreturn]] void become(char** argv, char** variables, int output, bool errors_are_ours, int failure) {
+[[noreturn]] void become(const ChildCommand& command, char** argv, char** variables, int output, int failure) {
     ::setpgid(0, 0);
 #ifdef __linux__
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -73,7 +78,8 @@ Pipe make_pipe(const ChildCommand& command) {
     const int null = ::open("/dev/null", O_RDONLY | O_CLOEXEC);
     if (null >= 0) ::dup2(null, STDIN_FILENO);
     ::dup2(output, STDOUT_FILENO);
-    if (!errors_are_ours) ::dup2(output, STDERR_FILENO);
+    if (!command.errors_are_ours) ::dup2(output, STDERR_FILENO);
+    if (command.before_exec) command.before_exec();
     environ = variables;
     ::execvp(argv[0], argv);
     const int reason = errno;
@@ -94,11 +100,14 @@ ChildProcess::ChildProcess(const ChildCommand& command) {
     if (command.output < 0) words.emplace(make_pipe(command));
     const int output = words ? words->in.number() : command.output;
     process_ = ::fork();
-    if (process_ == 0) become(argv.data(), variables.data(), output, command.errors_are_ours, failure.in.number());
+    if (process_ == 0) become(command, argv.data(), variables.data(), output, failure.in.number());
     if (process_ < 0) fail(command, errno);
     failure.in.close();
     int reason = 0;
-    if (::read(failure.out.number(), &reason, sizeof(reason)) == sizeof(reason)) {
+    ssize_t told = 0;
+    while ((told = ::read(failure.out.number(), &reason, sizeof(reason))) < 0 && errno == EINTR) {
+    }
+    if (told == sizeof(reason)) {
         fetch(0);
         fail(command, reason);
     }

@@ -20,6 +20,10 @@ struct ChildCommand {
     std::vector<std::string> environment = {};  // NAME=VALUE, on top of ours; NAME alone removes one
     int output = -1;                            // open for writing, takes what it says on stdout; -1: a pipe to us
     bool errors_are_ours = false;               // its stderr is ours; else it goes where its stdout goes
+    bool environment_is_all = false;            // none of our variables but those
+    /// Called in the new process before it becomes the program, its streams being what they will be. Only what is safe
+    /// between fork and exec: no memory is to be taken. It need not return.
+    std::function<void()> before_exec = {};
 };
 
 struct ChildEnd {

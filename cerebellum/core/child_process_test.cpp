@@ -1,9 +1,11 @@
 #include "cerebellum/core/child_process.h"
 
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <chrono>
 #include <csignal>
 #include <cstdlib>
@@ -94,6 +96,34 @@ TEST(ChildProcess, EndsWhatDoesNotListenAndWhatItHasStarted) {
     EXPECT_LT(std::chrono::steady_clock::now() - begun, std::chrono::seconds(2));
     EXPECT_EQ(child.wait().signal, SIGKILL);
     EXPECT_EQ(::read(child.output(), word, sizeof word), 0) << "somebody still has the other end";
+}
+
+TEST(ChildProcess, HasOnlyTheVariablesThatItIsGivenAndRunsWhatComesBeforeTheProgram) {
+    ChildCommand command{{"/bin/sh", "-c", "echo $CEREBELLUM_TEST-$HOME; cat <&7"}};
+    command.environment = {"CEREBELLUM_TEST=given"};
+    command.environment_is_all = true;
+    const Descriptor file(::open("/dev/null", O_RDONLY));
+    command.before_exec = [&] { ::dup2(file.number(), 7); };
+    NoProgress progress;
+    std::vector<std::string> lines;
+    const int code = run_child(
+        command, [&](std::string_view line) { lines.emplace_back(line); }, progress);
+    EXPECT_EQ(code, 0);
+    EXPECT_THAT(lines, ElementsAre("given-"));
+}
+
+TEST(ChildProcess, ManyThreadsStartThemAtATime) {
+    std::vector<std::jthread> threads;
+    std::atomic<int> n_good = 0;
+    for (int i = 0; i < 8; ++i)
+        threads.emplace_back([&n_good] {
+            for (int j = 0; j < 20; ++j) {
+                const ChildCommand command{{"true"}};
+                n_good += ChildProcess(command).wait().code == 0 ? 1 : 0;
+            }
+        });
+    threads.clear();
+    EXPECT_EQ(n_good, 160);
 }
 
 TEST(ChildProcess, StoppingEndsTheProgramAndWhatItStarted) {

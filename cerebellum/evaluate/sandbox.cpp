@@ -13,7 +13,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <atomic>
 #include <cerrno>
 #include <chrono>
@@ -27,6 +26,7 @@
 #include <utility>
 #include <vector>
 
+#include "cerebellum/core/child_process.h"
 #include "cerebellum/core/descriptor.h"
 #include "cerebellum/core/error.h"
 #include "cerebellum/core/proc_files.h"
@@ -193,58 +193,21 @@ void kill_children() {
     _exit(WEXITSTATUS(status));
 }
 
-struct Child {
-    pid_t process = -1;
-    Descriptor output;
-};
-
-/// What the child does. Everything that takes memory was done before the fork.
-[[noreturn]] void become(char** argv, char** environment, const SandboxLimits& limits, const cpu_set_t& processor,
-                         bool in_sandbox) {
-    setpgid(0, 0);
+/// What the child does before it becomes the program. Everything that takes memory was done before the fork.
+void enter(const Descriptor& program, const Descriptor& filter, const SandboxLimits& limits, const cpu_set_t& processor,
+           bool in_sandbox) {
+    // First out of the way of the numbers that they are to have.
+    constexpr int above = 16;
+    const int code = fcntl(program.number(), F_DUPFD, above);
+    const int calls = fcntl(filter.number(), F_DUPFD, above);
+    dup2(code, program_descriptor);
+    dup2(calls, filter_descriptor);
     close_range(filter_descriptor + 1, ~0U, 0);
     prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    const pid_t program = _Fork();
-    if (program < 0) _exit(126);
-    if (program > 0) supervise(program);
+    const pid_t child = _Fork();
+    if (child < 0) _exit(126);
+    if (child > 0) supervise(child);
     confine(limits, processor, in_sandbox);
-    execve(argv[0], argv, environment);
-    _exit(127);
-}
-
-Child start(const Arguments& command, const std::string& program, const std::string& filter,
-            const SandboxLimits& limits, bool in_sandbox) {
-    std::vector<char*> argv;
-    for (const auto& argument : command) argv.push_back(const_cast<char*>(argument.c_str()));
-    argv.push_back(nullptr);
-    std::array<std::string, 3> variables = {"PATH=/usr/bin:/bin", "HOME=/tmp", "LANG=C.UTF-8"};
-    std::array<char*, 4> environment = {variables[0].data(), variables[1].data(), variables[2].data(), nullptr};
-    const auto program_file = memory_file(program), filter_file = memory_file(filter);
-    const auto processor = in_sandbox ? next_processor() : cpu_set_t{};
-    int pipe_ends[2];
-    if (pipe2(pipe_ends, O_CLOEXEC) != 0)
-        throw Error(fmt::format("cannot start a program to judge: {}", std::strerror(errno)));
-    Descriptor output(pipe_ends[0]);
-    const Descriptor input(pipe_ends[1]);
-    const pid_t process = fork();
-    if (process == 0) {
-        // First out of the way of the numbers that they are to have.
-        constexpr int above = 16;
-        const int null = fcntl(open("/dev/null", O_RDONLY), F_DUPFD, above);
-        const int out = fcntl(input.number(), F_DUPFD, above);
-        const int code = fcntl(program_file.number(), F_DUPFD, above);
-        const int calls = fcntl(filter_file.number(), F_DUPFD, above);
-        dup2(null, STDIN_FILENO);
-        dup2(out, STDOUT_FILENO);
-        dup2(out, STDERR_FILENO);
-        dup2(code, program_descriptor);
-        dup2(calls, filter_descriptor);
-        become(argv.data(), environment.data(), limits, processor, in_sandbox);
-    }
-    if (process < 0) throw Error(fmt::format("cannot start a program to judge: {}", std::strerror(errno)));
-    fcntl(output.number(), F_SETFL, O_NONBLOCK);
-    return {process, std::move(output)};
 }
 
 // What it uses
@@ -349,7 +312,15 @@ SandboxResult Sandbox::run(const std::string& program) const {
     const auto command =
         in_sandbox ? sandbox_command(bwrap_, python_, limits_, !filter_.empty(), nested_namespaces_)
                    : Arguments{python_.string(), "-I", "-B", fmt::format("/proc/self/fd/{}", program_descriptor)};
-    const auto child = start(command, program, filter_, limits_, in_sandbox);
+    const auto program_file = memory_file(program), filter_file = memory_file(filter_);
+    const auto processor = in_sandbox ? next_processor() : cpu_set_t{};
+    ChildCommand start;
+    start.arguments = command;
+    start.environment = {"PATH=/usr/bin:/bin", "HOME=/tmp", "LANG=C.UTF-8"};
+    start.environment_is_all = true;
+    start.before_exec = [&] { enter(program_file, filter_file, limits_, processor, in_sandbox); };
+    ChildProcess child(start);
+    fcntl(child.output(), F_SETFL, O_NONBLOCK);
     const auto deadline = Clock::now() + std::chrono::duration<double>(limits_.wall_s);
     SandboxResult result;
     std::optional<Clock::time_point> killed;
@@ -358,29 +329,28 @@ SandboxResult Sandbox::run(const std::string& program) const {
     const auto stop = [&](SandboxResult::End reason) {
         if (!killed) result.end = reason;
         if (!killed) killed = Clock::now();
-        kill_all(child.process, Clock::now() - *killed > patience);
+        kill_all(child.process(), Clock::now() - *killed > patience);
     };
     const auto take_output = [&] {
         char piece[1 << 16];
-        for (ssize_t size; !killed && (size = read(child.output.number(), piece, sizeof(piece))) > 0;) {
+        for (ssize_t size; !killed && (size = read(child.output(), piece, sizeof(piece))) > 0;) {
             const auto room = limits_.output_bytes - result.output.size();
             result.output.append(piece, std::min<std::size_t>(static_cast<std::size_t>(size), room));
             if (static_cast<std::size_t>(size) > room) stop(SandboxResult::End::too_much_output);
         }
     };
-    int status = 0;
     for (bool ended = false; !ended;) {
-        pollfd waiting{child.output.number(), POLLIN, 0};
+        pollfd waiting{child.output(), POLLIN, 0};
         constexpr int pause_ms = 3;
         poll(&waiting, 1, pause_ms);
         if ((waiting.revents & POLLHUP) != 0 && (waiting.revents & POLLIN) == 0) usleep(1000);
         take_output();
-        if (waitpid(child.process, &status, WNOHANG) == child.process) {
+        if (child.ended()) {
             ended = true;
         } else if (killed || Clock::now() > deadline || Progress::stop_requested) {
             stop(SandboxResult::End::out_of_time);
         } else {
-            const auto tree = tree_of(child.process);
+            const auto tree = tree_of(child.process());
             // Not the supervisor, which shares our memory, nor bubblewrap in front of the namespace.
             const auto processes = std::span(tree).subspan(std::min<std::size_t>(tree.size(), in_sandbox ? 2 : 1));
             if (static_cast<int>(processes.size()) > limits_.processes + 1)
@@ -392,8 +362,9 @@ SandboxResult Sandbox::run(const std::string& program) const {
     take_output();
     NoProgress().check();  // what was cut short by the user is not judged
     if (killed) return result;
-    result.end = WIFSIGNALED(status) ? SandboxResult::End::signalled : SandboxResult::End::exited;
-    result.code = WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status);
+    const auto end = child.wait();
+    result.end = end.signal != 0 ? SandboxResult::End::signalled : SandboxResult::End::exited;
+    result.code = end.signal != 0 ? end.signal : end.code;
     return result;
 }
 
