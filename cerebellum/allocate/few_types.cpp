@@ -41,10 +41,10 @@ struct Dual {
     double lambda = 0.0;
 };
 
-class Search {
+class LabelSearch {
   public:
-    Search(const KnapsackProblem& problem, const std::vector<std::vector<std::size_t>>& labels, std::size_t max_labels,
-           const FewLabelsLimits& limits)
+    LabelSearch(const KnapsackProblem& problem, const std::vector<std::vector<std::size_t>>& labels,
+                std::size_t max_labels, const FewLabelsLimits& limits)
         : problem_(problem), wanted_(max_labels), limits_(limits) {
         budget_ = static_cast<double>(problem.budget_bytes);
         for (std::size_t g = 0; g < problem.groups.size(); ++g) {
@@ -258,7 +258,7 @@ KnapsackSolution solve_few_labels(const KnapsackProblem& problem, const std::vec
     for (std::size_t g = 0; g < labels.size(); ++g) used |= only(labels[g][free_choice.choice[g]]);
     if (static_cast<std::size_t>(std::popcount(used)) <= max_labels) return free_choice;
 
-    Search search(problem, labels, max_labels, limits);
+    LabelSearch search(problem, labels, max_labels, limits);
     if (auto solution = search.run()) {
         solution->lower_bound = std::min(std::max(solution->lower_bound, free_choice.lower_bound), solution->cost);
         return *solution;
@@ -273,7 +273,7 @@ KnapsackSolution solve_few_labels(const KnapsackProblem& problem, const std::vec
         }
         smallest.budget_bytes += largest;
     }
-    Search least(smallest, labels, max_labels, limits);
+    LabelSearch least(smallest, labels, max_labels, limits);
     const auto found = least.run();
     if (!found)
         throw Error(fmt::format("no {} {} that every tensor can have were found; allow more", max_labels,

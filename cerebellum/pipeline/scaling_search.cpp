@@ -82,9 +82,9 @@ std::vector<std::int8_t> exponents_of(std::span<const double> channels, std::spa
     return exponents;
 }
 
-class Search {
+class ScaleSearch {
   public:
-    Search(Session& session, Progress& progress)
+    ScaleSearch(Session& session, Progress& progress)
         : session_(session), engine_(session.engine()), imatrix_(session.imatrix()), progress_(progress) {
         windows_ = session.prepare(session.measured_windows());
     }
@@ -300,7 +300,7 @@ ScalingSearch search_scaling(Session& session, Progress& progress) {
         throw UsageError("scales are searched by replaying the model, which was not possible or not wanted");
     if (session.measured_windows().size() < 4)
         throw UsageError("scales are searched and judged on four windows at least; raise --tokens or lower --ctx");
-    return Search(session, progress).run();
+    return ScaleSearch(session, progress).run();
 }
 
 }  // namespace cerebellum

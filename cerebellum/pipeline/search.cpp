@@ -41,10 +41,10 @@ struct Candidate {
     double expected_gain = 0.0;
 };
 
-class Search {
+class RecipeSearch {
   public:
-    Search(const StartingRecipe& start, const SearchTrial& trial, Progress& progress)
-        : problem_(start.problem), budget_bytes_(start.budget_bytes), trial_(trial), progress_(progress) {
+    RecipeSearch(const StartingRecipe& start, const RecipeScorer& scorer, Progress& progress)
+        : problem_(start.problem), budget_bytes_(start.budget_bytes), scorer_(scorer), progress_(progress) {
         // Every group of coupled tensors as one tensor.
         groups_.fixed_bytes = problem_.fixed_bytes;
         groups_.max_types = problem_.max_types;
@@ -64,7 +64,7 @@ class Search {
             time_left = batch.empty() || measure(batch);
             if (!time_left) break;
             bool accepted = false;
-            for (const auto& propose : {&Search::best_combination, &Search::best_swap}) {
+            for (const auto& propose : {&RecipeSearch::best_combination, &RecipeSearch::best_swap}) {
                 const auto candidate = (this->*propose)();
                 if (!candidate || !tested_.insert(candidate->groups).second) continue;
                 const auto outcome = test(*candidate);
@@ -139,7 +139,7 @@ class Search {
             groups[groups_.tensors[change.group].name] = choice_of(change).type;
             recipes.push_back(tensors_of(groups));
         }
-        const auto scores = trial_(recipes, SearchWindows::explore);
+        const auto scores = scorer_(recipes, SearchWindows::explore);
         if (!scores) return false;
         for (std::size_t i = 0; i < changes.size(); ++i) {
             const double before = now_of(changes[i].group).cost, after = choice_of(changes[i]).cost;
@@ -224,7 +224,7 @@ class Search {
     /// Whether it is accepted; empty where the time is up.
     std::optional<bool> test(const Candidate& candidate) {
         const TypeMap recipes[] = {tensors_of(now_), tensors_of(candidate.groups)};
-        const auto scores = trial_(recipes, SearchWindows::confirm);
+        const auto scores = scorer_(recipes, SearchWindows::confirm);
         if (!scores) return std::nullopt;
         SearchStep step;
         step.file_bytes = problem_.fixed_bytes;
@@ -260,7 +260,7 @@ class Search {
 
     const AllocationProblem& problem_;
     const std::uint64_t budget_bytes_;
-    const SearchTrial& trial_;
+    const RecipeScorer& scorer_;
     Progress& progress_;
     AllocationProblem groups_;
     std::map<std::string, std::vector<std::string>> members_;
@@ -277,8 +277,8 @@ std::size_t SearchResult::accepted() const {
     return static_cast<std::size_t>(std::ranges::count(steps, true, &SearchStep::accepted));
 }
 
-SearchResult search_recipe(const StartingRecipe& start, const SearchTrial& trial, Progress& progress) {
-    return Search(start, trial, progress).run();
+SearchResult search_recipe(const StartingRecipe& start, const RecipeScorer& scorer, Progress& progress) {
+    return RecipeSearch(start, scorer, progress).run();
 }
 
 }  // namespace cerebellum

@@ -39,8 +39,8 @@ struct SearchResult {
 /// Scores of whole recipes, in the order given, on windows that the allocation has not seen: `explore` suggests
 /// changes, `confirm` tests them. Empty where the time is up.
 enum class SearchWindows { explore, confirm };
-using SearchTrial = std::function<std::optional<std::vector<std::vector<WindowScore>>>(std::span<const TypeMap> recipes,
-                                                                                       SearchWindows windows)>;
+using RecipeScorer = std::function<std::optional<std::vector<std::vector<WindowScore>>>(
+    std::span<const TypeMap> recipes, SearchWindows windows)>;
 
 /// Searches around a recipe, never leaving its budget and the problem's constraints.
 ///
@@ -54,6 +54,6 @@ using SearchTrial = std::function<std::optional<std::vector<std::vector<WindowSc
 /// from the changed recipe.
 ///
 /// Takes no decision by the clock: a longer search begins with the steps of a shorter one.
-SearchResult search_recipe(const StartingRecipe& start, const SearchTrial& trial, Progress& progress);
+SearchResult search_recipe(const StartingRecipe& start, const RecipeScorer& scorer, Progress& progress);
 
 }  // namespace cerebellum

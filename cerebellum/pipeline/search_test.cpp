@@ -50,7 +50,7 @@ class World {
     AllocationProblem& predicted() { return predicted_; }
     std::uint64_t budget_bytes() const { return budget_bytes_; }
     TypeMap best_predicted() const { return allocate(predicted_, budget_bytes_).types; }
-    SearchResult search(const TypeMap& start, const SearchTrial& trial) const {
+    SearchResult search(const TypeMap& start, const RecipeScorer& trial) const {
         NoProgress progress;
         return search_recipe({predicted_, budget_bytes_, start}, trial, progress);
     }
@@ -71,7 +71,7 @@ class World {
     }
 
     /// Ends after so many calls, as a clock would.
-    SearchTrial trial(int calls = 1 << 30) {
+    RecipeScorer trial(int calls = 1 << 30) {
         calls_ = 0;
         return [this, calls](std::span<const TypeMap> recipes,
                              SearchWindows windows) -> std::optional<std::vector<std::vector<WindowScore>>> {
