@@ -203,6 +203,7 @@ TEST_F(Outputs, are_written_by_one_run_at_a_time) {
     {
         Program first(with_program(quantize), work_.path());
         while (first.running() && !fs::exists(lock)) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+        std::this_thread::sleep_for(std::chrono::milliseconds(200));  // the file is there a moment before its lock is
         first.send(SIGSTOP);
         auto second = quantize;
         second.insert(second.end(), {"--journal", (work_ / "other.db").string(), "--force"});
