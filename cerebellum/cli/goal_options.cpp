@@ -47,7 +47,9 @@ void add_goal(CLI::App& command, GoalOptions& options) {
         ->group(group);
     command.add_option("--cpu-size", options.cpu_size, "Weights of at most so much beside the GPU")->group(group);
     const char* serving = "How the file will be run (for --vram and --gpu-size)";
-    command.add_option("--serve-ctx", options.context, "Tokens of context, of all sequences together (default: 4096)")
+    command
+        .add_option("--serve-ctx", options.context,
+                    fmt::format("Tokens of context, of all sequences together (default: {})", ServingSetup().context))
         ->check(CLI::PositiveNumber)
         ->group(serving);
     command.add_option("--parallel", options.parallel, "Sequences at a time")
@@ -123,7 +125,6 @@ void add_constraints(CLI::App& command, ConstraintOptions& options) {
 }
 
 AllocationGoal goal_of(const GoalOptions& options) {
-    constexpr int usual_context = 4096;
     const bool split = !options.gpu_size.empty() || !options.cpu_size.empty();
     const int given =
         !options.size.empty() + !options.bpw.empty() + (options.max_kld > 0.0) + !options.vram.empty() + split;
@@ -150,7 +151,7 @@ AllocationGoal goal_of(const GoalOptions& options) {
     const auto cache_type = parse_type(options.cache_type);
     if (!cache_type) throw UsageError(fmt::format("--kv {}: ggml has no such type", options.cache_type));
     goal.serving = {options.serve_on.empty() ? default_serving_device() : options.serve_on,
-                    options.context > 0 ? options.context : usual_context,
+                    options.context > 0 ? options.context : ServingSetup().context,
                     options.parallel,
                     *cache_type,
                     {}};

@@ -1,6 +1,7 @@
 #include "cerebellum/core/child_process.h"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -9,6 +10,7 @@
 #include <chrono>
 #include <csignal>
 #include <cstdlib>
+#include <filesystem>
 #include <thread>
 
 #include "cerebellum/core/error.h"
@@ -66,12 +68,12 @@ TEST(ChildProcess, NamesWhatCannotBeStarted) {
 }
 
 TEST(ChildProcess, WritesIntoAFileAndLeavesErrorsToUs) {
-    char path[] = "/tmp/cerebellum-child-XXXXXX";
-    const int file = ::mkstemp(path);
-    ASSERT_GE(file, 0);
+    const ScratchFile said(std::filesystem::temp_directory_path() / fmt::format("cerebellum-child-{}", ::getpid()));
+    const Descriptor file(::open(said.path().c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
+    ASSERT_GE(file.number(), 0);
     ::testing::internal::CaptureStderr();
     ChildCommand command{{"sh", "-c", "echo said; echo complained >&2; kill -15 $$"}};
-    command.output = file;
+    command.output = file.number();
     command.errors_are_ours = true;
     ChildProcess child(command);
     EXPECT_EQ(child.output(), -1);
@@ -79,9 +81,7 @@ TEST(ChildProcess, WritesIntoAFileAndLeavesErrorsToUs) {
     EXPECT_EQ(::testing::internal::GetCapturedStderr(), "complained\n");
     EXPECT_EQ(end.signal, SIGTERM);
     EXPECT_EQ(end.code, 128 + SIGTERM);
-    ::close(file);
-    EXPECT_EQ(read_file(path), "said\n");
-    ::unlink(path);
+    EXPECT_EQ(read_file(said.path()), "said\n");
 }
 
 TEST(ChildProcess, EndsWhatDoesNotListenAndWhatItHasStarted) {

@@ -273,7 +273,7 @@ class OpenChoices {
         }
     }
 
-    AllocationProblem problem_;
+    const AllocationProblem& problem_;
     std::map<std::pair<std::string, std::string>, const Measurement*> fast_, full_;
     double price_ = 0.0;
     double damage_ = 0.0;

@@ -51,8 +51,8 @@ TimedSearch search_for(Session& session, const StartingRecipe& start, double sec
     search.confirm_windows = windows_of(session, TextPart::confirm).size();
     const Clock clock;
     std::map<TextPart, std::pair<double, double>> taken;  // seconds, mixes
-    const RecipeScorer trial = [&](std::span<const TypeMap> recipes,
-                                   SearchWindows windows) -> std::optional<std::vector<std::vector<WindowScore>>> {
+    const RecipeScorer scorer = [&](std::span<const TypeMap> recipes,
+                                    SearchWindows windows) -> std::optional<std::vector<std::vector<WindowScore>>> {
         const auto part = windows == SearchWindows::explore ? TextPart::search : TextPart::confirm;
         const auto missing = static_cast<double>(std::ranges::count_if(recipes, [&](const TypeMap& recipe) {
             return !session.journal().find_mix(part_name(part), changed_types(session.source(), recipe));
@@ -68,7 +68,7 @@ TimedSearch search_for(Session& session, const StartingRecipe& start, double sec
         }
         return scores;
     };
-    search.result = search_recipe(start, trial, progress);
+    search.result = search_recipe(start, scorer, progress);
     search.seconds = clock.seconds();
     progress.info(fmt::format("search: {} changes measured, {} of {} tests accepted; {}", search.result.explored,
                               search.result.accepted(), search.result.steps.size(),

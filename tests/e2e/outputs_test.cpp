@@ -3,10 +3,12 @@
 #include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <map>
 
+#include "cerebellum/core/proc_files.h"
 #include "tests/e2e/program.h"
 
 namespace cerebellum {
@@ -187,6 +189,14 @@ TEST_F(Outputs, a_publication_replaces_nothing_that_it_reads) {
                    {"would replace", "README.md"});
 }
 
+/// Whether some process holds a lock on the file, which is there a moment earlier. Seen without touching it: whoever
+/// asked for the lock would be in the way of the one who is about to take it.
+bool is_locked(const fs::path& path) {
+    struct stat info {};
+    if (::stat(path.c_str(), &info) != 0) return false;
+    return proc_text("/proc/locks").find(fmt::format(":{} ", info.st_ino)) != std::string::npos;
+}
+
 TEST_F(Outputs, are_written_by_one_run_at_a_time) {
     const auto text = work_ / "text";
     write_file_atomically(text, testing::some_text());
@@ -202,8 +212,7 @@ TEST_F(Outputs, are_written_by_one_run_at_a_time) {
     const auto lock = work_ / "out" / "new.gguf.lock";
     {
         Program first(with_program(quantize), work_.path());
-        while (first.running() && !fs::exists(lock)) std::this_thread::sleep_for(std::chrono::milliseconds(2));
-        std::this_thread::sleep_for(std::chrono::milliseconds(200));  // the file is there a moment before its lock is
+        while (first.running() && !is_locked(lock)) std::this_thread::sleep_for(std::chrono::milliseconds(2));
         first.send(SIGSTOP);
         auto second = quantize;
         second.insert(second.end(), {"--journal", (work_ / "other.db").string(), "--force"});
